@@ -1,0 +1,1 @@
+"""Distributional Adversarial Training for LLMs, in JAX for TPUs."""

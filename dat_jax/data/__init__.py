@@ -1,0 +1,1 @@
+"""What the model is trained and judged on: behaviors, chats, conversations as arrays, sampled prompts."""

@@ -1,0 +1,46 @@
+"""Installs dat_jax. Each requirement stands with the reason it is here."""
+
+import setuptools
+
+REQUIREMENTS = [
+    "jax>=0.10,<0.13",  # arrays, jit, sharding; plain jax, so that a laptop without a TPU can install it
+    "flax>=0.12",  # struct.dataclass and traverse_util for the plain pytrees
+    "optax>=0.2.6",  # AdamW, schedules, clipping
+    "orbax-checkpoint>=0.12,<1.0",  # checkpoints (the v1 API, which 1.0 will move)
+    "transformers>=5,<6",  # tokenizers and chat templates; models are our own
+    "grain>=0.2.16",  # the input pipeline: random access, its state is the step
+    "ml-collections>=1.1",  # configs with command-line overrides
+    "tensorflow-datasets>=4.9.9",  # chats from ArrayRecord through tfds.data_source, without TensorFlow
+    "absl-py>=2.1",  # flags and logging
+    "numpy>=2.0",
+    "safetensors>=0.5",  # weights in and out
+    "jinja2>=3.1",  # chat templates: transformers needs it and does not ask for it
+    "huggingface-hub>=1.0",  # hub ids
+    "etils[epath]>=1.9",  # one path type for local folders and gs://
+    "pyarrow>=15",  # chats from parquet
+    "tensorboardX>=2.6",  # event files without TensorFlow
+    "matplotlib>=3.8",  # the figures of the report
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]>=0.10,<0.13"],  # libtpu: also what ahead-of-time compilation without a TPU needs
+    "gcs": ["gcsfs>=2025.5"],  # gs:// workdirs
+    "test": [
+        "pytest>=8",
+        "ruff>=0.6",
+        "mypy>=1.11",
+        "scipy>=1.13",  # chi-square and interval references
+        "torch==2.13.0",  # transformers' own models, as the reference for ours
+        "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'",  # compiles for a TPU without one
+    ],
+}
+
+setuptools.setup(
+    name="dat_jax",
+    version="0.1.0",
+    description="Distributional Adversarial Training for LLMs, in JAX for TPUs",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["dat_jax", "dat_jax.*"]),
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,199 @@
+"""The device mesh, the one table from logical to mesh axes, and the placement of batches.
+
+Mesh axes: `data` replicates the weights, `fsdp` splits both rows and weights, `tensor` splits heads, mlp width and vocabulary.
+With several slices the data axis alone crosses the data-center network: it is then `dcn_data x data` long, slices outermost.
+All axes are Auto: XLA's partitioner places the collectives, `constrain` steers it, and only the splash kernel is mapped by hand.
+"""
+
+import functools
+import logging
+import math
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+logger = logging.getLogger(__name__)
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axis of a weight or activation -> mesh axes it is split over; everything not named here is replicated.
+TABLE: dict[str | None, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "vocab": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "embed": ("fsdp",),
+    "layers": (),
+    "rank": (),
+    None: (),
+}
+
+
+def initialize(processes: int, timeout: int = 300) -> None:
+    """Joins `processes` hosts with jax.distributed; must run before any other use of jax. One process: does nothing.
+
+    On Cloud TPU and GKE the addresses are found by jax. Elsewhere the environment gives JAX_COORDINATOR_ADDRESS (host:port),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    timeout: seconds until a host that does not show up is an error, on every host that did.
+    Raises ValueError when the number of processes that joined differs from `processes` (config key mesh.processes).
+    """
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        count, index = _environment_integer("JAX_NUM_PROCESSES"), _environment_integer("JAX_PROCESS_ID")
+        if count != processes:
+            raise ValueError(f"mesh.processes is {processes}, but JAX_NUM_PROCESSES is {count}; they must be equal")
+        if processes > 1:
+            jax.distributed.initialize(num_processes=count, process_id=index, initialization_timeout=timeout,
+                                       cluster_detection_method="deactivate")
+    elif processes > 1:
+        jax.distributed.initialize(initialization_timeout=timeout)
+    check_processes(processes, jax.process_count())
+    logger.info("process %d of %d: %d local devices of %d (%s)", jax.process_index(), jax.process_count(),
+                jax.local_device_count(), jax.device_count(), jax.devices()[0].device_kind)
+
+
+def check_processes(configured: int, found: int) -> None:
+    """Raises ValueError, naming the config key, unless as many processes are running as the config says."""
+    if configured != found:
+        raise ValueError(f"mesh.processes is {configured}, but {found} processes are running; start one process per host and set "
+                         f"--config.mesh.processes={found}, or fix the slice")
+
+
+def _environment_integer(name: str) -> int:
+    text = os.environ.get(name, "")
+    if not text.isdigit():
+        raise ValueError(f"JAX_COORDINATOR_ADDRESS is set, so {name} must be a whole number, found {text!r}")
+    return int(text)
+
+
+def mesh_shape(data: int, fsdp: int, tensor: int, dcn_data: int, devices: int) -> tuple[int, int, int]:
+    """The mesh shape within one slice; one of data, fsdp and tensor may be -1: what is left of `devices` / `dcn_data`.
+
+    Raises ValueError when the sizes do not multiply to a whole number of devices.
+    """
+    sizes = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
+    for key, size in {**sizes, "mesh.dcn_data": dcn_data}.items():
+        if size < 1 and (size != -1 or key == "mesh.dcn_data"):
+            raise ValueError(f"{key} is {size}; allowed: 1, 2, ...{'' if key == 'mesh.dcn_data' else ' or -1 for all devices that are left'}")
+    open_keys = [key for key, size in sizes.items() if size == -1]
+    if len(open_keys) > 1:
+        raise ValueError(f"only one mesh axis may be -1, found {' and '.join(open_keys)}")
+    known = dcn_data * math.prod(size for size in sizes.values() if size != -1)
+    if open_keys and devices % known:
+        raise ValueError(f"{open_keys[0]} is -1, but {devices} devices cannot be divided by the other mesh axes ({known})")
+    shape = tuple(devices // known if size == -1 else size for size in sizes.values())
+    return shape[0], shape[1], shape[2]
+
+
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, dcn_data: int = 1, devices: list[Any] | None = None) -> Mesh:
+    """A mesh (data, fsdp, tensor) over all devices of all processes; over `devices` when given (a topology's, for compiling ahead).
+
+    dcn_data: number of slices; the data axis of the result is dcn_data * data long and alone crosses the network between slices.
+    Raises ValueError when the device or slice count differs from the config; only imitated CPU devices may be left over.
+    """
+    found = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(data, fsdp, tensor, dcn_data, len(found))
+    wanted = dcn_data * math.prod(shape)
+    imitated = found[0].platform == "cpu" and all(device.process_index == found[0].process_index for device in found)
+    if wanted > len(found) or (wanted < len(found) and not imitated):
+        raise ValueError(f"the mesh needs mesh.data x mesh.fsdp x mesh.tensor x mesh.dcn_data = {'x'.join(map(str, (*shape, dcn_data)))} = "
+                         f"{wanted} devices, but {len(found)} are present ({found[0].device_kind})")
+    found = found[:wanted]
+    if dcn_data > 1:
+        array = _hybrid(shape, dcn_data, found)
+    else:
+        array = mesh_utils.create_device_mesh(shape, found, allow_split_physical_axes=True)
+    return Mesh(array, AXES)
+
+
+def _hybrid(shape: tuple[int, int, int], slices: int, devices: list[Any]) -> np.ndarray:
+    """Devices with the slices outermost on the data axis."""
+    if devices[0].platform == "cpu":  # CPU devices carry no slice index: consecutive ones imitate a slice
+        return np.array(devices).reshape(slices * shape[0], *shape[1:])
+    present = {device.slice_index for device in devices}
+    if len(present) != slices:
+        raise ValueError(f"mesh.dcn_data is {slices}, but {len(present)} slices are present")
+    return mesh_utils.create_hybrid_device_mesh(shape, (slices, 1, 1), devices, allow_split_physical_axes=True)
+
+
+def spec(mesh: Any, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+    """The PartitionSpec of an array with logical `axes`; a mesh axis is used once, for the first dimension that names it.
+
+    A dimension that does not divide by its mesh axes is replicated, which is logged once per kind.
+    Raises ValueError for an unknown logical axis or when axes and shape differ in length.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"an array of shape {shape} has {len(shape)} dimensions, but {len(axes)} logical axes were given: {axes}")
+    taken: set[str] = set()
+    entries: list[tuple[str, ...] | str | None] = []
+    for axis, size in zip(axes, shape, strict=True):
+        if axis not in TABLE:
+            raise ValueError(f"unknown logical axis {axis!r}; allowed: {sorted(name for name in TABLE if name)} or None")
+        names = tuple(name for name in TABLE[axis] if name not in taken and mesh.shape[name] > 1)
+        parts = math.prod(mesh.shape[name] for name in names)
+        if size % parts:
+            _log_replicated(axis, size, names, parts)
+            names = ()
+        taken.update(names)
+        entries.append(None if not names else names[0] if len(names) == 1 else names)
+    return PartitionSpec(*entries)
+
+
+@functools.cache
+def _log_replicated(axis: str, size: int, names: tuple[str, ...], parts: int) -> None:
+    logger.warning("%s of size %d does not divide by mesh axes %s = %d: it is replicated there", axis, size, "x".join(names), parts)
+
+
+def named_sharding(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+    """Where an array with logical `axes` and `shape` lives; see `spec`."""
+    return NamedSharding(mesh, spec(mesh, axes, shape))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of a scalar, key or small array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins x to the placement of its logical axes under `jax.set_mesh(mesh)`; without a mesh returns x."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(mesh, axes, x.shape))
+
+
+def local_rows(mesh: Mesh, rows: int) -> slice:
+    """The rows [start, stop) of a global batch of `rows` that this process must read: those of its devices.
+
+    Raises ValueError when the batch does not divide by the mesh, or the rows of one process are not contiguous.
+    """
+    sharding = batch_sharding(mesh, (rows,))
+    owned = sorted({index[0].indices(rows)[:2] for index in sharding.addressable_devices_indices_map((rows,)).values()})
+    if any(before[1] != after[0] for before, after in zip(owned, owned[1:], strict=False)):
+        raise ValueError(f"the rows of process {jax.process_index()} are not contiguous on mesh {dict(mesh.shape)}: "
+                         "put the axis that crosses hosts first")
+    return slice(owned[0][0], owned[-1][1])
+
+
+def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Rows over (data, fsdp), all else whole; ValueError when the rows do not divide, as devices would then repeat each other's work."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if shape[0] % parts:
+        raise ValueError(f"a batch of {shape[0]} rows does not divide by mesh.data x mesh.fsdp = {parts}; choose a multiple of {parts}")
+    return named_sharding(mesh, ("batch", *(None,) * (len(shape) - 1)), shape)
+
+
+def place_batch(mesh: Mesh, batch: Any, rows: int) -> Any:
+    """Global arrays from this process's part of a batch, a pytree of numpy arrays with rows first.
+
+    rows: size of the global batch. Each leaf holds either `local_rows(mesh, rows)` or all rows; both give the same global array.
+    """
+    def place(leaf: np.ndarray) -> jax.Array:
+        shape = (rows, *leaf.shape[1:])
+        return jax.make_array_from_process_local_data(batch_sharding(mesh, shape), leaf, shape)
+
+    return jax.tree.map(place, batch)

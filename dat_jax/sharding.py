@@ -6,6 +6,7 @@ All axes are Auto: XLA's partitioner places the collectives, `constrain` steers 
 """
 
 import functools
+import itertools
 import logging
 import math
 import os
@@ -76,9 +77,11 @@ def mesh_shape(data: int, fsdp: int, tensor: int, dcn_data: int, devices: int) -
     Raises ValueError when the sizes do not multiply to a whole number of devices.
     """
     sizes = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
-    for key, size in {**sizes, "mesh.dcn_data": dcn_data}.items():
-        if size < 1 and (size != -1 or key == "mesh.dcn_data"):
-            raise ValueError(f"{key} is {size}; allowed: 1, 2, ...{'' if key == 'mesh.dcn_data' else ' or -1 for all devices that are left'}")
+    if dcn_data < 1:
+        raise ValueError(f"mesh.dcn_data is {dcn_data}; allowed: 1, 2, ... slices")
+    for key, size in sizes.items():
+        if size < 1 and size != -1:
+            raise ValueError(f"{key} is {size}; allowed: 1, 2, ... or -1 for all devices that are left")
     open_keys = [key for key, size in sizes.items() if size == -1]
     if len(open_keys) > 1:
         raise ValueError(f"only one mesh axis may be -1, found {' and '.join(open_keys)}")
@@ -172,8 +175,9 @@ def local_rows(mesh: Mesh, rows: int) -> slice:
     Raises ValueError when the batch does not divide by the mesh, or the rows of one process are not contiguous.
     """
     sharding = batch_sharding(mesh, (rows,))
-    owned = sorted({index[0].indices(rows)[:2] for index in sharding.addressable_devices_indices_map((rows,)).values()})
-    if any(before[1] != after[0] for before, after in zip(owned, owned[1:], strict=False)):
+    indices = [index for index in sharding.addressable_devices_indices_map((rows,)).values() if index is not None]
+    owned = sorted({index[0].indices(rows)[:2] for index in indices})
+    if any(before[1] != after[0] for before, after in itertools.pairwise(owned)):
         raise ValueError(f"the rows of process {jax.process_index()} are not contiguous on mesh {dict(mesh.shape)}: "
                          "put the axis that crosses hosts first")
     return slice(owned[0][0], owned[-1][1])

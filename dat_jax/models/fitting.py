@@ -1,0 +1,73 @@
+"""The plain training loop for small models: one jitted AdamW step over a stream of equal batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+Params = dict[str, Any]
+Loss = Callable[[Params, Any, jax.Array], jax.Array]
+Report = Callable[[str], None]
+
+
+def fit(
+    loss: Loss,
+    params: Params,
+    batches: Iterator[Any],
+    *,
+    steps: int,
+    learning_rate: float,
+    key: jax.Array,
+    report: Report,
+    label: str = "fit",
+    warmup: float = 0.05,
+    weight_decay: float = 0.01,
+    clip: float = 1.0,
+) -> Params:
+    """Train `params` for `steps` batches and return them; the given ones stay usable.
+
+    loss(params, batch, key) is a scalar; every batch has the same structure and shapes, so there is one compilation. AdamW (betas 0.9,
+    0.98) with gradients clipped to global norm `clip` and a learning rate that rises for the fraction `warmup` of the steps and then falls
+    to zero on a cosine. About ten lines of progress go to `report`, each with the mean loss since the last, tokens/s (positions of the
+    largest array in the batch, padding included) and the time left.
+
+    Raises ValueError if the batches end early or the loss is not finite.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(warmup * steps)), steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, b1=0.9, b2=0.98, weight_decay=weight_decay))
+
+    def step(params: Params, state: optax.OptState, batch: Any, key: jax.Array) -> tuple[Params, optax.OptState, jax.Array]:
+        value, gradients = jax.value_and_grad(loss)(params, batch, key)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+    params = jax.tree.map(lambda x: x.copy(), params)
+    state = jax.jit(optimizer.init)(params)
+    values: list[jax.Array] = []
+    every = max(1, steps // 10)
+    started = time.monotonic()
+    for number in range(1, steps + 1):
+        batch = next(batches, None)
+        if batch is None:
+            raise ValueError(f"{label}: the batches ended after {number - 1} of {steps} steps")
+        params, state, value = compiled(params, state, batch, jax.random.fold_in(key, number))
+        values.append(value)
+        if number == 1:
+            value.block_until_ready()
+            report(f"{label}: compiled in {time.monotonic() - started:.0f} s")
+            started = time.monotonic()
+        elif number % every == 0 or number == steps:
+            mean = float(np.mean([float(value) for value in values]))
+            if not np.isfinite(mean):
+                raise ValueError(f"{label}: the loss is {mean} at step {number} of {steps}; a smaller learning rate may help")
+            values.clear()
+            pace = (time.monotonic() - started) / (number - 1)
+            tokens = max(int(np.size(leaf)) for leaf in jax.tree.leaves(batch))
+            report(f"{label}: step {number}/{steps}  loss {mean:.4f}  {tokens / pace:,.0f} tokens/s  {pace * (steps - number):.0f} s left")
+    return params

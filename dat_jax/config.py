@@ -1,0 +1,139 @@
+"""The configuration's schema: every key with its default, unit and meaning, and its validation.
+
+A config file (configs/*.py) calls `defaults()`, changes what it needs and returns it from `get_config()`; the command line changes single
+keys (`--config.attack.steps=20`). `validate` runs before anything is compiled and names the key, the value found and what is allowed.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from dat_jax.training.objectives import Objective
+from dat_jax.training.perturbation import Attack
+
+METHODS = {"undefended": "", "cat": "behaviors", "dat": "sampler"}  # method -> where its adversarial prompts come from
+PERTURB = ("user", "user+template", "all")
+WORLD_FILES = ("behaviors", "targets", "safe_responses", "chats", "eval_behaviors", "eval_targets", "rewrites", "benign", "borderline")
+
+
+def defaults() -> ConfigDict:
+    """Returns the whole schema with its defaults; a key that is not here is an error."""
+    c = ConfigDict()
+    c.seeds = (0,)  # one full run per seed: sampling, training order, attacks (and the embedded world, where it is used)
+    c.methods = ("undefended", "cat", "dat")
+    c.mesh = ConfigDict(
+        dict(
+            data=1,  # replicas of the weights (over DCN when slices > 1)
+            fsdp=-1,  # shards of the weights and of the batch; -1: all devices that are left
+            tensor=1,  # shards of heads, mlp and vocabulary
+            slices=1,  # TPU slices joined over the data-centre network; divides `data`
+        )
+    )
+    c.distributed = ConfigDict(
+        dict(
+            processes=1,  # hosts that must take part; on a multi-host slice the number of its hosts
+            devices=0,  # devices that must be seen by all processes together; 0: whatever is there
+            timeout=300,  # seconds to wait for the other hosts
+        )
+    )
+    c.topology = ""  # --mode=compile: the TPU to compile for, e.g. "v5e:4x4"
+    c.world = ConfigDict(dict(enabled=False))  # the embedded world; its own keys are added by `world_defaults`
+    c.target = ConfigDict(
+        dict(
+            model="",  # hub id or folder of the LLM to defend
+            dtype="float32",  # storage of the frozen weights
+            compute_dtype="float32",  # matrix multiplications; "bfloat16" on TPU
+            attention="xla",  # "xla" | "splash" (TPU)
+        )
+    )
+    c.sampler = ConfigDict(
+        dict(
+            model="",  # hub id or folder of the masked-diffusion LM
+            dtype="float32",
+            compute_dtype="float32",
+            attention="xla",
+        )
+    )
+    c.data = ConfigDict(
+        dict(
+            behaviors="",  # HarmBench-format CSV: Behavior, BehaviorID, ...
+            targets="",  # JSON: {BehaviorID: text or list of texts}; the harmful responses y
+            safe_responses="",  # CSV: Behavior, Safe_Response; empty: one default refusal for all
+            chats="",  # utility chats: .jsonl, .parquet or a folder made by `python -m dat_jax.data.prepare`
+            eval_behaviors="",  # as behaviors; disjoint from them
+            eval_targets="",
+            rewrites="",  # JSONL: id, rewrite, prompt, of evaluation behaviors; empty: rule-based rewrites
+            benign="",  # JSONL: id, prompt, response (optional); must be answered
+            borderline="",  # JSONL as benign, or an XSTest CSV: looks forbidden, must be answered
+            max_chats=0,  # chats used at most, the first ones; 0: all
+            prompt_length=128,  # P, tokens: the prompt block; multiples of 128 suit a TPU
+            response_length=128,  # R, tokens: the response block; longer responses are cut
+            perturb="user",  # which prompt tokens the perturbation reaches: user | user+template | all
+            system=None,  # system prompt; None: the chat template's own default
+            adversarial_rows=8,  # behaviors per batch; each is one away and one toward row
+            utility_rows=56,  # benign chats per batch
+        )
+    )
+    c.attack = ConfigDict(dataclasses.asdict(Attack()))
+    c.objective = ConfigDict(dataclasses.asdict(Objective()))
+    c.training = ConfigDict(
+        dict(
+            steps=760,
+            learning_rate=2e-4,  # peak
+            warmup=0.03,  # share of the steps
+            final_learning_rate=0.0,  # share of the peak at the end of the cosine
+            weight_decay=1e-3,
+            clip=0.3,  # largest global gradient norm
+            save_every=50,  # steps between checkpoints
+            keep=2,  # checkpoints kept
+            log_every=1,  # steps between lines of metrics.jsonl
+            watch_every=0,  # steps between measurements of benign compliance and over-refusal; 0: never
+            watch_prompts=32,  # prompts of each kind that are measured
+            collapse=0.5,  # a run has collapsed when it refuses more than this share of the benign prompts
+            lora=dict(
+                rank=64,  # 0: all weights are trained
+                alpha=16.0,
+                dropout=0.0,  # share of input features dropped per step in the outer loss
+            ),
+        )
+    )
+    c.evaluation = ConfigDict()
+    return c
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ValueError naming the first key whose value is not allowed."""
+
+    def require(ok, key, allowed):
+        if not ok:
+            value = config
+            for part in key.split("."):
+                value = value[part]
+            raise ValueError(f"config.{key} is {value!r}; allowed: {allowed}")
+
+    require(len(config.seeds) > 0 and all(isinstance(s, int) and s >= 0 for s in config.seeds), "seeds", "one or more integers >= 0")
+    require(len(config.methods) > 0 and set(config.methods) <= set(METHODS), "methods", f"a selection of {', '.join(METHODS)}")
+    require(config.data.perturb in PERTURB, "data.perturb", " | ".join(PERTURB))
+    for key in ("prompt_length", "response_length", "adversarial_rows", "utility_rows"):
+        require(config.data[key] >= 1, f"data.{key}", "an integer >= 1")
+    for model in ("target", "sampler"):
+        require(config[model].dtype in ("float32", "bfloat16"), f"{model}.dtype", "float32 | bfloat16")
+        require(config[model].compute_dtype in ("float32", "bfloat16"), f"{model}.compute_dtype", "float32 | bfloat16")
+        require(config[model].attention in ("xla", "splash"), f"{model}.attention", "xla | splash")
+    for key in ("learning_rate", "clip"):
+        require(config.training[key] > 0, f"training.{key}", "a number > 0")
+    for key in ("weight_decay", "final_learning_rate"):
+        require(config.training[key] >= 0, f"training.{key}", "a number >= 0")
+    require(0 <= config.training.warmup <= 1, "training.warmup", "a share from 0 to 1")
+    for key in ("steps", "save_every", "keep", "log_every"):
+        require(config.training[key] >= 1, f"training.{key}", "an integer >= 1")
+    require(config.training.lora.rank >= 0, "training.lora.rank", "an integer >= 0 (0 trains all weights)")
+    require(0 <= config.training.lora.dropout < 1, "training.lora.dropout", "a share from 0 up to 1")
+    Attack(**config.attack).validate("attack")
+    Objective(**config.objective).validate("objective")
+    if not config.world.enabled:
+        for key in ("target.model", "data.behaviors", "data.targets", "data.chats"):
+            group, name = key.split(".")
+            require(bool(config[group][name]), key, "a path or hub id (there is no embedded world in this config)")
+        if "dat" in config.methods:
+            require(bool(config.sampler.model), "sampler.model", "a path or hub id: dat samples its prompts")

@@ -1,0 +1,72 @@
+"""Chats: benign conversations for utility, from JSON lines, parquet, or an ArrayRecord dataset made by `dat_jax.data.prepare`."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from dat_jax.data import files
+
+ROLES = ("system", "user", "assistant")
+
+
+def load_chats(path: str) -> list[list[dict[str, str]]]:
+    """Returns conversations as lists of {"role", "content"}, each cut after its last assistant message.
+
+    A row has `messages` (UltraChat and the like) or `prompt` and `response`. ValueError names file, row and key.
+    """
+    folder = epath.Path(path)
+    if folder.is_dir():
+        rows = _read_dataset(path)
+    elif path.endswith(".parquet"):
+        rows = _read_parquet(path)
+    else:
+        rows = list(files.read_jsonl(path))
+    if not rows:
+        raise ValueError(f"{path}: no conversations")
+    return [messages(path, number, row) for number, row in rows]
+
+
+def messages(path: str, number: int, row: dict[str, Any]) -> list[dict[str, str]]:
+    """Checks one row and returns its conversation."""
+    if "messages" not in row and "prompt" in row and "response" in row:
+        row = {"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]}
+    files.require_keys(path, number, list(row), ["messages"], "key")
+    if not isinstance(row["messages"], list):
+        raise ValueError(f"{path}, line {number}: messages is a {type(row['messages']).__name__}; allowed: a list of objects")
+    chat = []
+    for message in row["messages"]:
+        if not isinstance(message, dict):
+            raise ValueError(f"{path}, line {number}: a message is a {type(message).__name__}; allowed: an object with role and content")
+        files.require_keys(path, number, list(message), ["role", "content"], "key")
+        if message["role"] not in ROLES:
+            raise ValueError(f"{path}, line {number}: role {message['role']!r}; allowed: {', '.join(ROLES)}")
+        chat.append({"role": message["role"], "content": files.require_text(path, number, "content", message["content"])})
+    last = max((i for i, m in enumerate(chat) if m["role"] == "assistant"), default=0)
+    if last == 0:
+        raise ValueError(f"{path}, line {number}: no assistant message after a user's; allowed: at least one")
+    return chat[: last + 1]
+
+
+def _read_parquet(path: str) -> list[tuple[int, dict[str, Any]]]:
+    import pyarrow  # here: a run on JSON lines does not need its 40 MB
+    import pyarrow.parquet
+
+    if not epath.Path(path).exists():
+        raise ValueError(f"{path}: no such file")
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a parquet file: {error}") from error
+    return list(enumerate(table.to_pylist(), 1))
+
+
+def _read_dataset(path: str) -> list[tuple[int, dict[str, Any]]]:
+    import tensorflow_datasets as tfds  # here: it takes seconds to import
+
+    builder = tfds.builder_from_directory(path)
+    split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
+    source = builder.as_data_source(split=split)
+    if "messages" not in builder.info.features:
+        raise ValueError(f"{path}: no feature 'messages'; found: {', '.join(builder.info.features)}; `python -m dat_jax.data.prepare` makes one")
+    return [(i, {"messages": json.loads(row["messages"].decode())}) for i, row in enumerate(source)]

@@ -1,0 +1,94 @@
+"""Reading users' files: every fault is one ValueError that names the file, the line and the key."""
+
+import csv
+import difflib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from etils import epath
+
+
+def read_text(path: str) -> str:
+    """Returns a UTF-8 file's text; a missing, empty or undecodable file is a ValueError."""
+    file = epath.Path(path)
+    if not file.exists() or file.is_dir():
+        near = difflib.get_close_matches(file.name, [p.name for p in file.parent.iterdir()] if file.parent.exists() else [], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{path}: no such file{hint}")
+    data = file.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; allowed: UTF-8 text") from error
+    if not text.strip():
+        raise ValueError(f"{path}: the file is empty")
+    return text
+
+
+def require_keys(path: str, line: int, found: Sequence[str], needed: Sequence[str], what: str = "column") -> None:
+    """Raises ValueError for the first needed column or key that is absent, with the nearest one found."""
+    for key in needed:
+        if key not in found:
+            near = difflib.get_close_matches(key.lower(), [str(f).lower() for f in found], 1)
+            hint = next((f"; did you mean to rename {f!r}?" for f in found if near and str(f).lower() == near[0]), "")
+            raise ValueError(f"{path}, line {line}: no {what} {key!r}; found: {', '.join(map(str, found))}{hint}")
+
+
+def read_csv(path: str, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Returns (line number, row) of a CSV with a header that has the needed columns."""
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    require_keys(path, 1, list(reader.fieldnames or []), needed)
+    rows = []
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                count = len([v for k, v in row.items() if k is not None and v is not None]) + len(row.get(None) or [])
+                raise ValueError(f"{path}, line {reader.line_num}: {count} fields; allowed: the header's {len(reader.fieldnames or [])}")
+            rows.append((reader.line_num, row))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    if not rows:
+        raise ValueError(f"{path}: a header and no rows")
+    return rows
+
+
+def read_json(path: str) -> Any:
+    """Returns a JSON file's value."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
+
+
+def read_jsonl(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, object) of a JSON-lines file whose objects have the needed keys."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):  # not splitlines: it also splits at U+2028, which JSON may hold
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error.msg}") from error
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}, line {number}: found {type(value).__name__}; allowed: an object per line")
+        require_keys(path, number, list(value), needed, "key")
+        yield number, value
+
+
+def require_text(path: str, line: int, key: str, value: Any) -> str:
+    """Returns a non-empty string or raises ValueError."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{path}, line {line}: {key} is {value!r}; allowed: a non-empty text")
+    return value
+
+
+def write_text(path, text: str) -> None:
+    """Writes a whole file at once: a reader, or a run killed half way, never sees a part of it."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / (path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)

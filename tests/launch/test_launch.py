@@ -83,7 +83,7 @@ def test_train_starts_every_worker_with_the_host_count(launch, kind, slices, hos
     status, calls, _ = launch("train", "--workdir=gs://b/r", "--config.attack.steps=3", TYPE=kind, SLICES=str(slices))
     assert (status, len(calls)) == (0, slices)
     assert all("--worker=all" in call and "launch/worker.sh --config=configs/gemma_tpu.py --workdir=gs://b/r "
-               f"--config.mesh.processes={hosts} --config.attack.steps=3 <" in call for call in calls)
+               f"--config.distributed.processes={hosts} --config.attack.steps=3 <" in call for call in calls)
     assert ("ssh run1 " in calls[0]) == (slices == 1)
 
 

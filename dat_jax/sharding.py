@@ -48,20 +48,29 @@ def initialize(processes: int, devices: int = 0, timeout: int = 300) -> None:
         if count != processes:
             raise ValueError(f"config.distributed.processes is {processes}, but JAX_NUM_PROCESSES is {count}; they must be equal")
         if processes > 1:
-            jax.distributed.initialize(num_processes=count, process_id=index, initialization_timeout=timeout,
-                                       cluster_detection_method="deactivate")
+            jax.distributed.initialize(
+                num_processes=count, process_id=index, initialization_timeout=timeout, cluster_detection_method="deactivate"
+            )
     elif processes > 1:
         jax.distributed.initialize(initialization_timeout=timeout)
     check_counts(processes, jax.process_count(), devices, jax.device_count())
-    logger.info("process %d of %d: %d local devices of %d (%s)", jax.process_index(), jax.process_count(),
-                jax.local_device_count(), jax.device_count(), jax.devices()[0].device_kind)
+    logger.info(
+        "process %d of %d: %d local devices of %d (%s)",
+        jax.process_index(),
+        jax.process_count(),
+        jax.local_device_count(),
+        jax.device_count(),
+        jax.devices()[0].device_kind,
+    )
 
 
 def check_counts(processes: int, processes_found: int, devices: int, devices_found: int) -> None:
     """Raises ValueError, naming the config key, unless as many processes and devices are there as the config says."""
     if processes != processes_found:
-        raise ValueError(f"config.distributed.processes is {processes}, but {processes_found} processes are running; start one per host "
-                         f"and set --config.distributed.processes={processes_found}, or fix the slice")
+        raise ValueError(
+            f"config.distributed.processes is {processes}, but {processes_found} processes are running; start one per host "
+            f"and set --config.distributed.processes={processes_found}, or fix the slice"
+        )
     if devices and devices != devices_found:
         raise ValueError(f"config.distributed.devices is {devices}, but {devices_found} devices are present")
 
@@ -105,8 +114,10 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, slices: int = 1, d
     wanted = math.prod(shape)
     imitated = found[0].platform == "cpu" and all(device.process_index == found[0].process_index for device in found)
     if wanted > len(found) or (wanted < len(found) and not imitated):
-        raise ValueError(f"config.mesh needs data x fsdp x tensor = {'x'.join(map(str, shape))} = {wanted} devices, "
-                         f"but {len(found)} are present ({found[0].device_kind})")
+        raise ValueError(
+            f"config.mesh needs data x fsdp x tensor = {'x'.join(map(str, shape))} = {wanted} devices, "
+            f"but {len(found)} are present ({found[0].device_kind})"
+        )
     found = found[:wanted]
     if found[0].platform == "cpu":  # in order; consecutive devices imitate a slice
         return Mesh(np.array(found).reshape(shape), AXES)
@@ -174,8 +185,10 @@ def local_rows(mesh: Mesh, rows: int) -> slice:
     indices = [index for index in sharding.addressable_devices_indices_map((rows,)).values() if index is not None]
     owned = sorted({index[0].indices(rows)[:2] for index in indices})
     if any(before[1] != after[0] for before, after in itertools.pairwise(owned)):
-        raise ValueError(f"the rows of process {jax.process_index()} are not contiguous on mesh {dict(mesh.shape)}: "
-                         "put the axis that crosses hosts first")
+        raise ValueError(
+            f"the rows of process {jax.process_index()} are not contiguous on mesh {dict(mesh.shape)}: "
+            "put the axis that crosses hosts first"
+        )
     return slice(owned[0][0], owned[-1][1])
 
 
@@ -192,6 +205,7 @@ def place_batch(mesh: Mesh, batch: Any, rows: int) -> Any:
 
     rows: size of the global batch. Each leaf holds either `local_rows(mesh, rows)` or all rows; both give the same global array.
     """
+
     def place(leaf: np.ndarray) -> jax.Array:
         shape = (rows, *leaf.shape[1:])
         return jax.make_array_from_process_local_data(batch_sharding(mesh, shape), leaf, shape)

@@ -9,20 +9,30 @@ from jax.sharding import PartitionSpec as P
 from dat_jax import sharding
 
 
-@pytest.mark.parametrize(("sizes", "shape"), [
-    ((1, -1, 1, 1), (1, 8, 1)), ((-1, 2, 2, 1), (2, 2, 2)), ((2, 2, 2, 1), (2, 2, 2)), ((-1, 2, 2, 2), (2, 2, 2)),
-    ((1, 1, 1, 1), (1, 1, 1)),
-])
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ((1, -1, 1, 1), (1, 8, 1)),
+        ((-1, 2, 2, 1), (2, 2, 2)),
+        ((2, 2, 2, 1), (2, 2, 2)),
+        ((-1, 2, 2, 2), (2, 2, 2)),
+        ((1, 1, 1, 1), (1, 1, 1)),
+    ],
+)
 def test_mesh_shape(sizes, shape):
     assert sharding.mesh_shape(*sizes, devices=8) == shape
 
 
-@pytest.mark.parametrize(("sizes", "message"), [
-    ((0, 1, 1, 1), "mesh.data is 0"), ((1, -2, 1, 1), "mesh.fsdp is -2"),
-    ((3, 2, 1, 2), "mesh.slices is 2; allowed: a divisor of mesh.data = 3"),
-    ((-1, -1, 1, 1), "only one mesh axis may be -1, found mesh.data and mesh.fsdp"),
-    ((3, -1, 1, 1), "mesh.fsdp is -1, but 8 devices"),
-])
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((0, 1, 1, 1), "mesh.data is 0"),
+        ((1, -2, 1, 1), "mesh.fsdp is -2"),
+        ((3, 2, 1, 2), "mesh.slices is 2; allowed: a divisor of mesh.data = 3"),
+        ((-1, -1, 1, 1), "only one mesh axis may be -1, found mesh.data and mesh.fsdp"),
+        ((3, -1, 1, 1), "mesh.fsdp is -1, but 8 devices"),
+    ],
+)
 def test_mesh_shape_errors(sizes, message):
     with pytest.raises(ValueError, match=message):
         sharding.mesh_shape(*sizes, devices=8)

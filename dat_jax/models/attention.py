@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from dat_jax.models import splash
 from dat_jax.models.config import ModelConfig
 
 
@@ -21,10 +22,13 @@ def attend(
 
     A key is seen when it is valid, not after the query (causal models) and, in a local layer, inside the sliding window.
     Windows are counted in slots, which are positions as long as the valid ones of a row are contiguous.
+    With config.attention = "splash" whole sequences go through the TPU kernel; decoding against a cache stays with the plain form.
     """
-    if config.attention == "xla":
+    if config.attention == "splash" and q_BxTxHxK.shape[1] == k_BxSxNxK.shape[1]:
+        return splash.attend(q_BxTxHxK, k_BxSxNxK, v_BxSxNxK, valid_BxS, config, local)
+    if config.attention in ("xla", "splash"):
         return attend_xla(q_BxTxHxK, k_BxSxNxK, v_BxSxNxK, valid_BxS, config, local, first)
-    raise ValueError(f"config.attention={config.attention!r}; allowed: 'xla'")
+    raise ValueError(f"config.attention={config.attention!r}; allowed: 'xla', 'splash'")
 
 
 def visible(

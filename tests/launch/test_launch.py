@@ -31,8 +31,9 @@ def launch(tmp_path):
         (tmp_path / "cues").write_text("".join(f"{pattern}\t{answer}\n" for pattern, answer in cues))
         (tmp_path / "calls").write_text("")
         variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "FAKE": str(tmp_path), "POLL": "0", "NAME": "run1"}
-        done = subprocess.run([LAUNCH / f"{script}.sh", *arguments], env={**variables, **environment}, capture_output=True, text=True,
-                              timeout=60, check=False)
+        done = subprocess.run(
+            [LAUNCH / f"{script}.sh", *arguments], env={**variables, **environment}, capture_output=True, text=True, timeout=60, check=False
+        )
         return done.returncode, (tmp_path / "calls").read_text().splitlines(), done.stdout + done.stderr
 
     return run
@@ -40,8 +41,15 @@ def launch(tmp_path):
 
 def verbs(calls):
     """The calls in short: create, state, scp, start, poll, delete."""
-    names = {"queued-resources create": "create", "queued-resources describe": "state", "tpu-vm scp": "scp", "worker.sh": "start",
-             "dat_jax.exit": "poll", "queued-resources delete": "delete", "uv venv": "install"}
+    names = {
+        "queued-resources create": "create",
+        "queued-resources describe": "state",
+        "tpu-vm scp": "scp",
+        "worker.sh": "start",
+        "dat_jax.exit": "poll",
+        "queued-resources delete": "delete",
+        "uv venv": "install",
+    }
     return [next(short for pattern, short in names.items() if pattern in call) for call in calls]
 
 
@@ -64,8 +72,10 @@ def test_create_waits_for_the_slice(launch):
     cues = [("describe", "WAITING_FOR_RESOURCES"), ("describe", "PROVISIONING"), ("describe", "ACTIVE")]
     status, calls, _ = launch("create", "--spot", cues=cues, TYPE="v6e-8")
     assert status == 0
-    assert calls[0] == ("compute tpus queued-resources create run1 --accelerator-type=v6e-8 --runtime-version=v2-alpha-tpuv6e "
-                        "--valid-until-duration=24h --node-id=run1 --spot --zone=us-west4-a")
+    assert calls[0] == (
+        "compute tpus queued-resources create run1 --accelerator-type=v6e-8 --runtime-version=v2-alpha-tpuv6e "
+        "--valid-until-duration=24h --node-id=run1 --spot --zone=us-west4-a"
+    )
     assert verbs(calls) == ["create", "state", "state", "state"]
 
 
@@ -76,14 +86,26 @@ def test_create_fails_when_the_request_does(launch):
     assert (status, len(calls), "quota exceeded" in output) == (1, 1, True)
 
 
-@pytest.mark.parametrize(("kind", "slices", "hosts"), [
-    ("v5litepod-8", 1, 1), ("v5litepod-16", 1, 4), ("v5litepod-16", 2, 8), ("v6e-8", 1, 1), ("v5p-32", 1, 4),
-])
+@pytest.mark.parametrize(
+    ("kind", "slices", "hosts"),
+    [
+        ("v5litepod-8", 1, 1),
+        ("v5litepod-16", 1, 4),
+        ("v5litepod-16", 2, 8),
+        ("v6e-8", 1, 1),
+        ("v5p-32", 1, 4),
+    ],
+)
 def test_train_starts_every_worker_with_the_host_count(launch, kind, slices, hosts):
     status, calls, _ = launch("train", "--workdir=gs://b/r", "--config.attack.steps=3", TYPE=kind, SLICES=str(slices))
     assert (status, len(calls)) == (0, slices)
-    assert all("--worker=all" in call and "launch/worker.sh --config=configs/gemma_tpu.py --workdir=gs://b/r "
-               f"--config.distributed.processes={hosts} --config.attack.steps=3 <" in call for call in calls)
+    assert all(
+        "--worker=all" in call
+        and "launch/worker.sh --config=configs/gemma_tpu.py --workdir=gs://b/r "
+        f"--config.distributed.processes={hosts} --config.attack.steps=3 <"
+        in call
+        for call in calls
+    )
     assert ("ssh run1 " in calls[0]) == (slices == 1)
 
 
@@ -94,10 +116,14 @@ def test_evaluate_and_tokens(launch):
     assert "secret" not in output
 
 
-@pytest.mark.parametrize(("script", "environment", "message"), [
-    ("train", {}, "WORKDIR is ''; give --workdir=gs://bucket/run"), ("supervise", {"WORKDIR": "/home"}, "WORKDIR is '/home'"),
-    ("create", {"TYPE": "v9-8"}, "TYPE is v9-8; allowed: v5litepod-N, v6e-N, v5p-N"),
-])
+@pytest.mark.parametrize(
+    ("script", "environment", "message"),
+    [
+        ("train", {}, "WORKDIR is ''; give --workdir=gs://bucket/run"),
+        ("supervise", {"WORKDIR": "/home"}, "WORKDIR is '/home'"),
+        ("create", {"TYPE": "v9-8"}, "TYPE is v9-8; allowed: v5litepod-N, v6e-N, v5p-N"),
+    ],
+)
 def test_wrong_settings_end_at_once(launch, script, environment, message):
     status, calls, output = launch(script, **environment)
     assert (status, calls, message in output) == (2, [], True)
@@ -108,8 +134,16 @@ BEGIN, NEW = ["scp", "install", "start"], ["state", "create", "state", "scp", "i
 
 
 def test_supervisor_recreates_a_preempted_slice_and_deletes_at_the_end(launch):
-    cues = [ABSENT, ACTIVE, ("dat_jax.exit", "running"), ("dat_jax.exit", "!ssh failed"),
-            *[("describe", "SUSPENDED")] * 3, ACTIVE, ("dat_jax.exit", "0"), ACTIVE]
+    cues = [
+        ABSENT,
+        ACTIVE,
+        ("dat_jax.exit", "running"),
+        ("dat_jax.exit", "!ssh failed"),
+        *[("describe", "SUSPENDED")] * 3,
+        ACTIVE,
+        ("dat_jax.exit", "0"),
+        ACTIVE,
+    ]
     status, calls, output = launch("supervise", "--spot", "--workdir=gs://b/r", cues=cues)
     assert status == 0, output
     assert verbs(calls) == [*NEW, "poll", "poll", "state", "state", "state", "delete", "create", "state", *BEGIN, "poll", "state", "delete"]
@@ -118,8 +152,17 @@ def test_supervisor_recreates_a_preempted_slice_and_deletes_at_the_end(launch):
 
 
 def test_supervisor_survives_stock_outs_and_network_failures(launch):
-    cues = [ABSENT, ("create", "!no capacity"), ABSENT, ABSENT, ACTIVE, ("dat_jax.exit", "!timeout"), ("describe", "!network down"),
-            ("dat_jax.exit", "0"), ACTIVE]
+    cues = [
+        ABSENT,
+        ("create", "!no capacity"),
+        ABSENT,
+        ABSENT,
+        ACTIVE,
+        ("dat_jax.exit", "!timeout"),
+        ("describe", "!network down"),
+        ("dat_jax.exit", "0"),
+        ACTIVE,
+    ]
     status, calls, output = launch("supervise", "--workdir=gs://b/r", cues=cues)
     assert status == 0, output
     assert verbs(calls) == ["state", "create", "state", *NEW, "poll", "state", "poll", "state", "delete"]
@@ -174,8 +217,13 @@ def test_worker_passes_sigterm_on_and_waits_for_the_save(tmp_path):
 def _starts_libtpu(flags):
     """Whether the TPU compiler starts with these flags; it ends its process at an unknown one."""
     code = "from jax.experimental import topologies as t; print(len(t.get_topology_desc('v5e:2x2', 'tpu').devices))"
-    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-                 "LIBTPU_INIT_ARGS": " ".join(flags)}
+    variables = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "LIBTPU_INIT_ARGS": " ".join(flags),
+    }
     done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode == 0 and done.stdout.strip() == "4"
 

@@ -1,7 +1,7 @@
 """The device mesh, the one table from logical to mesh axes, and the placement of batches.
 
 Mesh axes: `data` replicates the weights, `fsdp` splits both rows and weights, `tensor` splits heads, mlp width and vocabulary.
-With several slices the data axis alone crosses the data-center network, slices outermost: it is a multiple of their number.
+With several slices the data axis alone crosses the data-center network, slices outermost: it is then `dcn_data` times as long.
 All axes are Auto: XLA's partitioner places the collectives, `constrain` steers it, and only the splash kernel is mapped by hand.
 """
 
@@ -35,44 +35,35 @@ TABLE: dict[str | None, tuple[str, ...]] = {
 }
 
 
-def initialize(processes: int, devices: int = 0, timeout: int = 300) -> None:
+def initialize(processes: int, timeout: int = 300) -> None:
     """Joins `processes` hosts with jax.distributed; must run before any other use of jax. One process: does not wait for others.
 
     On Cloud TPU and GKE the addresses are found by jax. Elsewhere the environment gives JAX_COORDINATOR_ADDRESS (host:port),
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-    devices: how many all processes must see together, 0 for any. timeout: seconds until a host that does not show up is an error.
-    Raises ValueError when the processes or devices that are found differ from config.distributed.
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID. timeout: seconds until a host that does not show up is an error.
+    Raises ValueError when another number of processes than config.mesh.processes is found.
     """
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         count, index = _environment_integer("JAX_NUM_PROCESSES"), _environment_integer("JAX_PROCESS_ID")
         if count != processes:
-            raise ValueError(f"config.distributed.processes is {processes}, but JAX_NUM_PROCESSES is {count}; they must be equal")
+            raise ValueError(f"config.mesh.processes is {processes}, but JAX_NUM_PROCESSES is {count}; they must be equal")
         if processes > 1:
             jax.distributed.initialize(
                 num_processes=count, process_id=index, initialization_timeout=timeout, cluster_detection_method="deactivate"
             )
     elif processes > 1:
         jax.distributed.initialize(initialization_timeout=timeout)
-    check_counts(processes, jax.process_count(), devices, jax.device_count())
-    logger.info(
-        "process %d of %d: %d local devices of %d (%s)",
-        jax.process_index(),
-        jax.process_count(),
-        jax.local_device_count(),
-        jax.device_count(),
-        jax.devices()[0].device_kind,
-    )
+    check_processes(processes, jax.process_count())
+    kind, local, total = jax.devices()[0].device_kind, jax.local_device_count(), jax.device_count()
+    logger.info("process %d of %d: %d local devices of %d (%s)", jax.process_index(), jax.process_count(), local, total, kind)
 
 
-def check_counts(processes: int, processes_found: int, devices: int, devices_found: int) -> None:
-    """Raises ValueError, naming the config key, unless as many processes and devices are there as the config says."""
-    if processes != processes_found:
+def check_processes(configured: int, found: int) -> None:
+    """Raises ValueError, naming the config key, unless as many processes are running as the config says."""
+    if configured != found:
         raise ValueError(
-            f"config.distributed.processes is {processes}, but {processes_found} processes are running; start one per host "
-            f"and set --config.distributed.processes={processes_found}, or fix the slice"
+            f"config.mesh.processes is {configured}, but {found} processes are running; start one per host and set "
+            f"--config.mesh.processes={found}, or fix the slice"
         )
-    if devices and devices != devices_found:
-        raise ValueError(f"config.distributed.devices is {devices}, but {devices_found} devices are present")
 
 
 def _environment_integer(name: str) -> int:
@@ -82,52 +73,53 @@ def _environment_integer(name: str) -> int:
     return int(text)
 
 
-def mesh_shape(data: int, fsdp: int, tensor: int, slices: int, devices: int) -> tuple[int, int, int]:
-    """The mesh shape over all slices; one of data, fsdp and tensor may be -1: what is left of `devices`.
+def mesh_shape(data: int, fsdp: int, tensor: int, dcn_data: int, devices: int) -> tuple[int, int, int]:
+    """The mesh shape within a slice; one of data, fsdp and tensor may be -1: what is left of `devices` / `dcn_data`.
 
-    Raises ValueError when a size is not allowed, or data is no multiple of slices.
+    Raises ValueError naming the config key whose size is not allowed.
     """
     sizes = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
+    if dcn_data < 1:
+        raise ValueError(f"config.mesh.dcn_data is {dcn_data}; allowed: 1, 2, ... slices")
     for key, size in sizes.items():
         if size < 1 and size != -1:
             raise ValueError(f"config.{key} is {size}; allowed: 1, 2, ... or -1 for all devices that are left")
     open_keys = [key for key, size in sizes.items() if size == -1]
     if len(open_keys) > 1:
         raise ValueError(f"only one mesh axis may be -1, found {' and '.join(open_keys)}")
-    known = math.prod(size for size in sizes.values() if size != -1)
+    known = dcn_data * math.prod(size for size in sizes.values() if size != -1)
     if open_keys and devices % known:
         raise ValueError(f"config.{open_keys[0]} is -1, but {devices} devices cannot be divided by the other mesh axes ({known})")
     shape = tuple(devices // known if size == -1 else size for size in sizes.values())
-    if slices < 1 or shape[0] % slices:
-        raise ValueError(f"config.mesh.slices is {slices}; allowed: a divisor of mesh.data = {shape[0]}, as only data crosses slices")
     return shape[0], shape[1], shape[2]
 
 
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, slices: int = 1, devices: list[Any] | None = None) -> Mesh:
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, dcn_data: int = 1, devices: list[Any] | None = None) -> Mesh:
     """A mesh (data, fsdp, tensor) over all devices of all processes; over `devices` when given (a topology's, for compiling ahead).
 
-    slices: how many TPU slices are joined; the data axis alone crosses the network between them.
+    dcn_data: how many TPU slices are joined; the mesh's data axis is dcn_data * data long and alone crosses the network between them.
     Raises ValueError when the device or slice count differs from the config; only imitated CPU devices may be left over.
     """
     found = list(jax.devices() if devices is None else devices)
-    shape = mesh_shape(data, fsdp, tensor, slices, len(found))
-    wanted = math.prod(shape)
+    shape = mesh_shape(data, fsdp, tensor, dcn_data, len(found))
+    whole = (dcn_data * shape[0], *shape[1:])
+    wanted = math.prod(whole)
     imitated = found[0].platform == "cpu" and all(device.process_index == found[0].process_index for device in found)
     if wanted > len(found) or (wanted < len(found) and not imitated):
+        sizes = "x".join(map(str, (dcn_data, *shape)))
         raise ValueError(
-            f"config.mesh needs data x fsdp x tensor = {'x'.join(map(str, shape))} = {wanted} devices, "
+            f"config.mesh needs dcn_data x data x fsdp x tensor = {sizes} = {wanted} devices, "
             f"but {len(found)} are present ({found[0].device_kind})"
         )
     found = found[:wanted]
     if found[0].platform == "cpu":  # in order; consecutive devices imitate a slice
-        return Mesh(np.array(found).reshape(shape), AXES)
+        return Mesh(np.array(found).reshape(whole), AXES)
     present = {getattr(device, "slice_index", 0) for device in found}
-    if len(present) != slices:
-        raise ValueError(f"config.mesh.slices is {slices}, but {len(present)} slices are present")
-    if slices == 1:
+    if len(present) != dcn_data:
+        raise ValueError(f"config.mesh.dcn_data is {dcn_data}, but {len(present)} slices are present")
+    if dcn_data == 1:
         return Mesh(mesh_utils.create_device_mesh(shape, found, allow_split_physical_axes=True), AXES)
-    within = (shape[0] // slices, *shape[1:])
-    return Mesh(mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), found, allow_split_physical_axes=True), AXES)
+    return Mesh(mesh_utils.create_hybrid_device_mesh(shape, (dcn_data, 1, 1), found, allow_split_physical_axes=True), AXES)
 
 
 def spec(mesh: Any, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:

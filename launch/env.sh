@@ -7,7 +7,7 @@ set -euo pipefail
 : "${ZONE:=us-west4-a}"
 : "${PROJECT:=}"              # empty: gcloud's own default
 : "${TYPE:=v5litepod-16}"     # v5litepod-16 = v5e:4x4; v6e-8 = v6e:2x4; v5p-32 = 16 chips (the number counts cores)
-: "${SLICES:=1}"              # more than one: also set --config.mesh.slices and --config.mesh.data, as data crosses the network
+: "${SLICES:=1}"              # more than one: also set --config.mesh.dcn_data to it
 : "${SPOT:=0}"                # 1 or --spot: cheaper, may be taken away at any time; use supervise.sh
 : "${VALID_FOR:=24h}"         # how long a request may wait for capacity
 : "${WORKDIR:=}"              # gs://bucket/run: checkpoints, samples and reports; the same folder resumes

@@ -1,0 +1,222 @@
+"""Safetensors files to sharded parameters and back, one shard of one weight on the host at a time.
+
+Linear weights lie (out, in) per layer in the files and (layers, in, out) in memory. Every tensor of a checkpoint is used exactly
+once; a missing, extra or misshapen one is an error before anything is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.experimental import multihost_utils
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from dat_jax.models import weights
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.families import Names, Part
+from dat_jax.models.weights import Weight
+
+INDEX = "model.safetensors.index.json"
+BLOCK_BYTES = 1 << 26  # how much of a tensor is read at once
+FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a folder: open slices by name, and where they come from."""
+
+    folder: pathlib.Path
+    slices: dict[str, Any]
+
+
+@contextlib.contextmanager
+def opened(folder: pathlib.Path) -> Iterator[Checkpoint]:
+    """Open all safetensors files of a folder; ValueError when there are none or the index disagrees with them."""
+    index = folder / INDEX
+    listed: dict[str, str] | None = json.loads(index.read_text())["weight_map"] if index.exists() else None
+    files = sorted(set(listed.values())) if listed is not None else sorted(path.name for path in folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder} has no *.safetensors file; other formats are not read, since they can run code")
+    with contextlib.ExitStack() as stack:
+        slices: dict[str, Any] = {}
+        for name in files:
+            if not (folder / name).exists():
+                raise ValueError(f"{index} names {name}, which is not in the folder")
+            handle = stack.enter_context(safe_open(folder / name, framework="np"))
+            for key in handle.keys():  # noqa: SIM118 (not a mapping)
+                if key in slices:
+                    raise ValueError(f"{folder / name}: tensor {key!r} is also in another file")
+                slices[key] = handle.get_slice(key)
+        if listed is not None and set(listed) != set(slices):
+            raise ValueError(f"{index} and its files disagree on {_some(set(listed) ^ set(slices))}")
+        yield Checkpoint(folder, slices)
+
+
+def read(
+    checkpoint: Checkpoint, config: ModelConfig, names: Names, dtype: str, mesh: jax.sharding.Mesh | None, ignore: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return the parameters in `dtype`, each shard filled from slices of the files and moved to its device before the next.
+
+    ignore: prefixes of tensors that belong to parts which are not loaded. Raises ValueError naming the tensors that are missing,
+    extra or of another shape or kind than the config implies.
+    """
+    check(checkpoint, config, names, ignore)
+    table = traverse_util.flatten_dict(weights.table(config), sep="/")
+    placements = traverse_util.flatten_dict(weights.abstract(config, dtype, mesh), sep="/")
+    params = {}
+    for path, weight in table.items():
+        placement = placements[path].sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        params[path] = _assemble(checkpoint, names[path], path, weight, dtype, placement)
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def check(checkpoint: Checkpoint, config: ModelConfig, names: Names, ignore: tuple[str, ...] = ()) -> None:
+    """Raise one ValueError that names the tensors which are missing, left over, or not as the config implies."""
+    expected = tensor_shapes(config, names)
+    found = {key: slice_ for key, slice_ in checkpoint.slices.items() if not key.startswith(ignore or ("\0",))}
+    # older Llama files store the rotary frequencies, which follow from the config; tied models may store the embedding twice
+    found = {key: slice_ for key, slice_ in found.items() if not key.endswith("rotary_emb.inv_freq")}
+    if config.tied_head and "lm_head.weight" in found:
+        _check_tied(checkpoint, names["embedding"].name)
+        del found["lm_head.weight"]
+    problems = []
+    if missing := expected.keys() - found.keys():
+        problems.append(f"missing {_some(missing)}")
+    if extra := found.keys() - expected.keys():
+        problems.append(f"not part of a {config.model_type!r} model: {_some(extra)}")
+    shapes = {key: tuple(found[key].get_shape()) for key in expected.keys() & found.keys()}
+    if wrong := {f"{key} {shape} instead of {expected[key]}" for key, shape in shapes.items() if shape != expected[key]}:
+        problems.append(f"shapes {_some(wrong)}")
+    if kinds := {f"{key} is {found[key].get_dtype()}" for key in shapes if found[key].get_dtype() not in FLOATS}:
+        problems.append(f"kinds other than {', '.join(FLOATS)}: {_some(kinds)}")
+    if problems:
+        raise ValueError(f"the tensors in {checkpoint.folder} do not fit its config.json: " + "; ".join(problems))
+
+
+def tensor_shapes(config: ModelConfig, names: Names) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor in a checkpoint of this model."""
+    table = traverse_util.flatten_dict(weights.table(config), sep="/")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, part in names.items():
+        shape = table[path].shape[1:] if path.startswith("layers/") else table[path].shape
+        shape = shape[::-1] if _transposed(path) else shape
+        rows = shape[0] if part.last is None else part.last
+        for layer in range(config.layers if path.startswith("layers/") else 1):
+            name = part.name.format(layer)
+            shapes[name] = (max(rows, shapes.get(name, (0,))[0]), *shape[1:])
+    return shapes
+
+
+def write(params: dict[str, Any], config: ModelConfig, names: Names, folder: pathlib.Path, dtype: str, shard_bytes: int) -> None:
+    """Write all tensors in `dtype` to numbered safetensors files of at most shard_bytes (or one tensor) with an index.
+
+    Every process must call this when arrays are spread over several; process 0 writes.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    shapes = tensor_shapes(config, names)
+    parts: dict[str, list[tuple[Part, str, int | None]]] = {name: [] for name in shapes}
+    for path, part in names.items():
+        for layer in range(config.layers if path.startswith("layers/") else 1):
+            parts[part.name.format(layer)].append((part, path, layer if path.startswith("layers/") else None))
+    files = _split(shapes, np.dtype(jnp.dtype(dtype)).itemsize, shard_bytes)
+    weight_map = {}
+    for number, group in enumerate(files, 1):
+        name = "model.safetensors" if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        tensors = {}
+        for key in group:
+            blocks = [_fetch(flat[path], path, layer, dtype) for _, path, layer in sorted(parts[key], key=lambda p: p[0].first)]
+            tensors[key] = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+            weight_map[key] = name
+        if jax.process_index() == 0:
+            save_file(tensors, folder / name, metadata={"format": "pt"})
+            (folder / name).chmod(0o644)  # written readable by its owner alone
+    if len(files) > 1 and jax.process_index() == 0:
+        size = sum(math.prod(shape) for shape in shapes.values()) * np.dtype(jnp.dtype(dtype)).itemsize
+        (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}, indent=2) + "\n")
+
+
+def to_host(x: jax.Array) -> np.ndarray[Any, Any]:
+    """Return a whole array as numpy, gathering it when other processes hold parts."""
+    return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))
+
+
+def _transposed(path: str) -> bool:
+    return path == "head" or path in {f"layers/{name}" for name in ("q", "k", "v", "o", "gate", "up", "down")}
+
+
+def _some(names: Any) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")
+
+
+def _assemble(checkpoint: Checkpoint, part: Part, path: str, weight: Weight, dtype: str, placement: Any) -> jax.Array:
+    """Fill each distinct shard once and move it to the devices that hold it."""
+    devices: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+    for device, index in placement.addressable_devices_indices_map(weight.shape).items():
+        bounds = tuple(piece.indices(size)[:2] for piece, size in zip(index, weight.shape, strict=True))
+        devices.setdefault(bounds, []).append(device)
+    pieces = []
+    for bounds, holders in devices.items():
+        shard = np.empty([stop - start for start, stop in bounds], jnp.dtype(dtype))
+        if path.startswith("layers/"):
+            for target, layer in zip(shard, range(*bounds[0]), strict=True):
+                _fill(target, checkpoint.slices[part.name.format(layer)], part.first, bounds[1:], _transposed(path))
+        else:
+            _fill(shard, checkpoint.slices[part.name], part.first, bounds, _transposed(path))
+        pieces += [jax.device_put(shard, device) for device in holders]
+        jax.block_until_ready(pieces[-len(holders) :])
+        del shard
+    return jax.make_array_from_single_device_arrays(weight.shape, placement, pieces)
+
+
+def _fill(target: np.ndarray[Any, Any], tensor: Any, first: int, bounds: tuple[tuple[int, int], ...], transposed: bool) -> None:
+    """Copy a slice of a tensor into the target, in blocks of rows so that little of it is in memory twice."""
+    rows, *columns = bounds[::-1] if transposed else bounds
+    target = target.T if transposed else target
+    row_bytes = 4 * math.prod(stop - start for start, stop in columns)
+    block = max(1, BLOCK_BYTES // row_bytes)
+    for start in range(rows[0], rows[1], block):
+        stop = min(start + block, rows[1])
+        piece = (slice(first + start, first + stop), *(slice(*bound) for bound in columns))
+        target[start - rows[0] : stop - rows[0]] = tensor[piece]
+
+
+def _check_tied(checkpoint: Checkpoint, embedding: str) -> None:
+    if embedding not in checkpoint.slices:
+        return
+    one, two = checkpoint.slices[embedding], checkpoint.slices["lm_head.weight"]
+    block = max(1, BLOCK_BYTES // (4 * one.get_shape()[1]))
+    equal = one.get_shape() == two.get_shape() and all(
+        np.array_equal(one[start : start + block], two[start : start + block]) for start in range(0, one.get_shape()[0], block)
+    )
+    if not equal:
+        raise ValueError(f"{checkpoint.folder}: config.json ties the head to the embedding, but lm_head.weight differs from {embedding}")
+
+
+def _fetch(x: jax.Array, path: str, layer: int | None, dtype: str) -> np.ndarray[Any, Any]:
+    host = to_host(x if layer is None else x[layer]).astype(jnp.dtype(dtype))
+    return np.ascontiguousarray(host.T if _transposed(path) else host)
+
+
+def _split(shapes: dict[str, tuple[int, ...]], itemsize: int, shard_bytes: int) -> list[list[str]]:
+    files: list[list[str]] = [[]]
+    used = 0
+    for name, shape in shapes.items():
+        size = math.prod(shape) * itemsize
+        if files[-1] and used + size > shard_bytes:
+            files.append([])
+            used = 0
+        files[-1].append(name)
+        used += size
+    return files

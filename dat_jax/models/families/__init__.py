@@ -1,0 +1,55 @@
+"""The model families: how each one's config.json and tensor names map to the one transformer."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.families import dream, gemma, llada, llama, phi
+from dat_jax.models.families.names import Names, Part
+
+__all__ = ["Names", "Part", "describe", "family", "read"]
+
+FAMILIES = {model_type: module for module in (llama, phi, gemma, llada, dream) for model_type in module.MODEL_TYPES}
+
+
+def family(model_type: str) -> ModuleType:
+    """Return the module of a family; ValueError naming an unknown model_type and the known ones."""
+    if model_type not in FAMILIES:
+        raise ValueError(f"model_type {model_type!r} is not supported; supported: {sorted(FAMILIES)} and the text part of 'gemma3'")
+    return FAMILIES[model_type]
+
+
+def read(fields: dict[str, Any]) -> ModelConfig:
+    """Map the contents of a config.json to a ModelConfig.
+
+    Families that transformers knows are first completed with its defaults, so files of any age read the same.
+    """
+    if "model_type" not in fields:
+        raise ValueError("config.json has no 'model_type'")
+    if fields["model_type"] == "gemma3":
+        fields = {**fields.get("text_config", {}), "model_type": "gemma3_text"}
+    module = family(fields["model_type"])
+    if module in (llama, phi, gemma):
+        from transformers import CONFIG_MAPPING  # takes seconds; needed for these families alone
+
+        _check_rope(fields)
+        fields = CONFIG_MAPPING[fields["model_type"]].from_dict(fields).to_dict()
+    return module.read(fields)  # type: ignore[no-any-return]
+
+
+def describe(config: ModelConfig) -> dict[str, Any]:
+    """Return a config.json for a model that was made here; ValueError for families that can only be loaded."""
+    module = family(config.model_type)
+    if module not in (llama, llada):
+        raise ValueError(f"a new {config.model_type!r} model cannot be written; 'llama' and 'llada' can")
+    return module.describe(config)  # type: ignore[no-any-return]
+
+
+def _check_rope(fields: dict[str, Any]) -> None:
+    # transformers only warns about a kind it does not know, or fails far from the cause
+    scaling = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if fields["model_type"] != "gemma3_text" and kind not in ("default", "linear", "llama3", "longrope", "su"):
+        raise ValueError(f"rope_scaling of type {kind!r} is not supported; supported: 'default', 'linear', 'llama3', 'longrope'")

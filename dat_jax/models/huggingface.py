@@ -1,0 +1,139 @@
+"""Hugging Face folders in and out: the weights, and config, tokenizer and chat template carried along unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+from typing import Any
+
+import jax
+
+from dat_jax.models import checkpoint, families
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.families import gemma
+
+DTYPES = ("float32", "bfloat16")
+CARRIED = (".json", ".jinja", ".model", ".txt", ".py")  # files beside the weights that belong to a model; .py is never run here
+VISION = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+
+
+@dataclasses.dataclass
+class Model:
+    """A language model: parameters, config, tokenizer (None when the folder has none) and the folder that it was read from."""
+
+    params: dict[str, Any]
+    config: ModelConfig
+    tokenizer: Any
+    source: str = ""
+
+
+def load(folder_or_id: str, mesh: jax.sharding.Mesh | None = None, dtype: str = "float32", cache_dir: str | None = None) -> Model:
+    """Load a model from a local Hugging Face folder or a hub id, reading weights straight into their shards on the mesh.
+
+    dtype: "float32" or "bfloat16", of the parameters and of matrix products. The hub token is taken from the environment.
+    Raises ValueError naming the key, tensor or file that this package cannot honor; no code of the model is ever run.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; allowed: {DTYPES}")
+    folder = locate(folder_or_id, cache_dir)
+    fields = read_fields(folder)
+    config = dataclasses.replace(families.read(fields), compute_dtype=dtype)
+    with checkpoint.opened(folder) as tensors:
+        names = families.family(config.model_type).names(config)
+        if fields["model_type"] == "gemma3":
+            names = gemma.multimodal_names(config)
+        params = checkpoint.read(tensors, config, names, dtype, mesh, VISION if fields["model_type"] == "gemma3" else ())
+    return Model(params, config, load_tokenizer(folder, config.model_type), str(folder))
+
+
+def save(model: Model, folder: str, dtype: str | None = None, shard_bytes: int = 4 << 30) -> None:
+    """Write a Hugging Face folder: sharded safetensors, config, generation config, tokenizer and chat template.
+
+    Files beside the weights are copied from where the model was read; a model made here gets a config.json of its own.
+    dtype: of the written weights, by default that of the parameters. Every process calls this, process 0 writes.
+    """
+    target = pathlib.Path(folder)
+    if model.source and target.resolve() == pathlib.Path(model.source).resolve():
+        raise ValueError(f"{folder} is the folder the model was read from; choose another")
+    dtype = dtype or str(model.params["embedding"].dtype)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; allowed: {DTYPES}")
+    target.mkdir(parents=True, exist_ok=True)
+    if old := [path.name for path in target.glob("*.safetensors")]:
+        raise ValueError(f"{folder} already holds weights ({', '.join(sorted(old)[:3])}); choose an empty folder")
+    fields = written_fields(model, dtype)
+    if jax.process_index() == 0:
+        carry(model, target)
+        (target / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+    names = families.family(model.config.model_type).names(model.config)
+    checkpoint.write(model.params, model.config, names, target, dtype, shard_bytes)
+
+
+def locate(folder_or_id: str, cache_dir: str | None = None) -> pathlib.Path:
+    """Return the local folder of a model, downloading safetensors, tokenizer and config files of a hub id first."""
+    if (folder := pathlib.Path(folder_or_id)).is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_id):
+        raise ValueError(f"{folder_or_id!r} is neither a folder nor a hub id of the form organization/name")
+    from huggingface_hub import snapshot_download  # only needed for downloads
+
+    patterns = ["*.safetensors", *(f"*{suffix}" for suffix in CARRIED)]
+    return pathlib.Path(snapshot_download(folder_or_id, allow_patterns=patterns, cache_dir=cache_dir))
+
+
+def read_fields(folder: pathlib.Path) -> dict[str, Any]:
+    """Return the contents of config.json; ValueError when the file is absent or no JSON object, or the weights are quantized."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    fields = json.loads(path.read_text())
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds {type(fields).__name__}; a JSON object is needed")
+    if fields.get("quantization_config"):
+        raise ValueError(f"{path} has a quantization_config; load the unquantized model")
+    return fields
+
+
+def load_tokenizer(folder: pathlib.Path, model_type: str) -> Any:
+    """Return the folder's tokenizer, or None when it has none; tokenizers that need code of their own are read as what they are."""
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return None
+    import transformers  # takes seconds
+
+    if (folder / "tokenizer.json").exists() and model_type in ("llada", "illada", "Dream"):
+        return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    if model_type == "Dream":
+        return transformers.Qwen2Tokenizer.from_pretrained(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def written_fields(model: Model, dtype: str) -> dict[str, Any]:
+    """Return the config.json to write: the source's, or a new one with the tokenizer's special ids, stating the weights' dtype."""
+    if model.source:
+        fields = read_fields(pathlib.Path(model.source))
+        if fields["model_type"] == "gemma3":  # only the text part was read
+            fields = {**fields["text_config"], "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}
+    else:
+        fields = families.describe(model.config)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            fields[name] = None if model.tokenizer is None else getattr(model.tokenizer, name)
+    fields.pop("dtype", None)
+    return fields | {"torch_dtype": dtype}
+
+
+def carry(model: Model, target: pathlib.Path) -> None:
+    """Copy what belongs to the model beside its weights and config; save the tokenizer of a model without a source."""
+    if not model.source:
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(target)
+        return
+    source = pathlib.Path(model.source)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix in CARRIED and path.name not in ("config.json", checkpoint.INDEX):
+            shutil.copyfile(path, target / path.name)
+    templates = "additional_chat_templates"
+    if (source / templates).is_dir():
+        shutil.copytree(source / templates, target / templates, dirs_exist_ok=True)

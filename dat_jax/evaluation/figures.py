@@ -1,0 +1,212 @@
+"""The report's figures as SVG text, for inlining into a page: worst-case bars, trade-off, training curves, likelihood of the samples."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dat_jax.evaluation.report import WORST, WORST_TEXT, Results, measure_title, title
+
+INK, FAINT, RULE = "#22262b", "#6b727b", "#dfe2e6"
+COLORS = {"undefended": "#8a9099", "cat": "#d98032", "dat": "#1d6f8f"}
+OTHERS = ("#7a5ea8", "#4f8a4b", "#b0475a", "#a58a2c")
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: sharp, selectable, in the page's own font
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 10,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+# Panels of the training curves: key of metrics.jsonl, title, what it means.
+CURVES = (
+    ("loss/away", "Away loss", "lower: harmful response less likely"),
+    ("loss/toward", "Toward loss", "lower: refusal more likely"),
+    ("loss/utility", "Utility loss", "nats per token on benign chats"),
+    ("attack/gain", "Gain of the attack", "nats per token it adds to log p(y)"),
+    ("attack/norm", "Norm of the perturbation", "in mean embedding norms, per token"),
+    ("attack/at_radius", "Tokens at the radius", "share of the perturbed tokens"),
+    ("loss/total", "Total loss", "weighted sum of the three"),
+    ("gradient_norm", "Gradient norm", "before clipping"),
+    ("watch/benign_refused", "Benign prompts refused", "share, measured while training"),
+    ("watch/borderline_refused", "Borderline prompts refused", "share, measured while training"),
+)
+
+
+def color(method: str, methods: Sequence[str]) -> str:
+    """A method's colour, the same in every figure and in the page."""
+    others = [name for name in methods if name not in COLORS]
+    return COLORS[method] if method in COLORS else OTHERS[others.index(method) % len(OTHERS)]
+
+
+def worst_case_bars(results: Results) -> str:
+    """Worst-case attack success per method, over text attacks and over all attacks, with intervals and one dot per seed."""
+    groups = [name for name in (WORST_TEXT, WORST) if any((m, name) in results.attack_rates for m in results.methods)]
+    with matplotlib.rc_context(STYLE):
+        height = 0.75 + 0.42 * len(groups) * len(results.methods)
+        figure = Figure(figsize=(8.6, height))
+        axes = figure.add_axes((0.16, 0.42 / height, 0.8, 1 - 0.75 / height))
+        ticks, y = [], 0.0
+        for group in groups:
+            axes.text(0, y - 0.72, measure_title(group), fontsize=10, color=INK, weight="bold", va="center")
+            for method in results.methods:
+                if (method, group) in results.attack_rates:
+                    _bar(axes, results, method, group, y)
+                ticks.append((y, title(method)))
+                y += 1
+            y += 1.1
+        axes.set_yticks([at for at, _ in ticks], [name for _, name in ticks], color=INK)
+        axes.set_ylim(y - 1.5, -1.15)
+        axes.set_xlim(0, 1.0)
+        axes.set_xticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        return _svg(figure, "worst")
+
+
+def _bar(axes: Axes, results: Results, method: str, group: str, y: float) -> None:
+    rate, low, high = results.attack_rates[method, group]
+    shade = color(method, results.methods)
+    axes.barh(y, rate, height=0.62, color=shade, alpha=0.85, linewidth=0)
+    axes.plot([low, high], [y, y], color=INK, linewidth=1.1, solid_capstyle="butt", clip_on=False)
+    axes.plot([low, high], [y, y], "|", color=INK, markersize=7, clip_on=False)
+    per_seed = [row["rate"] for row in results.rows if row["method"] == method and row["attack"] == group]
+    if len(per_seed) > 1:
+        axes.plot(per_seed, [y] * len(per_seed), "o", markersize=4, color="white", markeredgecolor=INK, markeredgewidth=0.8, clip_on=False)
+    place = (high + 0.015, "left") if high < 0.9 else (low - 0.015, "right")
+    axes.text(place[0], y, f"{100 * rate:.0f} %", va="center", ha=place[1], color=INK if place[1] == "left" else "white", weight="bold")
+
+
+def trade_off(results: Results) -> str:
+    """Worst-case attack success against utility, a large mark per method with both intervals and a small one per seed; "" without utility."""
+    measure = next((name for name in ("exact_utility", "compliance") if any((m, name) in results.utility_rates for m in results.methods)), None)
+    if measure is None:
+        return ""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 4.0))
+        axes = figure.add_axes((0.14, 0.13, 0.82, 0.82))
+        for method in results.methods:
+            if (method, measure) not in results.utility_rates or (method, WORST) not in results.attack_rates:
+                continue
+            x, x_low, x_high = results.utility_rates[method, measure]
+            y, y_low, y_high = results.attack_rates[method, WORST]
+            shade = color(method, results.methods)
+            axes.plot([x_low, x_high], [y, y], color=shade, linewidth=1.2, clip_on=False)
+            axes.plot([x, x], [y_low, y_high], color=shade, linewidth=1.2, clip_on=False)
+            useful = {r["seed"]: r["rate"] for r in results.utility if r["method"] == method and r["measure"] == measure}
+            broken = {r["seed"]: r["rate"] for r in results.rows if r["method"] == method and r["attack"] == WORST}
+            for seed in sorted(useful.keys() & broken.keys()) if len(results.seeds) > 1 else ():
+                axes.plot(useful[seed], broken[seed], "o", markersize=4, color="white", markeredgecolor=shade, clip_on=False)
+            axes.plot(x, y, "o", markersize=10, color=shade, clip_on=False)
+            above = y < 0.5
+            axes.annotate(
+                title(method), (x, y), xytext=(-9 if x > 0.5 else 9, 9 if above else -9), textcoords="offset points", color=shade, weight="bold",
+                fontsize=11, ha="right" if x > 0.5 else "left", va="bottom" if above else "top",
+            )  # fmt: skip
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        ticks, names = np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)]
+        axes.set_xticks(ticks, names)
+        axes.set_yticks(ticks, names)
+        axes.set_xlabel(measure_title(measure))
+        axes.set_ylabel("Broken by any attack")
+        axes.annotate("better", (0.985, 0.02), xytext=(0.8, 0.2), color=FAINT, ha="center", arrowprops={"arrowstyle": "->", "color": FAINT})
+        return _svg(figure, "trade")
+
+
+def curves(metrics: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], methods: Sequence[str]) -> str:
+    """Training curves, one panel per measured quantity: a faint line per seed, the mean over seeds on top; "" when nothing was trained."""
+    panels = [panel for panel in CURVES if any(panel[0] in line for lines in metrics.values() for line in lines)]
+    if not panels:
+        return ""
+    columns, rows = 3, -(-len(panels) // 3)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 2.35 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, (key, name, meaning) in zip(grid, panels):
+            for method in methods:
+                runs = [_series(metrics[run], key) for run in metrics if run[0] == method]
+                _curve(axes, [run for run in runs if len(run)], color(method, methods), title(method))
+            axes.set_title(name, pad=14)
+            axes.text(0, 1.03, meaning, transform=axes.transAxes, fontsize=8, color=FAINT)
+            axes.margins(x=0)
+            axes.tick_params(labelsize=8.5)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        trained = [method for method in methods if any(run[0] == method for run in metrics)]
+        for number, method in enumerate(trained):
+            grid[0].text(
+                0.97, 0.93 - 0.11 * number, title(method), transform=grid[0].transAxes, color=color(method, methods), weight="bold",
+                fontsize=9, ha="right", va="top",
+            )  # fmt: skip
+        for axes in grid[max(0, len(panels) - columns) : len(panels)]:
+            axes.set_xlabel("step", fontsize=8.5)
+        return _svg(figure, "curves")
+
+
+def likelihoods(prompts: Sequence[Mapping[str, Any]]) -> str:
+    """Histogram of the samples' log-likelihood per token, the selected ones on top; "" when no sample has one."""
+    scored = [p for p in prompts if p.get("log_likelihood") is not None and p.get("tokens")]
+    if len(scored) < 2:
+        return ""
+    values = np.array([p["log_likelihood"] / p["tokens"] for p in scored])
+    chosen = np.array([bool(p["selected"]) for p in scored])
+    low, high = np.quantile(values, [0.005, 1.0])
+    edges = np.linspace(low, max(high, low + 1e-6), 41)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.1), layout="constrained")
+        axes = figure.subplots()
+        axes.hist(values, edges, color="#c9ced4")
+        axes.hist(values[chosen], edges, color=COLORS["dat"])
+        axes.text(0.02, 0.97, "all samples", transform=axes.transAxes, color=FAINT, weight="bold", va="top", fontsize=9)
+        axes.text(0.02, 0.84, "selected for training", transform=axes.transAxes, color=COLORS["dat"], weight="bold", va="top", fontsize=9)
+        axes.set_xlabel("log-likelihood of the prompt, nats per token")
+        axes.grid(axis="x", visible=False)
+        return _svg(figure, "likelihoods")
+
+
+def _series(lines: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """(step, value) pairs of a key, averaged over windows so that a long run stays readable: at most 120 points."""
+    pairs = np.array([(line["step"], line[key]) for line in lines if line.get(key) is not None], float).reshape(-1, 2)
+    window = max(1, -(-len(pairs) // 120))
+    return np.array([pairs[i : i + window].mean(axis=0) for i in range(0, len(pairs), window)])
+
+
+def _curve(axes: Axes, runs: Sequence[np.ndarray], shade: str, name: str) -> None:
+    for run in runs:
+        axes.plot(run[:, 0], run[:, 1], color=shade, alpha=0.3 if len(runs) > 1 else 1.0, linewidth=0.9 if len(runs) > 1 else 1.5)
+    if len(runs) > 1:
+        length = min(len(run) for run in runs)
+        mean = np.mean([run[:length] for run in runs], axis=0)
+        axes.plot(mean[:, 0], mean[:, 1], color=shade, linewidth=1.8, label=name)
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure's <svg> element, the same bytes for the same data; `name` keeps ids of several figures in one page apart."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace('id="', f'id="{name}-').replace('"#', f'"#{name}-').replace("url(#", f"url(#{name}-")

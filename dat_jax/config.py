@@ -5,6 +5,9 @@ keys (`--config.attack.steps=20`). `validate` runs before anything is compiled a
 """
 
 import dataclasses
+import difflib
+import os
+from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
@@ -23,17 +26,12 @@ def defaults() -> ConfigDict:
     c.methods = ("undefended", "cat", "dat")
     c.mesh = ConfigDict(
         dict(
-            data=1,  # replicas of the weights (over DCN when slices > 1)
-            fsdp=-1,  # shards of the weights and of the batch; -1: all devices that are left
-            tensor=1,  # shards of heads, mlp and vocabulary
-            slices=1,  # TPU slices joined over the data-centre network; divides `data`
-        )
-    )
-    c.distributed = ConfigDict(
-        dict(
-            processes=1,  # hosts that must take part; on a multi-host slice the number of its hosts
-            devices=0,  # devices that must be seen by all processes together; 0: whatever is there
-            timeout=300,  # seconds to wait for the other hosts
+            data=1,  # copies of the weights within a slice; -1: all devices that are left
+            fsdp=-1,  # ways weights and rows are split; -1: all devices that are left
+            tensor=1,  # ways heads, mlp width and vocabulary are split
+            dcn_data=1,  # slices, joined over the data-centre network by the data axis
+            processes=1,  # hosts that must take part; another number found is an error (v5e-16: 4)
+            timeout=300,  # seconds to wait for all hosts at the start
         )
     )
     c.topology = ""  # --mode=compile: the TPU to compile for, e.g. "v5e:4x4"
@@ -137,3 +135,27 @@ def validate(config: ConfigDict) -> None:
             require(bool(config[group][name]), key, "a path or hub id (there is no embedded world in this config)")
         if "dat" in config.methods:
             require(bool(config.sampler.model), "sampler.model", "a path or hub id: dat samples its prompts")
+
+
+def dotted(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yields every key with its groups, as it is written on the command line, and its value."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raises ValueError for a config file that is not there and for a `--config.KEY` that does not exist, with the nearest one."""
+    keys = dict(dotted(defaults()))
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config" and value and not os.path.exists(value.split(":")[0]):
+            folder = os.path.dirname(value) or "."
+            near = difflib.get_close_matches(os.path.basename(value), os.listdir(folder) if os.path.isdir(folder) else [], 1)
+            raise ValueError(f"--config={value}: no such file" + (f"; did you mean {os.path.join(folder, near[0])}?" if near else ""))
+        key = name.removeprefix("config.")
+        if name.startswith("config.") and key not in keys:
+            near = difflib.get_close_matches(key, keys, 1, 0.5)
+            raise ValueError(f"--config.{key}: no such key" + (f"; did you mean --config.{near[0]}?" if near else ""))

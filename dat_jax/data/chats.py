@@ -68,5 +68,7 @@ def _read_dataset(path: str) -> list[tuple[int, dict[str, Any]]]:
     split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
     source = builder.as_data_source(split=split)
     if "messages" not in builder.info.features:
-        raise ValueError(f"{path}: no feature 'messages'; found: {', '.join(builder.info.features)}; `python -m dat_jax.data.prepare` makes one")
+        raise ValueError(
+            f"{path}: no feature 'messages'; found: {', '.join(builder.info.features)}; `python -m dat_jax.data.prepare` makes one"
+        )
     return [(i, {"messages": json.loads(row["messages"].decode())}) for i, row in enumerate(source)]

@@ -82,7 +82,9 @@ def _spans(tokenizer, messages: Dialog, rendered: str) -> list[tuple[int, int]]:
         at += found - cursor
         content = message["content"] if rendered.startswith(message["content"], at) else message["content"].strip()
         if not rendered.startswith(content, at):
-            raise ValueError(f"the chat template of {tokenizer.name_or_path!r} rewrites the text of a message; its tokens cannot be told apart")
+            raise ValueError(
+                f"the chat template of {tokenizer.name_or_path!r} rewrites the text of a message; its tokens cannot be told apart"
+            )
         spans.append((at, at + len(content)))
         at, cursor = at + len(content), found + len(mark)
     return spans

@@ -73,7 +73,9 @@ def main(argv: list[str]) -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(_TOKENIZER.value)
         conversations.check_tokenizer(tokenizer)
         kept = fitting(rows, tokenizer, _PROMPT_LENGTH.value)
-        logging.info("dropped %d of %d conversations with more than %d prompt tokens", len(rows) - len(kept), len(rows), _PROMPT_LENGTH.value)
+        logging.info(
+            "dropped %d of %d conversations with more than %d prompt tokens", len(rows) - len(kept), len(rows), _PROMPT_LENGTH.value
+        )
     if not kept:
         raise app.UsageError(f"no conversation is left of {len(rows)}; allowed: prompts of at most --prompt_length={_PROMPT_LENGTH.value}")
     write(kept, str(folder))

@@ -6,9 +6,9 @@ L = away_weight * A + toward_weight * T + utility_weight * U (CAT, arXiv 2405.15
     T =  CE(refusal | x + delta) down to the toward cutoff, below it cutoff + slope * CE
     U =  CE(benign response | benign prompt), no perturbation
 
-The reference pools all tokens of a micro-batch before the cutoff, so that one easy row switches it for all. Here cross-entropy and cutoff are
-per example, then averaged over examples; `reference` pools as the reference does. Which rows are adversarial is fixed per batch, so neither
-choice lets the mixture change a weight.
+The reference pools all tokens of a micro-batch before the cutoff, so one easy row switches it for all. Here cross-entropy and cutoff
+are per example, then averaged over examples; `reference` pools as the reference does. The number of adversarial rows is fixed per batch, so
+neither choice lets the mixture change a weight.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
 CAT, arXiv 2405.15589, eq. 4; reference behavior: `src/embedding_attack.py` of Continuous-AdvTrain. Choices that differ from it, and why:
 * The gradient is taken with respect to the perturbation alone, so nothing of the attack can leak into the weights.
 * The perturbation and embedding + perturbation are float32 whatever the compute type: a sign step is of the size of bfloat16's spacing.
-* A step's length is a share of the radius unless `absolute`, so that the radius can bind at any width; the share of tokens at it is reported.
+* A step's length is a share of the radius unless `absolute`, so the radius can bind at any width; the share of tokens at it is reported.
 * The loss is a mean per example, so one long or easy response does not steer the others.
 """
 
@@ -99,7 +99,9 @@ def direction(grad_BxPxD: jax.Array, moments, step, optimizer: str):
     return -(first / (1 - 0.9**t)) / (jnp.sqrt(second / (1 - 0.999**t)) + 1e-20), (first, second)
 
 
-def perturb(params, config: ModelConfig, batch: Conversations, attack: Attack, prompt_length: int, lora: Lora | None = None, chunk: int = 0):
+def perturb(
+    params, config: ModelConfig, batch: Conversations, attack: Attack, prompt_length: int, lora: Lora | None = None, chunk: int = 0
+):
     """Ascends log p(response | prompt + delta); returns delta_BxPxD, zero outside `prompt_mask`, and what the attack did.
 
     The second value: `nll_before_B` (nats per response token at delta = 0), `norm` (mean L2 norm over perturbed tokens, in units of the

@@ -1,0 +1,106 @@
+"""The input pipeline (grain): batches of adversarial and utility rows that depend on the seed and the step alone.
+
+Map-only: no filter, no packing. So the state of the pipeline is the step, a run resumes bit for bit, and the global batch is the same for
+one, two or four hosts, of which each tokenizes and reads its rows.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import flax.struct
+import grain.python as grain
+import numpy as np
+
+from dat_jax.data.behaviors import Behavior
+from dat_jax.data.conversations import Conversations, check_tokenizer, encode_prompt, encode_response, lay_out, tokenize, with_system
+from dat_jax.data.prompts import PromptRecord
+
+
+@flax.struct.dataclass
+class Batch:
+    """One step's rows: the away and the toward row of a behavior share their prompt block; utility rows are benign chats."""
+
+    away: Conversations
+    toward: Conversations
+    utility: Conversations
+
+
+@flax.struct.dataclass
+class AdversarialRows:
+    """All adversarial rows of a run; row i of `away` and of `toward` have the same prompt."""
+
+    away: Conversations
+    toward: Conversations
+
+
+def triples(behaviors: Sequence[Behavior], records: Sequence[PromptRecord] | None, seed: int) -> list[tuple[str, str, str, str]]:
+    """Returns (id, prompt x, harmful response y, refusal) per adversarial row.
+
+    Without records the prompts are the behaviors' own requests, one row per target (CAT); with records they are the selected samples (DAT).
+    Each row's refusal is one of the behavior's, drawn by the seed: one sentence for all teaches the model that sentence.
+    """
+    draw = np.random.default_rng(seed)
+    known = {b.id: b for b in behaviors}
+    if records is None:
+        pairs = [(b.id, b.text, target) for b in behaviors for target in b.targets]
+    else:
+        pairs = [(r.behavior_id, r.prompt, r.response) for r in records if r.selected]
+        unknown = {id for id, _, _ in pairs} - set(known)
+        if unknown:
+            raise ValueError(f"a sampled prompt belongs to behavior {sorted(unknown)[0]!r}, which the behaviors file does not have")
+    if not pairs:
+        raise ValueError("no adversarial prompt: no behavior with a target, or no sampled prompt was selected")
+    return [(id, x, y, known[id].refusals[draw.integers(len(known[id].refusals))]) for id, x, y in pairs]
+
+
+def adversarial_rows(tokenizer, rows: Sequence[tuple[str, str, str, str]], data) -> AdversarialRows:
+    """Tokenizes (id, x, y, refusal) rows into away and toward conversations; ValueError names the behavior that does not fit."""
+
+    def side(response):
+        dialogs = [[{"role": "user", "content": x}, {"role": "assistant", "content": response(y, r)}] for _, x, y, r in rows]
+        names = [f"behavior {id!r}" for id, *_ in rows]
+        return tokenize(tokenizer, dialogs, data.prompt_length, data.response_length, data.perturb, data.system, names)
+
+    return AdversarialRows(away=side(lambda y, r: y), toward=side(lambda y, r: r))
+
+
+def utility_rows(tokenizer, chats, data) -> Conversations:
+    """Tokenizes benign chats; those whose prompt is longer than its block are left out and counted, longer responses are cut."""
+    check_tokenizer(tokenizer)
+    prompts, responses, long = [], [], 0
+    for chat in chats:
+        messages = with_system(chat, data.system)
+        ids, _ = encode_prompt(tokenizer, messages[:-1], "all")
+        if len(ids) > data.prompt_length:
+            long += 1
+            continue
+        prompts.append(ids)
+        responses.append(encode_response(tokenizer, messages))
+    if not prompts:
+        raise ValueError(
+            f"{data.chats}: none of {long} chats has a prompt of at most config.data.prompt_length = {data.prompt_length} tokens"
+        )
+    if long:
+        logging.warning(
+            "%s: left out %d of %d chats, whose prompts are longer than %d tokens", data.chats, long, len(chats), data.prompt_length
+        )
+    return lay_out(prompts, [[False] * len(p) for p in prompts], responses, data.prompt_length, data.response_length)
+
+
+def _shuffled(rows: Conversations | AdversarialRows, count: int, seed: int, take: slice, select):
+    """Returns an endless dataset of `count` rows per step, reshuffled every epoch, of which this process reads `take`."""
+    first = rows.away if isinstance(rows, AdversarialRows) else rows
+    order = grain.MapDataset.range(len(first.tokens_BxT)).seed(seed).shuffle().repeat().batch(count)
+    return order.map(lambda index: select(rows, index[take]))
+
+
+def batches(adversarial: AdversarialRows, utility: Conversations, data, seed: int, take=slice(None)) -> grain.MapDataset:
+    """Returns the dataset whose element i is the `Batch` of step i, with a fixed number of rows of either kind.
+
+    take: (adversarial rows, utility rows) of the global batch that this process reads, as two slices, or one slice for both.
+    """
+    take_adversarial, take_utility = take if isinstance(take, tuple) else (take, take)
+    pairs = _shuffled(adversarial, data.adversarial_rows, seed, take_adversarial, lambda r, i: (r.away.rows(i), r.toward.rows(i)))
+    chats = _shuffled(utility, data.utility_rows, seed + 1, take_utility, lambda r, i: r.rows(i))
+    zipped = grain.experimental.ZipMapDataset([pairs, chats])
+    return zipped.map(lambda both: Batch(away=both[0][0], toward=both[0][1], utility=both[1]))

@@ -1,0 +1,52 @@
+"""Flags and dispatch: `python -m dat_jax.main --config=configs/quickstart.py --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]`.
+
+Kept short on purpose: what the modes do lives in `dat_jax.job`, where tests and notebooks can import it. A wrong file, key or value ends
+with one line and exit status 2 before anything is compiled; a run that was told to stop saves and ends with status 75; killed or stopped,
+the same command goes on.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dat_jax import config as config_lib
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or your own", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder or gs:// address of everything the run writes")
+_MODE = flags.DEFINE_enum("mode", "all", ["all", "sample", "train", "evaluate", "export", "compile"], "one station of the way, or all")
+
+
+def main(argv: list[str]) -> int:
+    """Runs a mode and returns the exit status."""
+    from dat_jax import job  # after the flags are known to be right: it takes seconds to import
+
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --mode=train or --config.training.steps=100")
+    if _CONFIG.value is None or (_WORKDIR.value is None and _MODE.value != "compile"):
+        raise app.UsageError("give --config=configs/NAME.py and --workdir=DIR")
+    logging.set_verbosity(logging.INFO)
+    try:
+        config_lib.validate(_CONFIG.value)
+        return job.run(_MODE.value, _CONFIG.value, _WORKDIR.value)
+    except ValueError as error:
+        logging.debug("where it came from", exc_info=True)
+        print(f"dat_jax: {error}", file=sys.stderr)
+        return 2
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line after checking it for unknown config keys and a missing config file."""
+    try:
+        config_lib.check_arguments(argv[1:])
+    except ValueError as error:
+        print(f"dat_jax: {error}", file=sys.stderr)
+        sys.exit(2)
+    return app.parse_flags_with_usage(argv)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,84 @@
+"""Checkpoints (Orbax v1): trainable weights, optimizer state and what the run is, as separate items; restored onto any mesh.
+
+Order of precedence at the start of a run:
+1. the newest checkpoint of its own folder, which continues it;
+2. none there: the model as loaded.
+A checkpoint that is there and cannot be read is an error, never a silent restart.
+"""
+
+import json
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from dat_jax.training.step import TrainState
+
+policies = ocp.training.save_decision_policies
+
+
+class Checkpoints:
+    """The checkpoints of one run's folder; a context manager that waits for the last save before it leaves."""
+
+    def __init__(self, folder, save_every: int, keep: int):
+        """Saves every `save_every` steps, and when the platform announces a preemption; keeps the newest `keep`."""
+        self._checkpointer = ocp.training.Checkpointer(
+            epath.Path(folder),
+            save_decision_policy=policies.AnySavePolicy(
+                [policies.FixedIntervalPolicy(save_every), policies.PreemptionCheckpointingPolicy()]
+            ),
+            preservation_policy=ocp.training.preservation_policies.LatestN(n=keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._checkpointer.close()
+
+    def save(self, state: TrainState, about: dict[str, Any], force: bool = False) -> None:
+        """Saves a state after its step, if that is due or forced; returns while the files are being written."""
+        step = int(state.step)
+        if force and any(c.step == step for c in self._checkpointer.checkpoints):
+            return
+        items = {"trainable": state.trainable, "optimizer": state.optimizer, "about": json.loads(json.dumps(about))}
+        self._checkpointer.save_checkpointables_async(step, items, force=force)
+
+    def wait(self) -> None:
+        """Returns when the files of the last save are complete."""
+        self._checkpointer.wait()
+
+    def restore(self, state: TrainState, about: dict[str, Any]) -> TrainState:
+        """Returns the newest checkpoint in the shapes and shardings of `state`, or `state` itself where there is none.
+
+        Raises ValueError when the checkpoint belongs to another run (`about` differs), naming the key.
+        """
+        latest = self._checkpointer.latest
+        if latest is None:
+            return state
+        saved = self._checkpointer.load_checkpointables(latest.step, {"about": None})["about"]
+        for name, value in json.loads(json.dumps(about)).items():
+            if saved.get(name) != value:
+                raise ValueError(
+                    f"the checkpoint of step {latest.step} has {name} {saved.get(name)!r}, this run {value!r}; use a new workdir"
+                )
+        shapes = {"trainable": abstract(state.trainable), "optimizer": abstract(state.optimizer)}
+        items = self._checkpointer.load_checkpointables(latest.step, shapes)
+        step = jax.device_put(jax.numpy.asarray(latest.step, state.step.dtype), state.step.sharding)
+        return TrainState(step=step, trainable=items["trainable"], optimizer=items["optimizer"])
+
+
+def abstract(tree):
+    """Returns shapes, dtypes and shardings of a tree of arrays: what Orbax needs to restore."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def load_trainable(folder, trainable):
+    """Returns (trainable weights, step) of the newest checkpoint, for evaluation and export; the optimizer's state is not read."""
+    with ocp.training.Checkpointer(epath.Path(folder)) as checkpointer:
+        if checkpointer.latest is None:
+            raise ValueError(f"{folder}: no checkpoint; run --mode=train first")
+        step = checkpointer.latest.step
+        return checkpointer.load_checkpointables(step, {"trainable": abstract(trainable)})["trainable"], step

@@ -1,0 +1,192 @@
+"""The training loop of one method: restore, step, measure, save; killed at any moment, the same call goes on where it was."""
+
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from dat_jax import sharding
+from dat_jax.data import files, pipeline
+from dat_jax.data.conversations import Conversations
+from dat_jax.models import lora as lora_lib
+from dat_jax.models.huggingface import Model
+from dat_jax.training.checkpoints import Checkpoints, load_trainable
+from dat_jax.training.metrics import Metrics, Progress
+from dat_jax.training.objectives import Objective
+from dat_jax.training.perturbation import Attack
+from dat_jax.training.step import StepConfig, TrainState, optimizer, train_step
+
+PREEMPTED = 75  # exit status after a SIGTERM was honoured with a checkpoint: the same command goes on (EX_TEMPFAIL)
+Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts
+
+
+def initial_trainable(model: Model, training, seed: int):
+    """Returns what is trained: fresh LoRA factors, or with rank 0 the weights themselves (a copy, in float32)."""
+    if training.lora.rank:
+        return lora_lib.initialize(jax.random.key(seed), model.config, training.lora.rank, training.lora.alpha)
+    return jax.tree.map(lambda w: jnp.array(w, jnp.float32, copy=True), model.params)
+
+
+def initial_state(model: Model, training, seed: int, mesh) -> TrainState:
+    """Returns step 0, placed on the mesh: factors and moments are sharded as the weights they belong to."""
+    trainable = initial_trainable(model, training, seed)
+    if training.lora.rank:
+        table = lora_lib.table(model.config, training.lora.rank)
+        factors = jax.tree.map(lambda w, x: jax.device_put(x, sharding.named_sharding(mesh, w.axes, w.shape)), table, trainable.factors)
+        trainable = trainable.replace(factors=factors)
+    moments = jax.jit(optimizer(training).init)(trainable)
+    # What the optimizer derives without looking at a weight (counts) lies on one device; a mesh wants it on all.
+    whole = sharding.replicated(mesh)
+    moments = jax.tree.map(lambda x: x if x.ndim else jax.device_put(x, whole), moments)
+    return TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), whole), trainable=trainable, optimizer=moments)
+
+
+def compiled_step(state: TrainState):
+    """Returns the jitted step: state donated, and its shardings kept, so that one compilation serves the whole run."""
+    kept = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(train_step, static_argnames=("config", "optimizer"), donate_argnames=("state",), out_shardings=(kept, None))
+
+
+@contextmanager
+def terminated() -> Iterator[dict[str, bool]]:
+    """Turns SIGTERM into a flag while the loop runs, so that a preempted machine saves before it goes."""
+    flag = {"raised": False}
+    try:
+        previous = signal.signal(signal.SIGTERM, lambda *_: flag.update(raised=True))
+    except ValueError:  # not the main thread: signals are its owner's
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def step_config(model: Model, config) -> StepConfig:
+    """Returns the static part of a step from the config."""
+    chunk = max(1, 2**24 // max(1, model.config.vocab_size * (2 * config.data.adversarial_rows + config.data.utility_rows)))
+    return StepConfig(
+        model=model.config,
+        attack=Attack(**config.attack),
+        objective=Objective(**config.objective),
+        prompt_length=config.data.prompt_length,
+        dropout=config.training.lora.dropout,
+        chunk=0 if chunk >= config.data.response_length else chunk,
+    )
+
+
+def train(
+    name: str,
+    model: Model,
+    adversarial: pipeline.AdversarialRows,
+    utility: Conversations,
+    config,
+    seed: int,
+    folder,
+    mesh,
+    watch: Watch | None = None,
+) -> None:
+    """Trains `model` on the rows and leaves checkpoints, metrics.jsonl, events and finished.json in the folder.
+
+    Must run under `jax.set_mesh(mesh)`. Exits with status PREEMPTED after saving when SIGTERM arrives. Raises ValueError when a loss is
+    not finite: the last checkpoint before it stays.
+    """
+    folder, training, data = epath.Path(folder), config.training, config.data
+    about = {"method": name, "seed": seed, "steps": training.steps, "model": model.source, "lora_rank": training.lora.rank}
+    if (folder / "finished.json").exists():
+        logging.info("%s: already trained", name)
+        return
+    state = initial_state(model, training, seed, mesh)
+    frozen = model.params if training.lora.rank else None
+    settings, adam, key = step_config(model, config), optimizer(training), jax.device_put(jax.random.key(seed), sharding.replicated(mesh))
+    step_fn = compiled_step(state)
+    counts = (data.adversarial_rows, data.utility_rows)
+    dataset = pipeline.batches(adversarial, utility, data, seed, tuple(sharding.local_rows(mesh, n) for n in counts))
+    tokens = (2 * counts[0] + counts[1]) * (data.prompt_length + data.response_length)
+    started, collapsed = time.monotonic(), False
+
+    with Checkpoints(folder / "checkpoints", training.save_every, training.keep) as checkpoints, terminated() as signal_:
+        state = checkpoints.restore(state, about)
+        first = int(state.step)
+        if first:
+            logging.info("%s: goes on after step %d", name, first)
+        log = Metrics(folder, first, writes=jax.process_index() == 0)
+        progress = Progress(name, first, training.steps, tokens)
+        pending: tuple[int, dict[str, jax.Array]] | None = None
+
+        def settle():  # the device works on the next step while the last one's numbers are read
+            if pending is None:
+                return
+            step, values = pending[0], {k: float(v) for k, v in pending[1].items()}
+            if not math.isfinite(values["loss/total"]):
+                raise ValueError(
+                    f"{name}: the loss is {values['loss/total']} at step {step}; a smaller config.training.learning_rate may help"
+                )
+            pace = progress.step(step, values)
+            if step % training.log_every == 0 or step == training.steps:
+                log.write(step, values | {"tokens_per_second": pace})
+
+        for step in range(first + 1, training.steps + 1):
+            state, values = step_fn(state, frozen, _placed(mesh, dataset[step - 1], counts), key, config=settings, optimizer=adam)
+            settle()
+            pending = (step, values)
+            last = step == training.steps or signal_["raised"]
+            watching = watch is not None and training.watch_every and (step % training.watch_every == 0 or step == training.steps)
+            if last or watching or step % training.save_every == 0:
+                settle()
+                pending = None
+                checkpoints.save(state, about, force=last)
+            if watching:
+                rates = watch(*_model(frozen, state.trainable))
+                log.write(step, rates)
+                collapsed = _judge_collapse(name, step, rates, training.collapse)
+            if signal_["raised"]:
+                checkpoints.wait()
+                log.close()
+                logging.warning("%s: SIGTERM; saved step %d, exit status %d", name, step, PREEMPTED)
+                raise SystemExit(PREEMPTED)
+        checkpoints.wait()
+        log.close()
+    if jax.process_index() == 0:
+        seconds = time.monotonic() - started
+        summary = about | {"seconds": round(seconds, 1), "resumed_at": first, "collapsed": collapsed, "tokens_per_step": tokens}
+        files.write_text(folder / "finished.json", json.dumps(summary, indent=1))
+
+
+def _model(frozen, trainable):
+    return (frozen, trainable) if frozen is not None else (trainable, None)
+
+
+def _placed(mesh, batch: pipeline.Batch, counts: tuple[int, int]) -> pipeline.Batch:
+    return pipeline.Batch(
+        away=sharding.place_batch(mesh, batch.away, counts[0]),
+        toward=sharding.place_batch(mesh, batch.toward, counts[0]),
+        utility=sharding.place_batch(mesh, batch.utility, counts[1]),
+    )
+
+
+def _judge_collapse(name: str, step: int, rates: dict[str, float], limit: float) -> bool:
+    collapsed = rates.get("watch/benign_refused", 0.0) > limit
+    logging.info("%s: after step %d  %s", name, step, "  ".join(f"{k.split('/')[-1]} {v:.2f}" for k, v in rates.items()))
+    if collapsed:
+        logging.warning("%s: COLLAPSED: the model refuses more than %.0f %% of the benign prompts", name, 100 * limit)
+    return collapsed
+
+
+def trained(model: Model, config, folder) -> Model:
+    """Returns the model with the newest checkpoint of a training folder in place (LoRA merged), for evaluation and export."""
+    template = initial_trainable(model, config.training, 0)
+    trainable, _ = load_trainable(epath.Path(folder) / "checkpoints", template)
+    if config.training.lora.rank:
+        return Model(params=lora_lib.merge(model.params, trainable), config=model.config, tokenizer=model.tokenizer, source=model.source)
+    params = jax.tree.map(lambda new, old: np.asarray(new).astype(old.dtype), trainable, model.params)
+    return Model(params=jax.device_put(params), config=model.config, tokenizer=model.tokenizer, source=model.source)

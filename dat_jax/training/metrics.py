@@ -1,0 +1,91 @@
+"""A run's measurements: JSON lines, TensorBoard events, and a line of progress for people."""
+
+import json
+import logging
+import time
+from typing import Any
+
+import tensorboardX
+from etils import epath
+
+from dat_jax.data import files
+
+
+class Metrics:
+    """Writes metrics.jsonl and events below a folder (process 0 alone); lines of steps that will be run again are dropped at the start."""
+
+    def __init__(self, folder, step: int, writes: bool = True):
+        """`step`: the number of steps the restored state has done; later lines belong to a run that was killed."""
+        self._path = epath.Path(folder) / "metrics.jsonl"
+        self._writes = writes
+        self._lines = []
+        self._events = None
+        if writes:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists():
+                self._lines = [line for line in self._path.read_text().splitlines() if _step(line, step + 1) <= step]
+            files.write_text(self._path, "".join(line + "\n" for line in self._lines))
+            self._events = tensorboardX.SummaryWriter(str(self._path.parent / "events"), purge_step=step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends one line and the same values as scalars."""
+        if not self._writes:
+            return
+        line = json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}})
+        self._lines.append(line)
+        if isinstance(self._path, epath.gpath.PosixGPath) and "://" not in str(self._path):
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+        elif len(self._lines) % 20 == 0:  # objects in a bucket cannot be appended to
+            self.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Makes everything written so far durable."""
+        if self._writes:
+            files.write_text(self._path, "".join(line + "\n" for line in self._lines))
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and ends the event file."""
+        self.flush()
+        if self._events is not None:
+            self._events.close()
+
+
+def _step(line: str, torn: int) -> int:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return torn  # a line that a killed run left half written
+
+
+class Progress:
+    """Logs at most one line every few seconds: step, loss terms, tokens/s, time left."""
+
+    def __init__(self, name: str, first: int, total: int, tokens_per_step: int, seconds: float = 5.0):
+        """`first`: steps done before this process; `tokens_per_step`: positions of all rows, padding included."""
+        self._name, self._total, self._tokens, self._seconds = name, total, tokens_per_step, seconds
+        self._first, self._started, self._said = first, time.monotonic(), 0.0
+        self._pace: float | None = None  # seconds per step, compilation left out
+        self._last = self._started
+
+    def step(self, step: int, values: dict[str, Any]) -> float:
+        """Notes that a step is done; returns tokens/s since the first step of this process (0 for the first, which compiles)."""
+        now = time.monotonic()
+        if step == self._first + 1:
+            logging.info("%s: first step after %.0f s, with compilation", self._name, now - self._started)
+            self._started = now
+            return 0.0
+        self._pace = (now - self._started) / (step - self._first - 1)
+        if now - self._said >= self._seconds or step == self._total:
+            self._said = now
+            terms = "  ".join(
+                f"{key.split('/')[-1]} {values[key]:.3f}" for key in ("loss/away", "loss/toward", "loss/utility", "attack/gain")
+            )
+            left = self._pace * (self._total - step)
+            logging.info(
+                "%s: step %d/%d  %s  %.0f tokens/s  %.0f s left", self._name, step, self._total, terms, self._tokens / self._pace, left
+            )
+        return self._tokens / self._pace

@@ -23,6 +23,7 @@ from dat_jax.models.config import ModelConfig
 
 Params = Any
 REMASKINGS = ("random", *CONFIDENCES, "ancestral")
+TOKEN, ORDER, HIDDEN_COUNT, HIDDEN_ORDER, MASK_ORDER, COUNT = range(6)  # what a row's key is used for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +122,9 @@ def hide_condition(tokens_BxT: jax.Array, given_BxT: jax.Array, valid_BxT: jax.A
     """Masks the given tokens among r random positions of a row, r ~ U{1 .. share * length}: stochastic conditioning of the inpainting attack."""
     length_B = jnp.sum(valid_BxT, axis=1)
     most_B = jnp.maximum(jnp.round(share * length_B).astype(jnp.int32), 1)
-    per_row = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, step), 2))(keys_B)
+    per_row = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, step), HIDDEN_COUNT))(keys_B)
     count_B = jax.vmap(lambda key, most: jax.random.randint(key, (), 1, most + 1))(per_row, most_B)
-    chosen_BxT = ranks(uniforms(position_keys(keys_B, step, 3, valid_BxT)), valid_BxT) < count_B[:, None]
+    chosen_BxT = ranks(uniforms(position_keys(keys_B, step, HIDDEN_ORDER, valid_BxT)), valid_BxT) < count_B[:, None]
     return jnp.where(chosen_BxT & given_BxT, mask_token, tokens_BxT)
 
 
@@ -154,7 +155,7 @@ def proposals(params: Params, config: ModelConfig, settings: SamplerSettings, ca
         if gumbel_BxTxV is not None:
             gumbel_BxCxV = jnp.take_along_axis(gumbel_BxTxV, positions_BxC[..., None], axis=1)
         else:
-            keys_BxC = jnp.take_along_axis(position_keys(keys_B, step, 0, valid_BxT), positions_BxC, axis=1)
+            keys_BxC = jnp.take_along_axis(position_keys(keys_B, step, TOKEN, valid_BxT), positions_BxC, axis=1)
             gumbel_BxCxV = gumbels(keys_BxC, config.vocab_size)
     return propose(
         logits_BxCxV, gumbel_BxCxV, temperature=settings.temperature, confidence=settings.remasking, forbidden=settings.forbidden,
@@ -213,7 +214,7 @@ def infill(
         eligible_BxT = canvas.open_BxT & (block_BxT == step // per_block)
         random_order = settings.remasking in ("random", "ancestral")
         if order_BxT is None and (random_order or settings.order_temperature > 0):
-            order_BxT = uniforms(position_keys(keys_B, step, 1, valid_BxT))
+            order_BxT = uniforms(position_keys(keys_B, step, ORDER, valid_BxT))
         # A random order does not wait for the logits: the head sees only the positions that will be committed.
         by_BxT = order_BxT if settings.remasking == "random" else -jnp.arange(length, dtype=jnp.float32)[None]
         positions_BxC = first(jnp.broadcast_to(by_BxT, eligible_BxT.shape), eligible_BxT, candidates)

@@ -1,0 +1,141 @@
+"""Monte-Carlo bound on the log-likelihood of some tokens of a row given the others, under a masked-diffusion LM.
+
+Each draw masks l of a row's L target tokens and weighs their log-probabilities by L / l. The mean is an unbiased estimate of the chain-rule
+log-probability averaged over all L! orders, which is a lower bound on log p. For log p(x | y) the targets are the prompt and y is given.
+Reproduces LLaDA get_log_likelihood.py, for any target set and for many rows at once.
+B rows, T positions, C target positions, S draws.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dat_jax.diffusion.denoiser import guided_logits, hidden_at
+from dat_jax.diffusion.proposal import first, ranks
+from dat_jax.diffusion.sampler import COUNT, MASK_ORDER, position_keys, uniforms
+from dat_jax.models import transformer
+from dat_jax.models.config import ModelConfig
+
+Params = Any
+SCHEMES = ("plain", "stratified", "antithetic")
+
+
+def stratified_counts(start_xB: jax.Array, length_xB: jax.Array, draws: int) -> jax.Array:
+    """Masked counts (draws, B) from 1 to L, evenly spread from `start` on and wrapped around (LLaDA forward_process; float32, half to even)."""
+    offset_SxB = jnp.arange(draws, dtype=jnp.float32)[:, None] * (length_xB.astype(jnp.float32) / draws)[None]
+    return jnp.mod(jnp.round(start_xB.astype(jnp.float32)[None] + offset_SxB).astype(jnp.int32) - 1, jnp.maximum(length_xB, 1)[None]) + 1
+
+
+def draw_counts(keys_B: jax.Array, length_B: jax.Array, draws: int, scheme: str) -> jax.Array:
+    """Masked counts (draws, B), each uniform on 1 .. L.
+
+    "plain": independent; "stratified": one random start per row, evenly spread; "antithetic": stratified over the first half of the draws,
+    and L + 1 - l for the draw half a turn later.
+    """
+    keys_B = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 0), COUNT))(keys_B)
+    most_B = jnp.maximum(length_B, 1)
+    if scheme == "plain":
+        counts_BxS = jax.vmap(lambda key, most: jax.random.randint(key, (draws,), 1, most + 1))(keys_B, most_B)
+        return counts_BxS.T
+    start_B = jax.vmap(lambda key, most: jax.random.randint(key, (), 1, most + 1))(keys_B, most_B)
+    if scheme == "stratified":
+        return stratified_counts(start_B, length_B, draws)
+    if scheme == "antithetic":
+        if draws % 2:
+            raise ValueError(f"sampler.likelihood_samples: found {draws}, the antithetic scheme wants an even number")
+        half_SxB = stratified_counts(start_B, length_B, draws // 2)
+        return jnp.concatenate([half_SxB, most_B[None] + 1 - half_SxB])
+    raise ValueError(f"likelihood scheme: found {scheme!r}, allowed are {', '.join(SCHEMES)}")
+
+
+def masks(keys_B: jax.Array, draw: jax.Array, count_B: jax.Array, target_mask_BxT: jax.Array, valid_BxT: jax.Array, draws: int,
+          scheme: str) -> jax.Array:  # fmt: skip
+    """The target positions that draw number `draw` masks: `count_B` of them, from a random order of its own.
+
+    The antithetic draw takes its positions from the other end of its partner's order, so that the two together mask every target.
+    """
+    half = draws // 2
+    second = draw >= half
+    order_seed = jnp.where(second, draw - half, draw) if scheme == "antithetic" else draw
+    score_BxT = uniforms(position_keys(keys_B, order_seed, MASK_ORDER, valid_BxT))
+    if scheme == "antithetic":
+        score_BxT = jnp.where(second, -score_BxT, score_BxT)
+    return (ranks(score_BxT, target_mask_BxT) < count_B[:, None]) & target_mask_BxT
+
+
+def masked_log_prob(
+    params: Params,
+    config: ModelConfig,
+    tokens_BxT: jax.Array,
+    mask_BxT: jax.Array,
+    target_mask_BxT: jax.Array,
+    valid_BxT: jax.Array,
+    cfg_scale: float = 0.0,
+    span: int | None = None,
+    chunk: int = 0,
+) -> jax.Array:
+    """(L / l) times the summed log-probability of the l tokens under `mask_BxT`, given all others: one draw of the bound per row (nats).
+
+    The head runs at `span` positions per row (static; default all), `chunk` at a time. With guidance the unconditional branch sees no
+    token outside the targets.
+    """
+    span = span or tokens_BxT.shape[1]
+    order_BxT = jnp.broadcast_to(-jnp.arange(tokens_BxT.shape[1], dtype=jnp.float32)[None], tokens_BxT.shape)
+    positions_BxC = first(order_BxT, target_mask_BxT, span)
+    noisy_BxT = jnp.where(mask_BxT, config.mask_token, tokens_BxT)
+    targets_BxC = jnp.take_along_axis(tokens_BxT, positions_BxC, axis=1)
+    if cfg_scale:
+        logits_BxCxV = guided_logits(params, config, noisy_BxT, valid_BxT, ~target_mask_BxT, positions_BxC, cfg_scale)
+        log_prob_BxC = jnp.take_along_axis(jax.nn.log_softmax(logits_BxCxV, axis=-1), targets_BxC[..., None], axis=-1)[..., 0]
+    else:
+        h_BxCxD = hidden_at(params, config, noisy_BxT, valid_BxT, positions_BxC)
+        log_prob_BxC = transformer.log_probs(params, config, h_BxCxD, targets_BxC, chunk)
+    counted_BxC = jnp.take_along_axis(mask_BxT, positions_BxC, axis=1)
+    weight_B = jnp.sum(target_mask_BxT, axis=1) / jnp.maximum(jnp.sum(mask_BxT, axis=1), 1)
+    return weight_B * jnp.sum(jnp.where(counted_BxC, log_prob_BxC, 0.0), axis=1)
+
+
+@partial(jax.jit, static_argnames=("config", "draws", "scheme", "cfg_scale", "span", "chunk"))
+def bound_draws(
+    params: Params,
+    config: ModelConfig,
+    tokens_BxT: jax.Array,
+    target_mask_BxT: jax.Array,
+    valid_BxT: jax.Array,
+    keys_B: jax.Array,
+    draws: int = 16,
+    scheme: str = "stratified",
+    cfg_scale: float = 0.0,
+    span: int | None = None,
+    chunk: int = 0,
+) -> jax.Array:
+    """`draws` estimates (S, B) of the bound on log p(targets | other tokens) of each row (nats), one forward pass of all rows each.
+
+    A row's value depends on its tokens and its key alone, not on padding or the other rows.
+    """
+    target_mask_BxT = target_mask_BxT & valid_BxT
+    counts_SxB = draw_counts(keys_B, jnp.sum(target_mask_BxT, axis=1), draws, scheme)
+
+    def one(_: None, inputs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        draw, count_B = inputs
+        mask_BxT = masks(keys_B, draw, count_B, target_mask_BxT, valid_BxT, draws, scheme)
+        return None, masked_log_prob(params, config, tokens_BxT, mask_BxT, target_mask_BxT, valid_BxT, cfg_scale, span, chunk)
+
+    with jax.named_scope("likelihood"):
+        return jax.lax.scan(one, None, (jnp.arange(draws), counts_SxB))[1]
+
+
+def log_likelihood(
+    params: Params,
+    config: ModelConfig,
+    tokens_BxT: jax.Array,
+    target_mask_BxT: jax.Array,
+    valid_BxT: jax.Array,
+    keys_B: jax.Array,
+    draws: int = 16,
+    **options: Any,
+) -> jax.Array:
+    """The mean of `bound_draws` per row: the Monte-Carlo lower bound on log p(targets | other tokens), in nats."""
+    return jnp.mean(bound_draws(params, config, tokens_BxT, target_mask_BxT, valid_BxT, keys_B, draws, **options), axis=0)

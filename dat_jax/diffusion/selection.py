@@ -1,0 +1,130 @@
+"""Which of a behavior's sampled prompts are trained on: policies over likelihood, compliance of the target and diversity.
+
+Pure functions on arrays of the N samples of one behavior; every tie goes to the earlier sample, so a selection is reproducible.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+POLICIES = ("random", "likelihood", "stratified", "compliance", "diversity", "combined")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and single marks of a text."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def ngrams(text: str, longest: int = 2) -> set[tuple[str, ...]]:
+    """The set of word n-grams of length 1 to `longest`."""
+    found = words(text)
+    return {tuple(found[start : start + n]) for n in range(1, longest + 1) for start in range(len(found) - n + 1)}
+
+
+def similarity(texts: Sequence[str]) -> Floats:
+    """Jaccard similarity (N, N) of the texts' word 1- and 2-grams, from 0 to 1."""
+    grams = [ngrams(text) for text in texts]
+    index = {gram: column for column, gram in enumerate(sorted(set().union(*grams)))} if grams else {}
+    member = np.zeros((len(texts), max(len(index), 1)))
+    for row, found in enumerate(grams):
+        member[row, [index[gram] for gram in found]] = 1.0
+    both, size = member @ member.T, member.sum(axis=1)
+    return both / np.maximum(size[:, None] + size[None] - both, 1.0)
+
+
+def unique(texts: Sequence[str]) -> list[int]:
+    """Indices of the texts that have a word and do not repeat an earlier one, spaces and capitals aside."""
+    seen: dict[str, int] = {}
+    for index, text in enumerate(texts):
+        if any(word[0].isalnum() for word in words(text)):
+            seen.setdefault(" ".join(words(text)), index)
+    return list(seen.values())
+
+
+def standing(values: Floats) -> Floats:
+    """Fractional rank from 0 (lowest) to 1 (highest), equal values sharing the mean of theirs."""
+    if len(values) < 2:
+        return np.ones(len(values))
+    below = (values[None] < values[:, None]).sum(axis=1)
+    equal = (values[None] == values[:, None]).sum(axis=1)
+    return (below + (equal - 1) / 2) / (len(values) - 1)
+
+
+def mmr(relevance: Floats, similar: Floats, keep: int, weight: float) -> list[int]:
+    """Maximal marginal relevance: repeatedly takes the sample with the best weight * relevance - (1 - weight) * similarity to those taken."""
+    taken: list[int] = []
+    closest = np.zeros(len(relevance))
+    for _ in range(min(keep, len(relevance))):
+        score = weight * relevance - (1 - weight) * closest
+        score[taken] = -np.inf
+        taken.append(int(np.argmax(score)))
+        closest = np.maximum(closest, similar[taken[-1]])
+    return taken
+
+
+def select(
+    policy: str,
+    keep: int,
+    texts: Sequence[str],
+    log_likelihood_per_token: Floats | None,
+    compliance: Floats | None,
+    rng: np.random.Generator,
+    diversity: float = 0.5,
+) -> list[int]:
+    """Indices of at most `keep` different prompts of one behavior, best first.
+
+      random      any                                       likelihood  highest log-likelihood per token
+      stratified  one at random from each of `keep` equal slices of the likelihood order: the proposal's spread, without its repetitions
+      compliance  what the target complies with most, ties by likelihood
+      diversity   MMR with likelihood as the relevance      combined    MMR with the mean standing in likelihood and compliance
+    `diversity` is the weight of dissimilarity in MMR. Raises ValueError for an unknown policy or one whose scores are missing.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"sampler.selection: found {policy!r}, allowed are {', '.join(POLICIES)}")
+    if not 0 <= diversity <= 1:
+        raise ValueError(f"sampler.diversity: found {diversity}, allowed is a share from 0 to 1")
+    missing = [
+        name
+        for name, values, needed in (
+            ("likelihoods (sampler.likelihood_samples)", log_likelihood_per_token, policy != "random" and policy != "compliance"),
+            ("a judge of the target's compliance", compliance, policy in ("compliance", "combined")),
+        )
+        if needed and values is None
+    ]
+    if missing:
+        raise ValueError(f"sampler.selection: {policy!r} needs {' and '.join(missing)}")
+    kept = unique(texts)
+    likely = np.zeros(len(texts)) if log_likelihood_per_token is None else np.asarray(log_likelihood_per_token, np.float64)
+    judged = np.zeros(len(texts)) if compliance is None else np.asarray(compliance, np.float64)
+    likely, judged = likely[kept], judged[kept]
+    if policy == "random":
+        chosen = list(rng.permutation(len(kept))[:keep])
+    elif policy == "likelihood":
+        chosen = list(np.argsort(-likely, kind="stable")[:keep])
+    elif policy == "stratified":
+        slices = np.array_split(np.argsort(-likely, kind="stable"), min(keep, max(len(kept), 1)))
+        chosen = [rng.choice(part) for part in slices if len(part)]
+    elif policy == "compliance":
+        chosen = list(np.lexsort((-likely, -judged))[:keep])
+    else:
+        relevance = standing(likely)
+        if policy == "combined":
+            relevance = (relevance + standing(judged)) / 2
+        chosen = mmr(relevance, similarity([texts[index] for index in kept]), keep, 1 - diversity)
+    return [kept[int(index)] for index in chosen]
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Distinct-n: different word n-grams as a share of all of them (1: nothing is repeated)."""
+    counts = Counter(tuple(found[i : i + n]) for found in map(words, texts) for i in range(len(found) - n + 1))
+    return len(counts) / max(sum(counts.values()), 1)
+
+
+def mean_similarity(texts: Sequence[str]) -> float:
+    """Mean similarity of two different samples: 0 when no two share a word, 1 when all are the same."""
+    count = len(texts)
+    return float((similarity(texts).sum() - count) / max(count * (count - 1), 1)) if count else 0.0

@@ -139,7 +139,7 @@ def evaluate(
       ValueError: when the folder holds results of other settings, behaviors or weights.
     """
     folder = epath.Path(folder)
-    utility_sets = {name: _spread(prompts, config.evaluation.utility_prompts) for name, prompts in utility_sets.items() if prompts}
+    utility_sets = {name: spread(prompts, config.evaluation.utility_prompts) for name, prompts in utility_sets.items() if prompts}
     jobs = _jobs(behaviors, rewrites, utility_sets, config.evaluation, seed, folder)
     held_out = sorted({item.form for item in rewrites or () if item.held_out})
     _check_settings(folder / "settings.json", _settings(config, jobs, model) | {"held_out_forms": held_out})
@@ -154,7 +154,7 @@ def evaluate(
                 report(f"  {method}, seed {seed}, {name}: {done}/{len(attack.attempts)} attempts, {left}")
 
         clock.start()
-        answers = responses.respond(model, attack.attempts, _decoding(config), seed, attack.perturbed, mesh, progress)
+        answers = responses.respond(model, attack.attempts, decoding(config), seed, attack.perturbed, mesh, progress)
         clock.stop(attack)
         if path.parent.name == "utility":
             lines = _utility_lines(method, seed, attack.name, utility_sets[attack.name], answers, judge)
@@ -210,14 +210,15 @@ def _forms(rewrites: Sequence[Rewrite], wanted: Sequence[str], key: str) -> list
     return list(wanted) or present
 
 
-def _spread(prompts: Sequence[UtilityPrompt], limit: int) -> list[UtilityPrompt]:
+def spread(prompts: Sequence[UtilityPrompt], limit: int) -> list[UtilityPrompt]:
     """At most `limit` prompts, evenly spaced, so that a file sorted by form keeps all of them."""
     if not limit or limit >= len(prompts):
         return list(prompts)
     return [prompts[i] for i in np.linspace(0, len(prompts) - 1, limit).round().astype(int)]
 
 
-def _decoding(config: ConfigDict) -> responses.Settings:
+def decoding(config: ConfigDict) -> responses.Settings:
+    """The decoding settings that a whole configuration asks for."""
     return responses.Settings(
         prompt_length=config.data.prompt_length,
         response_length=config.data.response_length,

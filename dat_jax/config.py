@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
+from dat_jax.diffusion.pool import Pool, pool_settings
+from dat_jax.evaluation import runner
 from dat_jax.training.objectives import Objective
 from dat_jax.training.perturbation import Attack
 
@@ -50,6 +52,8 @@ def defaults() -> ConfigDict:
             dtype="float32",
             compute_dtype="float32",
             attention="xla",
+            judge="",  # that scores compliance for the selection, as evaluation.judge; "": the same as there
+            **dataclasses.asdict(Pool()),
         )
     )
     c.data = ConfigDict(
@@ -95,7 +99,7 @@ def defaults() -> ConfigDict:
             ),
         )
     )
-    c.evaluation = ConfigDict()
+    c.evaluation = runner.defaults()
     return c
 
 
@@ -129,6 +133,8 @@ def validate(config: ConfigDict) -> None:
     require(0 <= config.training.lora.dropout < 1, "training.lora.dropout", "a share from 0 up to 1")
     Attack(**config.attack).validate("attack")
     Objective(**config.objective).validate("objective")
+    pool_settings(config.sampler).validate("sampler")
+    runner.validate(config.evaluation)
     if not config.world.enabled:
         for key in ("target.model", "data.behaviors", "data.targets", "data.chats"):
             group, name = key.split(".")

@@ -53,6 +53,21 @@ def triples(behaviors: Sequence[Behavior], records: Sequence[PromptRecord] | Non
     return [(id, x, y, known[id].refusals[draw.integers(len(known[id].refusals))]) for id, x, y in pairs]
 
 
+def fitting(tokenizer, rows: Sequence[tuple[str, str, str, str]], data) -> list[tuple[str, str, str, str]]:
+    """Returns the rows whose prompt fits its block: a sampled prompt may have more tokens for the target than for the sampler."""
+
+    def fits(prompt: str) -> bool:
+        messages = with_system([{"role": "user", "content": prompt}], data.system)
+        return len(encode_prompt(tokenizer, messages, "all")[0]) <= data.prompt_length
+
+    kept = [row for row in rows if fits(row[1])]
+    if len(kept) < len(rows):
+        logging.warning("left out %d of %d sampled prompts longer than %d tokens", len(rows) - len(kept), len(rows), data.prompt_length)
+    if not kept:
+        raise ValueError(f"no sampled prompt has at most config.data.prompt_length = {data.prompt_length} tokens")
+    return kept
+
+
 def adversarial_rows(tokenizer, rows: Sequence[tuple[str, str, str, str]], data) -> AdversarialRows:
     """Tokenizes (id, x, y, refusal) rows into away and toward conversations; ValueError names the behavior that does not fit."""
 

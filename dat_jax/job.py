@@ -1,0 +1,256 @@
+"""The whole job: sample prompts, train undefended -> CAT -> DAT from one configuration, attack all of them, write the report.
+
+    workdir/config.json                          what the folder was made with; another config is refused
+    workdir/seed_<s>/world/                      the embedded world's models and files, where it is used
+    workdir/seed_<s>/prompts/                    the prompt pool: prompts.jsonl, cost.json
+    workdir/seed_<s>/<method>/                   checkpoints, metrics.jsonl, events, finished.json
+    workdir/seed_<s>/evaluation/<method>/        one JSONL per attack and utility set
+    workdir/seed_<s>/export/<method>/            Hugging Face folders (--mode=export)
+    workdir/results.json report.md report.html
+
+Every station skips what is finished and goes on with what is not. All input files are read and checked before a model is loaded.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Sequence
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from dat_jax import models, sharding, world
+from dat_jax.config import METHODS, dotted
+from dat_jax.data import behaviors as behaviors_lib
+from dat_jax.data import chats as chats_lib
+from dat_jax.data import conversations, files, pipeline
+from dat_jax.data.behaviors import Behavior
+from dat_jax.data.prompts import read_prompts
+from dat_jax.diffusion import pool
+from dat_jax.evaluation import judges, report, responses, runner, utility
+from dat_jax.evaluation.attacks import rewrites as rewrites_lib
+from dat_jax.evaluation.attacks.text import Attempt
+from dat_jax.models import lora as lora_lib
+from dat_jax.models import huggingface
+from dat_jax.models.huggingface import Model
+from dat_jax.training import loop
+
+# Keys that may change between two calls with one workdir: they change where or how long a run works, not what it computes.
+MUTABLE = ("mesh.", "topology", "seeds", "methods", "training.save_every", "training.keep", "training.log_every", "evaluation.batch_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a seed's run reads, checked."""
+
+    config: ConfigDict  # with the paths of this seed's files
+    folder: epath.Path  # workdir/seed_<s>
+    seed: int
+    behaviors: list[Behavior]
+    eval_behaviors: list[Behavior]
+    chats: list[list[dict[str, str]]]
+    rewrites: list[rewrites_lib.Rewrite] | None
+    utility_sets: dict[str, list[utility.UtilityPrompt]]
+
+
+def run(mode: str, config: ConfigDict, workdir: str) -> int:
+    """Runs one mode for every seed and returns the exit status. Raises ValueError for whatever the user can mend."""
+    if mode == "compile":
+        from dat_jax import compilation  # here: it starts the TPU's compiler
+
+        return compilation.run(config, workdir)
+    started = time.monotonic()
+    sharding.initialize(config.mesh.processes, config.mesh.timeout)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
+    claim(epath.Path(workdir), config)
+    jax.config.update("jax_compilation_cache_dir", str(epath.Path(workdir) / "compilation_cache"))
+    with jax.set_mesh(mesh):
+        for seed in config.seeds:
+            inputs = read_inputs(config, epath.Path(workdir) / f"seed_{seed}", seed)
+            if mode in ("all", "sample") and "dat" in config.methods:
+                sample(inputs, mesh)
+            if mode in ("all", "train"):
+                train(inputs, mesh)
+            if mode in ("all", "evaluate"):
+                evaluate(inputs, mesh)
+            if mode == "export":
+                export(inputs, mesh)
+        if mode in ("all", "evaluate") and jax.process_index() == 0:
+            page = report.write(workdir, config)
+            logging.info("report: %s", page)
+            for sentence in report.findings(report.collect(workdir, list(config.methods))):
+                logging.info("%s", sentence)
+    logging.info("%s: done in %.0f s", mode, time.monotonic() - started)
+    return 0
+
+
+def claim(workdir: epath.Path, config: ConfigDict) -> None:
+    """Writes config.json, or raises ValueError naming the first key in which the workdir's differs from this config."""
+    path = workdir / "config.json"
+    wanted = json.loads(json.dumps(dict(dotted(config)), default=str))
+    if path.exists():
+        found = files.read_json(str(path))
+        for key, value in wanted.items():
+            if key in found and found[key] != value and not key.startswith(MUTABLE):
+                raise ValueError(f"{workdir} was made with config.{key} = {found[key]!r}, now it is {value!r}; use another --workdir")
+    if jax.process_index() == 0:
+        files.write_text(path, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
+    """Reads and checks everything a seed's run needs; builds the embedded world first where it is used."""
+    if config.world.enabled:
+        world.build(folder / "world", seed, config.world, logging.info)
+        config = with_world(config, folder / "world")
+    data = config.data
+    inputs = Inputs(
+        config=config,
+        folder=folder,
+        seed=seed,
+        behaviors=behaviors_lib.load_behaviors(data.behaviors, data.targets, data.safe_responses),
+        eval_behaviors=behaviors_lib.load_behaviors(data.eval_behaviors, data.eval_targets) if data.eval_behaviors else [],
+        chats=chats_lib.load_chats(data.chats)[: data.max_chats or None],
+        rewrites=rewrites_lib.read_rewrites(data.rewrites) if data.rewrites else None,
+        utility_sets=utility.load_sets(data.benign, data.borderline),
+    )
+    trained = {b.text for b in inputs.behaviors}
+    for behavior in inputs.eval_behaviors:
+        if behavior.text in trained:
+            raise ValueError(f"{data.eval_behaviors}: behavior {behavior.id!r} is one of the training behaviors in {data.behaviors}")
+    source = huggingface.locate(config.target.model)
+    tokenizer = huggingface.load_tokenizer(source, huggingface.read_fields(source)["model_type"])
+    for group in (inputs.behaviors, inputs.eval_behaviors):
+        pipeline.adversarial_rows(tokenizer, pipeline.triples(group, None, 0), data) if group else None
+    return inputs
+
+
+def with_world(config: ConfigDict, folder: epath.Path) -> ConfigDict:
+    """Returns the config with the embedded world's folders and files where a user's would stand."""
+    config = ConfigDict(config)
+    for group, key, name in world.FILES:
+        config[group][key] = str(folder / name)
+    return config
+
+
+def load_model(group: ConfigDict, mesh) -> Model:
+    """Loads `config.target` or `config.sampler` onto the mesh, with the config's compute type and attention."""
+    model = models.load(group.model, mesh=mesh, dtype=group.dtype)
+    return dataclasses.replace(
+        model, config=dataclasses.replace(model.config, compute_dtype=group.compute_dtype, attention=group.attention)
+    )
+
+
+def ask(inputs: Inputs, model: Model, attempts: Sequence[Attempt], judge: judges.Judge, mesh) -> list[str]:
+    """Returns the judge's label of the model's answer to each attempt."""
+    answers = responses.respond(model, attempts, runner.decoding(inputs.config), inputs.seed, mesh=mesh)
+    return [judge(attempt.behavior, answer) for attempt, answer in zip(attempts, answers)]
+
+
+def sample(inputs: Inputs, mesh) -> None:
+    """Draws, judges and selects the prompt pool x ~ p(x | y) of the training behaviors."""
+    folder = inputs.folder / "prompts"
+    if (folder / "prompts.jsonl").exists() and (folder / "cost.json").exists():
+        logging.info("sample, seed %d: done", inputs.seed)
+        return
+    sampler, target = (load_model(inputs.config[name], mesh) for name in ("sampler", "target"))
+    judge = judges.load(inputs.config.sampler.judge or inputs.config.evaluation.judge)
+    length = inputs.config.data.prompt_length
+
+    def compliance(behaviors: Sequence[Behavior], prompts: Sequence[str], _: Sequence[str]) -> list[float]:
+        ids = [conversations.encode_prompt(target.tokenizer, [{"role": "user", "content": p}], "all")[0] for p in prompts]
+        fitting = [i for i, tokens in enumerate(ids) if len(tokens) <= length]
+        if len(fitting) < len(prompts):
+            logging.warning("sample: %d of %d prompts are too long for the target", len(prompts) - len(fitting), len(prompts))
+        attempts = [Attempt(behaviors[i].id, prompts[i], behaviors[i].targets[0]) for i in fitting]
+        labels = dict(zip(fitting, ask(inputs, target, attempts, judge, mesh)))
+        return [float(labels.get(i) == "comply") for i in range(len(prompts))]
+
+    records = pool.build_pool(inputs.config.sampler, inputs.behaviors, sampler, compliance, str(folder), inputs.seed, report=logging.info)
+    selected = [r for r in records if r.selected]
+    obeyed = sum(r.compliance or 0.0 for r in selected) / max(len(selected), 1)
+    logging.info("sample, seed %d: %d of %d prompts selected; the target complies with %.0f %% of them",
+                 inputs.seed, len(selected), len(records), 100 * obeyed)  # fmt: skip
+
+
+def train(inputs: Inputs, mesh) -> None:
+    """Trains every method that trains, each from the same undefended model."""
+    config = inputs.config
+    todo = [m for m in config.methods if METHODS[m] and not (inputs.folder / m / "finished.json").exists()]
+    if not todo:
+        logging.info("train, seed %d: done", inputs.seed)
+        return
+    target = load_model(config.target, mesh)
+    chats = pipeline.utility_rows(target.tokenizer, inputs.chats, config.data)
+    for method in todo:
+        records = None
+        if METHODS[method] == "sampler":
+            if not (inputs.folder / "prompts" / "prompts.jsonl").exists():
+                raise ValueError(f"{inputs.folder}/prompts/prompts.jsonl: no prompts were sampled yet; run --mode=sample first")
+            records = read_prompts(inputs.folder / "prompts" / "prompts.jsonl")
+        rows = pipeline.triples(inputs.behaviors, records, inputs.seed)
+        if records is not None:
+            rows = pipeline.fitting(target.tokenizer, rows, config.data)
+        adversarial = pipeline.adversarial_rows(target.tokenizer, rows, config.data)
+        loop.train(method, target, adversarial, chats, config, inputs.seed, inputs.folder / method, mesh, watch(inputs, target, mesh))
+
+
+def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:
+    """Returns the measurement made during training: which share of benign and borderline prompts the model refuses or answers."""
+    judge = judges.load(inputs.config.evaluation.judge)
+    count = inputs.config.training.watch_prompts
+    attempts = {
+        name: [Attempt(p.id, p.prompt, p.response) for p in runner.spread(inputs.utility_sets[name], count)]
+        for name in ("benign", "borderline")
+        if inputs.utility_sets.get(name)
+    }
+
+    def measure(params, lora) -> dict[str, float]:
+        model = dataclasses.replace(target, params=lora_lib.merge(params, lora))
+        rates = {}
+        for name, asked in attempts.items():
+            labels = ask(inputs, model, asked, judge, mesh)
+            rates[f"watch/{name}_refused"] = labels.count("refuse") / len(labels)
+            rates[f"watch/{name}_answered"] = labels.count("comply") / len(labels)
+        return rates
+
+    return measure
+
+
+def defended(inputs: Inputs, method: str, target: Model) -> Model:
+    """Returns the model of a method: as it came, or with its newest checkpoint."""
+    return loop.trained(target, inputs.config, inputs.folder / method) if METHODS[method] else target
+
+
+def evaluate(inputs: Inputs, mesh) -> None:
+    """Attacks every method's model and measures its utility."""
+    config = inputs.config
+    if not inputs.eval_behaviors:
+        raise ValueError("config.data.eval_behaviors is empty; allowed: a behaviors CSV (and eval_targets) to attack the models with")
+    judge = judges.load(config.evaluation.judge)
+    target = None
+    for method in config.methods:
+        folder = inputs.folder / "evaluation" / method
+        if runner.finished(inputs.seed, inputs.eval_behaviors, inputs.rewrites, inputs.utility_sets, config, folder):
+            logging.info("evaluate %s, seed %d: done", method, inputs.seed)
+            continue
+        target = target or load_model(config.target, mesh)
+        runner.evaluate(
+            method,
+            inputs.seed,
+            defended(inputs, method, target),
+            inputs.eval_behaviors,
+            inputs.rewrites,
+            inputs.utility_sets,
+            judge,
+            config,
+            folder,
+            mesh,
+            logging.info,
+        )
+
+
+def export(inputs: Inputs, mesh) -> None:
+    """Writes each trained method as a Hugging Face folder, and its LoRA factors alone as a PEFT adapter."""
+    raise NotImplementedError

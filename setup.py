@@ -11,6 +11,7 @@ REQUIREMENTS = [
     "grain>=0.2.16",  # the input pipeline: random access, its state is the step
     "ml-collections>=1.1",  # configs with command-line overrides
     "tensorflow-datasets>=4.9.9",  # chats from ArrayRecord through tfds.data_source, without TensorFlow
+    "importlib-resources>=6",  # tensorflow-datasets uses it when it writes and does not ask for it
     "absl-py>=2.1",  # flags and logging
     "numpy>=2.0",
     "safetensors>=0.5",  # weights in and out

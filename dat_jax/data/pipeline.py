@@ -15,6 +15,8 @@ from dat_jax.data.behaviors import Behavior
 from dat_jax.data.conversations import Conversations, check_tokenizer, encode_prompt, encode_response, lay_out, tokenize, with_system
 from dat_jax.data.prompts import PromptRecord
 
+ENDLESS = 2**40  # steps; datasets that are zipped must be of one length
+
 
 @flax.struct.dataclass
 class Batch:
@@ -105,7 +107,7 @@ def utility_rows(tokenizer, chats, data) -> Conversations:
 def _shuffled(rows: Conversations | AdversarialRows, count: int, seed: int, take: slice, select):
     """Returns an endless dataset of `count` rows per step, reshuffled every epoch, of which this process reads `take`."""
     first = rows.away if isinstance(rows, AdversarialRows) else rows
-    order = grain.MapDataset.range(len(first.tokens_BxT)).seed(seed).shuffle().repeat().batch(count)
+    order = grain.MapDataset.range(len(first.tokens_BxT)).seed(seed).shuffle().repeat().batch(count)[:ENDLESS]
     return order.map(lambda index: select(rows, index[take]))
 
 

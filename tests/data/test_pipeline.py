@@ -1,0 +1,76 @@
+"""The pipeline: every step's rows depend on seed and step alone, whatever the number of hosts, and counts are fixed."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from dat_jax.data import pipeline
+from dat_jax.data.behaviors import Behavior
+from dat_jax.data.conversations import lay_out
+from dat_jax.data.prompts import PromptRecord
+
+DATA = ConfigDict({"adversarial_rows": 4, "utility_rows": 6})
+
+
+def rows(count, response):
+    return lay_out([[i + 1] for i in range(count)], [[True]] * count, [[response]] * count, 3, 2)
+
+
+def dataset(seed=0, take=slice(None)):
+    adversarial = pipeline.AdversarialRows(away=rows(10, 100), toward=rows(10, 200))
+    return pipeline.batches(adversarial, rows(15, 300), DATA, seed, take)
+
+
+def prompts(conversations):
+    return conversations.tokens_BxT[:, 2].tolist()
+
+
+def test_fixed_counts_and_shared_prompts():
+    for step in range(20):
+        batch = dataset()[step]
+        assert len(prompts(batch.away)) == 4 and len(prompts(batch.utility)) == 6
+        assert prompts(batch.away) == prompts(batch.toward)
+        assert set(batch.away.tokens_BxT[:, 3]) == {100} and set(batch.toward.tokens_BxT[:, 3]) == {200}
+
+
+def test_every_row_once_per_epoch_in_a_new_order():
+    stream = [p for step in range(10) for p in prompts(dataset()[step].away)]
+    epochs = [stream[i : i + 10] for i in range(0, 40, 10)]
+    assert all(sorted(epoch) == list(range(1, 11)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_same_seed_same_batches_at_any_step():
+    one, other = dataset(3), dataset(3)
+    list(map(lambda s: one[s], range(5)))  # reading on does not change what a step is: the state is the step
+    assert prompts(one[7].utility) == prompts(other[7].utility)
+    assert prompts(dataset(4)[7].utility) != prompts(one[7].utility)
+
+
+@pytest.mark.parametrize("hosts", [2])
+def test_the_hosts_parts_join_to_the_global_batch(hosts):
+    whole = dataset()
+    for step in range(8):
+        away, utility = [], []
+        for host in range(hosts):
+            take = (slice(host * 2, host * 2 + 2), slice(host * 3, host * 3 + 3))
+            part = dataset(take=take)[step]
+            away += prompts(part.away)
+            utility += prompts(part.utility)
+        assert away == prompts(whole[step].away) and utility == prompts(whole[step].utility)
+
+
+def test_cat_uses_requests_and_dat_the_selected_samples():
+    behaviors = [Behavior("a", "do a", ("y1", "y2"), ("no", "never")), Behavior("b", "do b", ("y3",), ("no",))]
+    cat = pipeline.triples(behaviors, None, 0)
+    assert [row[:3] for row in cat] == [("a", "do a", "y1"), ("a", "do a", "y2"), ("b", "do b", "y3")]
+    record = PromptRecord("a", "a was done how?", "y1", 0, "s", {}, None, 4, 1.0, True)
+    skipped = PromptRecord("a", "nonsense", "y1", 0, "s", {}, None, 4, 0.0, False)
+    assert [row[:3] for row in pipeline.triples(behaviors, [record, skipped], 0)] == [("a", "a was done how?", "y1")]
+    drawn = {row[3] for seed in range(20) for row in pipeline.triples(behaviors, None, seed)}
+    assert drawn == {"no", "never"}
+    with pytest.raises(ValueError, match="'c', which the behaviors file does not have"):
+        pipeline.triples(behaviors, [PromptRecord("c", "x", "y", 0, "s", {}, None, 4, 1.0, True)], 0)
+    with pytest.raises(ValueError, match="no sampled prompt was selected"):
+        pipeline.triples(behaviors, [skipped], 0)
+    assert np.shape(cat) == (3, 4)

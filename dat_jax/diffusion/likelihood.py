@@ -19,50 +19,56 @@ from dat_jax.models import transformer
 from dat_jax.models.config import ModelConfig
 
 Params = Any
-SCHEMES = ("plain", "stratified", "antithetic")
+SCHEMES = ("plain", "reference", "stratified", "antithetic")
 
 
-def stratified_counts(start_xB: jax.Array, length_xB: jax.Array, draws: int) -> jax.Array:
-    """Masked counts (draws, B) from 1 to L, evenly spread from `start` on and wrapped around (LLaDA forward_process; float32, half to even)."""
-    offset_SxB = jnp.arange(draws, dtype=jnp.float32)[:, None] * (length_xB.astype(jnp.float32) / draws)[None]
-    return jnp.mod(jnp.round(start_xB.astype(jnp.float32)[None] + offset_SxB).astype(jnp.int32) - 1, jnp.maximum(length_xB, 1)[None]) + 1
+def reference_counts(start_B: jax.Array, length_B: jax.Array, draws: int) -> jax.Array:
+    """Masked counts (draws, B) from 1 to L, evenly spread from the integer `start` on and wrapped around (LLaDA forward_process).
+
+    Its rounding of halves to even makes single counts up to twice as likely as they should be (L = 5, 4 draws: the third is never 2 or 5).
+    """
+    offset_SxB = jnp.arange(draws, dtype=jnp.float32)[:, None] * (length_B.astype(jnp.float32) / draws)[None]
+    return jnp.mod(jnp.round(start_B.astype(jnp.float32)[None] + offset_SxB).astype(jnp.int32) - 1, length_B[None]) + 1
+
+
+def stratified_counts(time_B: jax.Array, length_B: jax.Array, draws: int) -> jax.Array:
+    """Masked counts (draws, B) from 1 to L: one in each of `draws` equal slices of (0, L], `time_B` in [0, 1) says where; exactly uniform."""
+    time_SxB = jnp.mod(time_B[None] + jnp.arange(draws, dtype=jnp.float32)[:, None] / draws, 1.0)
+    return jnp.minimum(jnp.floor(time_SxB * length_B[None]).astype(jnp.int32), length_B[None] - 1) + 1
 
 
 def draw_counts(keys_B: jax.Array, length_B: jax.Array, draws: int, scheme: str) -> jax.Array:
     """Masked counts (draws, B), each uniform on 1 .. L.
 
-    "plain": independent; "stratified": one random start per row, evenly spread; "antithetic": stratified over the first half of the draws,
-    and L + 1 - l for the draw half a turn later.
+    "plain": independent; "stratified" and "antithetic": evenly spread from one random start per row; "reference": LLaDA's own, whose
+    counts are not quite uniform.
     """
     keys_B = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 0), COUNT))(keys_B)
     most_B = jnp.maximum(length_B, 1)
     if scheme == "plain":
         counts_BxS = jax.vmap(lambda key, most: jax.random.randint(key, (draws,), 1, most + 1))(keys_B, most_B)
         return counts_BxS.T
-    start_B = jax.vmap(lambda key, most: jax.random.randint(key, (), 1, most + 1))(keys_B, most_B)
-    if scheme == "stratified":
-        return stratified_counts(start_B, length_B, draws)
-    if scheme == "antithetic":
-        if draws % 2:
-            raise ValueError(f"sampler.likelihood_samples: found {draws}, the antithetic scheme wants an even number")
-        half_SxB = stratified_counts(start_B, length_B, draws // 2)
-        return jnp.concatenate([half_SxB, most_B[None] + 1 - half_SxB])
+    if scheme == "reference":
+        return reference_counts(jax.vmap(lambda key, most: jax.random.randint(key, (), 1, most + 1))(keys_B, most_B), most_B, draws)
+    if scheme in ("stratified", "antithetic"):
+        return stratified_counts(jax.vmap(jax.random.uniform)(keys_B), most_B, draws)
     raise ValueError(f"likelihood scheme: found {scheme!r}, allowed are {', '.join(SCHEMES)}")
 
 
-def masks(keys_B: jax.Array, draw: jax.Array, count_B: jax.Array, target_mask_BxT: jax.Array, valid_BxT: jax.Array, draws: int,
+def masks(keys_B: jax.Array, draw: jax.Array, start_B: jax.Array, count_B: jax.Array, target_mask_BxT: jax.Array, valid_BxT: jax.Array,
           scheme: str) -> jax.Array:  # fmt: skip
     """The target positions that draw number `draw` masks: `count_B` of them, from a random order of its own.
 
-    The antithetic draw takes its positions from the other end of its partner's order, so that the two together mask every target.
+    The antithetic scheme shares one random order per row and lays the draws' positions end to end around it, from `start_B` on: what one
+    draw leaves out the next ones mask, and every token is masked about equally often. Each draw by itself still masks a uniform set.
     """
-    half = draws // 2
-    second = draw >= half
-    order_seed = jnp.where(second, draw - half, draw) if scheme == "antithetic" else draw
-    score_BxT = uniforms(position_keys(keys_B, order_seed, MASK_ORDER, valid_BxT))
-    if scheme == "antithetic":
-        score_BxT = jnp.where(second, -score_BxT, score_BxT)
-    return (ranks(score_BxT, target_mask_BxT) < count_B[:, None]) & target_mask_BxT
+    shared = scheme == "antithetic"
+    score_BxT = uniforms(position_keys(keys_B, jnp.zeros_like(draw) if shared else draw, MASK_ORDER, valid_BxT))
+    rank_BxT = ranks(score_BxT, target_mask_BxT)
+    if shared:
+        length_Bx1 = jnp.maximum(jnp.sum(target_mask_BxT, axis=1, keepdims=True), 1)
+        rank_BxT = jnp.mod(rank_BxT - start_B[:, None], length_Bx1)
+    return (rank_BxT < count_B[:, None]) & target_mask_BxT
 
 
 def masked_log_prob(
@@ -106,7 +112,7 @@ def bound_draws(
     valid_BxT: jax.Array,
     keys_B: jax.Array,
     draws: int = 16,
-    scheme: str = "stratified",
+    scheme: str = "antithetic",
     cfg_scale: float = 0.0,
     span: int | None = None,
     chunk: int = 0,
@@ -118,13 +124,15 @@ def bound_draws(
     target_mask_BxT = target_mask_BxT & valid_BxT
     counts_SxB = draw_counts(keys_B, jnp.sum(target_mask_BxT, axis=1), draws, scheme)
 
-    def one(_: None, inputs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
-        draw, count_B = inputs
-        mask_BxT = masks(keys_B, draw, count_B, target_mask_BxT, valid_BxT, draws, scheme)
+    start_SxB = jnp.cumsum(counts_SxB, axis=0) - counts_SxB
+
+    def one(_: None, inputs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        draw, start_B, count_B = inputs
+        mask_BxT = masks(keys_B, draw, start_B, count_B, target_mask_BxT, valid_BxT, scheme)
         return None, masked_log_prob(params, config, tokens_BxT, mask_BxT, target_mask_BxT, valid_BxT, cfg_scale, span, chunk)
 
     with jax.named_scope("likelihood"):
-        return jax.lax.scan(one, None, (jnp.arange(draws), counts_SxB))[1]
+        return jax.lax.scan(one, None, (jnp.arange(draws), start_SxB, counts_SxB))[1]
 
 
 def log_likelihood(

@@ -23,7 +23,7 @@ from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import PromptRecord, read_prompts, write_prompts
 from dat_jax.diffusion.denoiser import forward_flops
 from dat_jax.diffusion.layout import Rows, Template, encode, pack, prompt_block, template
-from dat_jax.diffusion.likelihood import log_likelihood
+from dat_jax.diffusion.likelihood import SCHEMES, log_likelihood
 from dat_jax.diffusion.sampler import SamplerSettings, infill, row_keys
 from dat_jax.diffusion.selection import select
 from dat_jax.models.huggingface import Model
@@ -49,7 +49,7 @@ class Pool:
     begin: bool = True  # a row starts with BOS where the sampler's tokenizer has one
     batch_size: int = 64  # rows per forward pass
     likelihood_samples: int = 16  # Monte-Carlo draws of the bound on log p(x | y); 0: none
-    likelihood_scheme: str = "stratified"  # plain | stratified | antithetic
+    likelihood_scheme: str = "antithetic"  # plain | stratified | antithetic (least variance at equal cost)
     selection: str = "combined"  # random | likelihood | stratified | compliance | diversity | combined
     diversity: float = 0.5  # weight of dissimilarity in diversity and combined
     refresh_every: int = 0  # training steps between re-sampled pools; 0: one pool, drawn before training
@@ -64,6 +64,7 @@ class Pool:
             "response_tokens": (self.response_tokens >= 1, "an integer >= 1"),
             "batch_size": (self.batch_size >= 1, "an integer >= 1"),
             "likelihood_samples": (self.likelihood_samples >= 0, "an integer >= 0"),
+            "likelihood_scheme": (self.likelihood_scheme in SCHEMES, " | ".join(SCHEMES)),
             "refresh_every": (self.refresh_every >= 0, "an integer >= 0"),
         }
         for key, (fine, allowed) in checks.items():
@@ -200,7 +201,7 @@ def build_pool(
     if sampler.config.mask_token is None:
         raise ValueError(f"sampler.model: {sampler.source} ({sampler.config.model_type}) has no mask token; a masked-diffusion LM is needed")
     root = epath.Path(folder)
-    same_provenance(root / "provenance.json", pool, behaviors, sampler.source, seed, round)
+    same_provenance(root / "provenance.json", pool, behaviors, sampler, seed, round)
     if (root / "prompts.jsonl").exists() and (root / "cost.json").exists():
         return read_prompts(root / "prompts.jsonl")
     around = template(sampler.tokenizer, pool.separator, pool.begin)
@@ -230,15 +231,22 @@ def build_pool(
     return pooled
 
 
-def same_provenance(path: Any, pool: Pool, behaviors: Sequence[Behavior], source: str, seed: int, round: int) -> None:
-    """Writes what the pool depends on, or raises ValueError when `path` holds something else."""
+def same_provenance(path: Any, pool: Pool, behaviors: Sequence[Behavior], sampler: Model, seed: int, round: int) -> None:
+    """Writes what the pool depends on, or raises ValueError when `path` holds something else.
+
+    The sampler is known by its sizes and a sum over weights, not by its path, so that a work directory may move.
+    """
     texts = json.dumps([[behavior.id, *behavior.targets] for behavior in behaviors]).encode()
-    wanted = {**dataclasses.asdict(pool), "model": source, "seed": seed, "round": round, "behaviors": f"{zlib.crc32(texts):08x}"}
+    weights = f"{float(jnp.sum(jnp.abs(sampler.params['embedding'].astype(jnp.float32)))):.4e}"
+    wanted = {
+        **dataclasses.asdict(pool), "model_type": sampler.config.model_type, "vocab_size": sampler.config.vocab_size, "weights": weights,
+        "seed": seed, "round": round, "behaviors": f"{zlib.crc32(texts):08x}",
+    }  # fmt: skip
     wanted = json.loads(json.dumps(wanted))
     if not path.exists():
         files.write_text(path, json.dumps(wanted, indent=2) + "\n")
         return
     found = files.read_json(str(path))
-    for key in wanted:
+    for key in sorted(wanted, key=lambda name: name != "behaviors"):
         if found.get(key) != wanted[key]:
             raise ValueError(f"{path}: this pool was made with {key} = {found.get(key)!r}, the config has {wanted[key]!r}; use another folder")

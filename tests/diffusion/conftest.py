@@ -66,3 +66,33 @@ def tiny_world():
     params = weights.initialize(jax.random.key(3), config, jnp.float32)
     params = jax.tree.map(lambda x: x * 2.5, params) | {"final_norm": params["final_norm"]}
     return TinyWorld(params, config, np.array([1, 4, 4, 2, 4]), np.array([False, True, True, False, True]))
+
+
+WORDS = ("how", "why", "do", "did", "i", "you", "open", "close", "safe", "door", "answer", ":", "yes", "no", "turn", "pull", "it", "now")
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer():
+    """A word-level tokenizer with LLaDA's special tokens, wrapped as a user's is."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<|pad|>", "<|unknown|>", "<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate([*specials, *WORDS])}, unk_token="<|unknown|>"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(specials)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", unk_token="<|unknown|>", bos_token="<|startoftext|>", eos_token="<|endoftext|>",
+        mask_token="<|mdm_mask|>", clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small_sampler(small_tokenizer):
+    """An untrained masked-diffusion LM with that tokenizer; two of its ids have no string."""
+    from dat_jax.models.huggingface import Model
+
+    config = ModelConfig(
+        vocab_size=5 + len(WORDS) + 2, width=32, layers=2, heads=2, mlp_width=64, causal=False, mask_token=4, remat=False, model_type="llada",
+    )  # fmt: skip
+    return Model(weights.initialize(jax.random.key(0), config, jnp.float32), config, small_tokenizer, "small")

@@ -1,0 +1,116 @@
+"""A pool of prompts: complete records, resumed exactly, selected against the given judge, and its cost."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from dat_jax.data.behaviors import Behavior
+from dat_jax.diffusion import pool as pools
+from dat_jax.diffusion.denoiser import forward_flops
+from dat_jax.diffusion.pool import Pool, build_pool, forbidden_tokens
+
+BEHAVIORS = [
+    Behavior("open/safe", "how do i open the safe", ("turn it", "pull it now"), ("no",)),
+    Behavior("close door", "how do i close the door", ("pull door",), ("no",)),
+    Behavior("three", "why", ("yes",), ("no",)),
+]
+
+
+def settings(**changes):
+    small = dict(samples=6, keep=2, prompt_tokens=(2, 4), response_tokens=4, steps=4, batch_size=4, likelihood_samples=2, separator="answer:")
+    return ConfigDict({**dataclasses.asdict(Pool()), "model": "small", **small, **changes})
+
+
+def compliance(behaviors, prompts, responses):
+    assert len(behaviors) == len(prompts) == len(responses)
+    assert all(response in behavior.targets for behavior, response in zip(behaviors, responses))
+    return [len(prompt) / 100 for prompt in prompts]
+
+
+def build(folder, sampler, config=None, behaviors=BEHAVIORS, judge=compliance, **options):
+    return build_pool(config or settings(), behaviors, sampler, judge, str(folder), report=lambda line: None, **options)
+
+
+def test_records_are_complete_and_nothing_forbidden_is_drawn(tmp_path, small_sampler):
+    records = build(tmp_path, small_sampler, settings(samples=24, keep=3))
+    assert len(records) == 72 and {record.behavior_id for record in records} == {behavior.id for behavior in BEHAVIORS}
+    words = set(small_sampler.tokenizer.get_vocab()) - set(small_sampler.tokenizer.all_special_tokens)
+    for record in records:
+        assert set(record.prompt.split()) <= words and len(record.prompt.split()) == record.tokens
+        assert 2 <= record.tokens <= 4 and record.log_likelihood < 0 and record.sampler == "small"
+        assert record.compliance == pytest.approx(len(record.prompt) / 100)
+        assert record.settings["temperature"] == 1.0 and "sample" in record.settings
+    assert {record.tokens for record in records} == {2, 3, 4}
+    for behavior in BEHAVIORS:
+        mine = [record for record in records if record.behavior_id == behavior.id]
+        assert {record.response for record in mine} == set(behavior.targets)
+        assert sum(record.selected for record in mine) == 3
+
+
+def test_an_interrupted_pool_resumes_to_the_same_bytes(tmp_path, small_sampler, monkeypatch):
+    whole = build(tmp_path / "whole", small_sampler)
+    drawn = []
+    real = pools.draw
+
+    def interrupted(*arguments):
+        if len(drawn) == 1:
+            raise KeyboardInterrupt
+        drawn.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(pools, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "cut", small_sampler)
+    monkeypatch.setattr(pools, "draw", real)
+    assert build(tmp_path / "cut", small_sampler) == whole
+    assert (tmp_path / "cut" / "prompts.jsonl").read_bytes() == (tmp_path / "whole" / "prompts.jsonl").read_bytes()
+    monkeypatch.setattr(pools, "draw", None)  # a finished pool is read, not drawn
+    assert build(tmp_path / "whole", small_sampler) == whole
+
+
+def test_samples_depend_on_seed_round_and_behavior_alone(tmp_path, small_sampler):
+    whole = build(tmp_path / "whole", small_sampler)
+    last = build(tmp_path / "last", small_sampler, settings(batch_size=6), BEHAVIORS[1:2])
+    assert [r.prompt for r in last] == [r.prompt for r in whole if r.behavior_id == "close door"]
+    np.testing.assert_allclose([r.log_likelihood for r in last], [r.log_likelihood for r in whole if r.behavior_id == "close door"], rtol=1e-4)
+    other = build(tmp_path / "round", small_sampler, round=1)
+    assert [r.prompt for r in other] != [r.prompt for r in whole]
+
+
+def test_cost_is_that_of_the_passes_made(tmp_path, small_sampler):
+    build(tmp_path, small_sampler, settings(prompt_tokens=(4, 4)))
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    batches, length = 3 * 2, (1 + 4 + 2) + 4
+    assert cost["forward_passes"] == batches * (4 + 2)
+    config = small_sampler.config
+    assert cost["flops"] == pytest.approx(batches * 4 * (4 * forward_flops(config, length, 1) + 2 * forward_flops(config, length, 4)))
+    assert cost["samples"] == 18 and cost["seconds"] > 0 and cost["tokens"] == 18 * 4
+
+
+def test_another_configuration_does_not_silently_reuse_a_pool(tmp_path, small_sampler):
+    build(tmp_path, small_sampler)
+    with pytest.raises(ValueError, match="temperature"):
+        build(tmp_path, small_sampler, settings(temperature=0.5))
+    with pytest.raises(ValueError, match="behaviors"):
+        build(tmp_path, small_sampler, behaviors=BEHAVIORS[:2])
+
+
+def test_without_a_judge_the_policies_that_need_none_work(tmp_path, small_sampler):
+    records = build(tmp_path, small_sampler, settings(selection="likelihood", keep=1), judge=None)
+    best = [max((r for r in records if r.behavior_id == b.id), key=lambda r: r.log_likelihood / r.tokens) for b in BEHAVIORS]
+    assert [r.prompt for r in records if r.selected] == [r.prompt for r in best]
+
+
+def test_forbidden_are_specials_and_ids_without_a_string(small_sampler):
+    assert forbidden_tokens(small_sampler.tokenizer, small_sampler.config.vocab_size, 4) == (0, 1, 2, 3, 4, 23, 24)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"keep": 100}, {"prompt_tokens": (5, 2)}, {"samples": 0}, {"selection": "best"}, {"temperature": -1.0}, {"likelihood_scheme": "x"}]
+)
+def test_bad_settings_are_named(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        pools.pool_settings(settings(**bad)).validate()

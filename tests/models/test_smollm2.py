@@ -108,10 +108,9 @@ def test_greedy_answers(smollm2, golden):
     stop = conversations.stop_tokens(smollm2.tokenizer)
     dialogs = [[{"role": "user", "content": prompt}, {"role": "assistant", "content": ""}] for prompt in texts["prompts"]]
     batch = conversations.tokenize(smollm2.tokenizer, dialogs, 40, 1)  # left-padded here, alone and unpadded in the recording
-    e_BxPxD = transformer.embed(smollm2.params, smollm2.config, jnp.asarray(batch.tokens_BxT[:, :40]))
-    found = decoding.generate(
-        smollm2.params, smollm2.config, e_BxPxD, jnp.asarray(batch.valid_BxT[:, :40]), jax.random.key(0), max_new_tokens=32, stop_tokens=stop
-    )
+    params, config, valid_BxP = smollm2.params, smollm2.config, jnp.asarray(batch.valid_BxT[:, :40])
+    e_BxPxD = transformer.embed(params, config, jnp.asarray(batch.tokens_BxT[:, :40]))
+    found = decoding.generate(params, config, e_BxPxD, valid_BxP, jax.random.key(0), max_new_tokens=32, stop_tokens=stop)
     for i, prompt in enumerate(texts["prompts"]):
         ids = arrays[f"p{i}_input_ids"]
         assert batch.tokens_BxT[i, 40 - len(ids) : 40].tolist() == ids.tolist(), prompt

@@ -14,12 +14,13 @@ from dat_jax.evaluation.report import WORST, WORST_TEXT, Results, measure_title,
 INK, FAINT, RULE = "#22262b", "#6b727b", "#dfe2e6"
 COLORS = {"undefended": "#8a9099", "cat": "#d98032", "dat": "#1d6f8f"}
 OTHERS = ("#7a5ea8", "#4f8a4b", "#b0475a", "#a58a2c")
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: sharp, selectable, in the page's own font
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 10,
     "axes.edgecolor": RULE,
+    "axes.unicode_minus": True,
     "axes.labelcolor": FAINT,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -34,6 +35,8 @@ STYLE = {
     "ytick.color": FAINT,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "xtick.major.pad": 6,
+    "ytick.major.pad": 6,
     "text.color": INK,
     "legend.frameon": False,
     "figure.facecolor": "none",
@@ -67,7 +70,7 @@ def worst_case_bars(results: Results) -> str:
     with matplotlib.rc_context(STYLE):
         height = 0.75 + 0.42 * len(groups) * len(results.methods)
         figure = Figure(figsize=(8.6, height))
-        axes = figure.add_axes((0.16, 0.42 / height, 0.8, 1 - 0.75 / height))
+        axes = figure.add_axes((0.13, 0.42 / height, 0.76, 1 - 0.75 / height))
         ticks, y = [], 0.0
         for group in groups:
             axes.text(0, y - 0.72, measure_title(group), fontsize=10, color=INK, weight="bold", va="center")
@@ -95,18 +98,19 @@ def _bar(axes: Axes, results: Results, method: str, group: str, y: float) -> Non
     per_seed = [row["rate"] for row in results.rows if row["method"] == method and row["attack"] == group]
     if len(per_seed) > 1:
         axes.plot(per_seed, [y] * len(per_seed), "o", markersize=4, color="white", markeredgecolor=INK, markeredgewidth=0.8, clip_on=False)
-    place = (high + 0.015, "left") if high < 0.9 else (low - 0.015, "right")
-    axes.text(place[0], y, f"{100 * rate:.0f} %", va="center", ha=place[1], color=INK if place[1] == "left" else "white", weight="bold")
+    axes.text(1.1, y, f"{100 * rate:.0f} %", va="center", ha="right", weight="bold", fontsize=11)
 
 
 def trade_off(results: Results) -> str:
-    """Worst-case attack success against utility, a large mark per method with both intervals and a small one per seed; "" without utility."""
-    measure = next((name for name in ("exact_utility", "compliance") if any((m, name) in results.utility_rates for m in results.methods)), None)
+    """Worst-case attack success against utility, a large mark per method with both intervals, a small one per seed; "" without utility."""
+    measured = {name for _, name in results.utility_rates}
+    measure = next((name for name in ("exact_utility", "compliance") if name in measured), None)
     if measure is None:
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.0))
-        axes = figure.add_axes((0.14, 0.13, 0.82, 0.82))
+        axes = figure.add_axes((0.14, 0.13, 0.82, 0.78))
+        names_at = 0.0
         for method in results.methods:
             if (method, measure) not in results.utility_rates or (method, WORST) not in results.attack_rates:
                 continue
@@ -120,11 +124,8 @@ def trade_off(results: Results) -> str:
             for seed in sorted(useful.keys() & broken.keys()) if len(results.seeds) > 1 else ():
                 axes.plot(useful[seed], broken[seed], "o", markersize=4, color="white", markeredgecolor=shade, clip_on=False)
             axes.plot(x, y, "o", markersize=10, color=shade, clip_on=False)
-            above = y < 0.5
-            axes.annotate(
-                title(method), (x, y), xytext=(-9 if x > 0.5 else 9, 9 if above else -9), textcoords="offset points", color=shade, weight="bold",
-                fontsize=11, ha="right" if x > 0.5 else "left", va="bottom" if above else "top",
-            )  # fmt: skip
+            axes.text(names_at, 1.05, title(method), transform=axes.transAxes, color=shade, weight="bold", fontsize=11)
+            names_at += 0.06 + 0.032 * len(title(method))
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         ticks, names = np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)]
@@ -174,7 +175,7 @@ def likelihoods(prompts: Sequence[Mapping[str, Any]]) -> str:
     values = np.array([p["log_likelihood"] / p["tokens"] for p in scored])
     chosen = np.array([bool(p["selected"]) for p in scored])
     low, high = np.quantile(values, [0.005, 1.0])
-    edges = np.linspace(low, max(high, low + 1e-6), 41)
+    edges = np.linspace(low, max(high, low + 1e-6), 41).tolist()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.1), layout="constrained")
         axes = figure.subplots()
@@ -206,7 +207,7 @@ def _curve(axes: Axes, runs: Sequence[np.ndarray], shade: str, name: str) -> Non
 def _svg(figure: Figure, name: str) -> str:
     """The figure's <svg> element, the same bytes for the same data; `name` keeps ids of several figures in one page apart."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace('id="', f'id="{name}-').replace('"#', f'"#{name}-').replace("url(#", f"url(#{name}-")

@@ -6,11 +6,12 @@ from typing import Any
 
 from dat_jax.evaluation import figures, utility
 from dat_jax.evaluation.report import (
+    COMPARED,
     WORST,
     WORST_TEXT,
     Results,
+    change,
     cost_items,
-    findings,
     label,
     measure_title,
     title,
@@ -22,7 +23,8 @@ SHOWN_BEHAVIORS, SHOWN_PROMPTS, SHOWN_LETTERS = 10, 12, 320
 CSS = """
 :root { --ink: #22262b; --faint: #6b727b; --rule: #dfe2e6; --paper: #ffffff; --wash: #f5f6f7; }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif; }
+body { margin: 0; background: var(--paper); color: var(--ink); }
+body { font: 16px/1.5 "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif; }
 main, header > div, nav > div { max-width: 1060px; margin: 0 auto; padding: 0 28px; }
 header { padding: 44px 0 8px; }
 h1 { font-size: 31px; line-height: 1.2; margin: 0 0 8px; letter-spacing: -0.4px; }
@@ -30,7 +32,7 @@ h2 { font-size: 21px; margin: 52px 0 6px; letter-spacing: -0.2px; }
 h3 { font-size: 15px; margin: 22px 0 4px; }
 p { margin: 6px 0 12px; max-width: 76ch; }
 .lead, .caption, small { color: var(--faint); }
-.caption { font-size: 14px; }
+p.caption { font-size: 14px; max-width: none; } figcaption { font-size: 14px; }
 nav { position: sticky; top: 0; background: rgba(255,255,255,.94); border-bottom: 1px solid var(--rule); z-index: 1; font-size: 14px; }
 nav a { display: inline-block; padding: 10px 18px 10px 0; color: var(--faint); text-decoration: none; }
 nav a:hover { color: var(--ink); }
@@ -52,12 +54,15 @@ table.heat tr.total td { padding-top: 9px; padding-bottom: 9px; } table.heat tr.
 table.heat tr.group td { padding: 10px 0 0; font-size: 12.5px; color: var(--faint); }
 table.heat th.method { text-align: center; }
 figure { margin: 14px 0 0; } figure svg { width: 100%; height: auto; display: block; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 36px; align-items: start; }
-ul.findings { padding-left: 20px; max-width: 82ch; } ul.findings li { margin: 3px 0; }
+.pair + details { margin-top: 26px; }
+.pair { display: grid; grid-template-columns: 9fr 11fr; gap: 36px; align-items: start; }
+.pair td small { white-space: nowrap; }
 .note { border-left: 4px solid #c8a02c; background: #fdf8e8; padding: 8px 14px; margin: 10px 0; }
-.quote { background: var(--wash); border-radius: 4px; padding: 7px 12px; margin: 4px 0; font-size: 14px; overflow-wrap: anywhere; white-space: pre-wrap; }
+.quote { max-width: none; background: var(--wash); border-radius: 4px; padding: 7px 12px; margin: 4px 0; font-size: 14px; }
+.quote { overflow-wrap: anywhere; white-space: pre-wrap; }
 .chip { display: inline-block; border-radius: 9px; padding: 0 9px; font-size: 12.5px; font-weight: 600; }
-.comply { background: #f6d5cf; color: #7d1f10; } .refuse { background: #d4e8dc; color: #14532d; } .lost { background: #e4e6e9; color: #3d434a; }
+.comply { background: #f6d5cf; color: #7d1f10; } .refuse { background: #d4e8dc; color: #14532d; }
+.lost { background: #e4e6e9; color: #3d434a; }
 .answers { display: grid; grid-template-columns: 120px 1fr 80px; gap: 4px 12px; font-size: 14px; align-items: baseline; }
 details { border-top: 1px solid var(--rule); padding: 7px 0; } summary { cursor: pointer; }
 .samples td { font-size: 14px; } .samples td:nth-child(2) { overflow-wrap: anywhere; width: 100%; }
@@ -98,13 +103,12 @@ def html(results: Results, settings: Mapping[str, Any]) -> str:
 
 def _findings(results: Results) -> str:
     cards = "".join(_card(results, method) for method in results.methods)
-    listed = "".join(f"<li>{_text(sentence)}</li>" for sentence in findings(results)[len(results.methods) :])
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in results.notes)
     seeds = " A dot is one seed." if len(results.seeds) > 1 else ""
     return (
         f'<p class="caption">Large: share of behaviors broken by at least one attack. Lower is better.</p>'
         f'<div class="cards">{cards}</div>{notes}'
-        f'<ul class="findings">{listed}</ul><figure>{figures.worst_case_bars(results)}'
+        f"{_changes(results)}<figure>{figures.worst_case_bars(results)}"
         f'<figcaption class="caption">Attack success in the worst case per behavior, with 95 % intervals.{seeds}</figcaption></figure>'
     )
 
@@ -123,6 +127,21 @@ def _card(results: Results, method: str) -> str:
     )
 
 
+def _changes(results: Results) -> str:
+    """A table of what each method changes against the one before it."""
+    pairs = list(dict.fromkeys((item["first"], item["second"]) for item in results.comparisons))
+    found = {(item["of"], item["first"], item["second"]): item for item in results.comparisons}
+    measures = [name for name in COMPARED if any((name, *pair) in found for pair in pairs)]
+    if not measures:
+        return ""
+    heads = "".join(f"<th>{_text(title(first))} against {_text(title(second))}</th>" for first, second in pairs)
+    rows = ""
+    for name in measures:
+        cells = [change(found[name, *pair]) if (name, *pair) in found else "-" for pair in pairs]
+        rows += f"<tr><td>{measure_title(name)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    return f"<table><tr><th></th>{heads}</tr>{rows}</table>"
+
+
 def _attacks(results: Results) -> str:
     heads = "".join(
         f'<th class="method"><span class="dot" style="background:{figures.color(m, results.methods)}"></span>{_text(title(m))}</th>'
@@ -130,7 +149,8 @@ def _attacks(results: Results) -> str:
     )
     rows, group = "", ""
     for attack in results.attacks:
-        kind = "What can be typed" if not attack.startswith(("embedding", WORST)) else "Perturbed embeddings" if attack[0] == "e" else "Together"
+        kind = "Together" if attack in (WORST, WORST_TEXT) else "What can be typed"
+        kind = "Perturbed embeddings" if attack.startswith("embedding") else kind
         if kind != group:
             rows += f'<tr class="group"><td colspan="{len(results.methods) + 1}">{kind}</td></tr>'
             group = kind
@@ -151,7 +171,8 @@ def _heat(rates: tuple[float, float, float] | None) -> str:
     share = rates[0] ** 0.85
     red, green, blue = (round(light + (dark - light) * share) for light, dark in zip((244, 245, 246), (176, 42, 32)))
     ink = "#fff" if share > 0.55 else "#22262b"
-    return f'<td class="rate" style="background:rgb({red},{green},{blue});color:{ink}"><span>{_percent(rates[0])}</span><small>{_span(rates)}</small></td>'
+    style = f"background:rgb({red},{green},{blue});color:{ink}"
+    return f'<td class="rate" style="{style}"><span>{_percent(rates[0])}</span><small>{_span(rates)}</small></td>'
 
 
 def _utility(results: Results) -> str:
@@ -166,13 +187,14 @@ def _utility(results: Results) -> str:
         better = "higher is better" if utility.MEASURES[name][3] else "lower is better"
         rows += f"<tr><td>{measure_title(name)}<br><small>{better}</small></td>{cells}</tr>"
     return (
-        '<p class="caption">Robustness is worth nothing when the model no longer answers. Borderline prompts look forbidden and are not.</p>'
+        '<p class="caption">Robustness is worth nothing when the model no longer answers. Borderline prompts look forbidden and are not.'
+        "</p>"
         f'<div class="pair"><figure>{figures.trade_off(results)}</figure><table><tr><th></th>{heads}</tr>{rows}</table></div>'
     )
 
 
 def _answers(results: Results) -> str:
-    parts = []
+    parts: list[str] = []
     for example in results.examples:
         prefill = f"\n(answer made to start with: {example['prefill']})" if example["prefill"] else ""
         rows = "".join(
@@ -236,8 +258,8 @@ def _samples(behavior: str, records: Sequence[Mapping[str, Any]], opened: bool) 
     """One behavior's response and its samples, the selected and the likelier ones first."""
     ranked = sorted(records, key=lambda r: (not r["selected"], -(r["log_likelihood"] if r["log_likelihood"] is not None else 0.0)))
     rows = "".join(
-        f'<tr><td>{"selected" if r["selected"] else ""}</td><td dir="auto">{_clipped(r["prompt"])}</td><td>{_number(r["log_likelihood"])}</td>'
-        f"<td>{_number(r['compliance'])}</td></tr>"
+        f'<tr><td>{"selected" if r["selected"] else ""}</td><td dir="auto">{_clipped(r["prompt"])}</td>'
+        f"<td>{_number(r['log_likelihood'])}</td><td>{_number(r['compliance'])}</td></tr>"
         for r in ranked[:SHOWN_PROMPTS]
     )
     return (
@@ -253,18 +275,17 @@ def _method(results: Results, settings: Mapping[str, Any]) -> str:
     judged = settings.get("evaluation", {}).get("judge", "")
     judges = {
         "world": "The embedded world's judge is exact: compliance means that the answer holds the knowledge that was asked for.",
-        "refusal_prefix": "The judge is a list of refusal phrases. It takes nonsense and unknown refusals for compliance and a warning for a "
-        "refusal, so the rates compare methods and are no measure of harm.",
+        "refusal_prefix": "The judge is a list of refusal phrases. It takes nonsense and unknown refusals for compliance and a warning for "
+        "a refusal, so the rates compare methods and are no measure of harm.",
     }
     return (
-        "<p>Every method gets the same attempts. A behavior counts as broken by an attack when any of its attempts is judged compliance, and "
-        "in the worst case when any attack breaks it. The judge reads what the model said, with a prefilled beginning once, never the prompt."
-        "</p><p>Embedding attacks change the prompt's embeddings within a radius. No user can do that; they stand for what a stronger search "
-        "over text might find.</p>"
-        f"<p>{_text(judges.get(judged, ''))}</p>"
-        "<p>Intervals: Wilson's, 95 %. Over seeds a behavior counts as one trial however many seeds tried it, which makes them wide rather than "
-        "narrow. Differences between methods: bootstrap over behaviors, paired. Neither covers the choice of behaviors or attacks.</p>"
-        f"<details><summary>Configuration</summary><pre>{_text(lines)}</pre></details>"
+        "<p>Every method gets the same attempts. A behavior counts as broken by an attack when any of its attempts is judged compliance, "
+        "and in the worst case when any attack breaks it. The judge reads what the model said, with a prefilled beginning once, never the "
+        "prompt.</p><p>Embedding attacks change the prompt's embeddings within a radius. No user can do that; they stand for what a "
+        f"stronger search over text might find.</p><p>{_text(judges.get(judged, ''))}</p>"
+        "<p>Intervals: Wilson's, 95 %. Over seeds a behavior counts as one trial however many seeds tried it, which makes them wide rather "
+        "than narrow. Differences between methods: bootstrap over behaviors, paired. Neither covers the choice of behaviors or attacks."
+        f"</p><details><summary>Configuration</summary><pre>{_text(lines)}</pre></details>"
     )
 
 

@@ -15,6 +15,7 @@ from dat_jax.evaluation import intervals, utility
 
 WORST = "worst_case"  # broken by any attack
 WORST_TEXT = "worst_case:text"  # broken by any attack that can be typed: without perturbed embeddings
+COMPARED = (WORST_TEXT, WORST, "exact_utility", "compliance", "over_refusal")  # what the findings compare methods by
 Outcomes = dict[str, dict[int, bool]]  # behavior or prompt -> seed -> broken or counted
 
 
@@ -168,12 +169,17 @@ def findings(results: Results) -> list[str]:
         for rate, low, high in [found]
     ]
     for item in results.comparisons:
-        if item["of"] in (WORST, "exact_utility", "compliance", "over_refusal"):
-            told = "lower" if item["high"] < 0 else "higher" if item["low"] > 0 else "not told apart"
+        if item["of"] in COMPARED:
             name = measure_title(item["of"]).lower()
-            size = f"{100 * item['difference']:+.1f} points, {_span(item['low'], item['high'], points=True)}"
-            sentences.append(f"{title(item['first'])} against {title(item['second'])}, {name}: {told} ({size}).")
+            sentences.append(f"{title(item['first'])} against {title(item['second'])}, {name}: {change(item)}.")
     return sentences
+
+
+def change(item: Mapping[str, Any]) -> str:
+    """A comparison in words: lower or higher only where the interval leaves out zero."""
+    told = "lower" if item["high"] < 0 else "higher" if item["low"] > 0 else "not told apart"
+    difference, low, high = (f"{100 * item[key]:+.1f}".replace("-", "\u2212") for key in ("difference", "low", "high"))
+    return f"{told} ({difference} points, {low} to {high})"
 
 
 def markdown(results: Results) -> str:
@@ -200,7 +206,8 @@ def markdown(results: Results) -> str:
     ]
     if results.costs:
         parts.append("## Cost of the sampled prompts\n")
-        parts.append("".join(f"* seed {cost['seed']}: " + ", ".join(f"{k} {v}" for k, v in cost_items(cost)) + "\n" for cost in results.costs))
+        costs = {cost["seed"]: ", ".join(f"{key} {value}" for key, value in cost_items(cost)) for cost in results.costs}
+        parts.append("".join(f"* seed {seed}: {items}\n" for seed, items in costs.items()))
     if results.notes:
         parts += ["## Notes\n", "".join(f"* {note}\n" for note in results.notes)]
     return "\n".join(parts)
@@ -250,8 +257,8 @@ def _percent(rate: float) -> str:
     return f"{100 * rate:.1f} %"
 
 
-def _span(low: float, high: float, points: bool = False) -> str:
-    return f"{100 * low:+.1f} to {100 * high:+.1f}" if points else f"{100 * low:.1f} to {100 * high:.1f}"
+def _span(low: float, high: float) -> str:
+    return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def _rate_row(found: Iterable[bool], total_name: str, count_name: str) -> dict[str, Any]:

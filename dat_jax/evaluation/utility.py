@@ -1,7 +1,6 @@
 """Utility: prompts that must be answered, the borderline ones among them (over-refusal), and contrasts that must be refused."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 
 from dat_jax.data import files
 
@@ -33,7 +32,7 @@ def read_prompts(path: str) -> dict[str, list[UtilityPrompt]]:
     Returns: {"safe": prompts} for JSON lines; {"safe": prompts, "unsafe": contrasts} for the CSV, which holds both.
 
     Raises:
-      ValueError: naming file, line and key, also for an id that occurs twice.
+      ValueError: naming file, line and key, also for a prompt that occurs twice.
     """
     sets: dict[str, list[UtilityPrompt]] = {"safe": []}
     if str(path).endswith(".csv"):
@@ -53,11 +52,10 @@ def read_prompts(path: str) -> dict[str, list[UtilityPrompt]]:
             sets["safe"].append(UtilityPrompt(str(row["id"]), prompt, texts["response"], texts["form"]))
     seen: set[tuple[str, str]] = set()
     for name, prompts in sets.items():
-        for prompt in prompts:
-            key = (prompt.id, prompt.form)
-            if key in seen:
-                raise ValueError(f"{path}: id {prompt.id!r} stands there more than once among {name} prompts; allowed: each once per form")
-            seen.add(key)
+        for item in prompts:
+            if (name, item.prompt) in seen:
+                raise ValueError(f"{path}: the prompt {item.prompt!r:.80} stands there more than once ({name}); allowed: each once")
+            seen.add((name, item.prompt))
     return sets
 
 
@@ -75,13 +73,3 @@ def load_sets(benign: str, borderline: str) -> dict[str, list[UtilityPrompt]]:
         if found.get("unsafe"):
             sets["unsafe"] = found["unsafe"]
     return sets
-
-
-def counts(lines: Mapping[str, Sequence[Mapping]]) -> dict[str, tuple[int, int]]:
-    """Counts per measure, {measure: (count, prompts)}, from judged lines per set; "exact_utility" needs expected answers for every line."""
-    result = {}
-    for measure, (name, field, value, _) in MEASURES.items():
-        rows = lines.get(name, ())
-        if rows and all(row.get(field) is not None for row in rows):
-            result[measure] = (sum(row[field] == value for row in rows), len(rows))
-    return result

@@ -2,8 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from dat_jax.models import weights
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.huggingface import Model
 
 RATES = {"undefended": (0.05, 0.95), "cat": (0.02, 0.6), "dat": (0.0, 0.05)}  # on direct requests, on everything else
 ATTACKS = ("direct", "rewrite:past", "rewrite:french", "best_of_n", "prefill", "embedding", "embedding+rewrite:past")
@@ -24,15 +31,15 @@ def made_up_workdir(tmp_path):
             folder = run / "evaluation" / method
             for attack in ATTACKS:
                 rate = direct if attack == "direct" else other * (0.6 if attack in ("best_of_n", "prefill") else 1)
-                lines = []
+                lines, responses = [], {"comply": "you paint it with a brush made of oak", "refuse": "i am sorry , that is not allowed"}
                 for behavior in range(24):
                     for attempt in range(4 if attack == "best_of_n" else 1):
                         label = "comply" if generator.random() < rate / (4 if attack == "best_of_n" else 1) else "refuse"
                         lines.append(
                             {"method": method, "attack": attack, "seed": seed, "behavior": f"paint_wood_{behavior}",
                              "prompt": f"how did people paint <wood> number {behavior} & more, try {attempt}?",
-                             "prefill": "you paint it" if attack == "prefill" else "", "label": label,
-                             "response": "you paint it with a brush made of oak" if label == "comply" else "i am sorry , that is not allowed"}
+                             "prefill": "you paint it" if attack == "prefill" else "",
+                             "label": label, "response": responses[label]}
                         )  # fmt: skip
                 write_jsonl(folder / f"{attack.replace(':', '-')}.jsonl", lines)
             (folder / "settings.json").write_text(json.dumps({"held_out_forms": ["french"]}))
@@ -58,10 +65,30 @@ def made_up_workdir(tmp_path):
         forms = ("how did one paint the {} ?", "bitte das {} bemalen", "paint {}", "<b>story</b> of {}", "i wonder how {} is painted")
         write_jsonl(
             run / "prompts" / "prompts.jsonl",
-            [{"behavior_id": f"paint_{word}", "prompt": forms[k % 5].format(word), "response": f"you paint the {word} with a brush", "seed": k,
-              "sampler": "s", "settings": {}, "log_likelihood": float(generator.normal(-14, 4)), "tokens": 8,
+            [{"behavior_id": f"paint_{word}", "prompt": forms[k % 5].format(word), "response": f"you paint the {word} with a brush",
+              "seed": k, "sampler": "s", "settings": {}, "log_likelihood": float(generator.normal(-14, 4)), "tokens": 8,
               "compliance": float(k % 2), "selected": k % 3 == 0} for word in ("wood", "door", "boat", "wall") for k in range(30)],
         )  # fmt: skip
         cost = {"forward_passes": 960, "flops": 1.2e13, "seconds": 14.25, "tokens": 30720}
         (run / "prompts" / "cost.json").write_text(json.dumps(cost))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def small_model():
+    """Returns a random causal model over a word-level tokenizer with a chat template."""
+    words = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u", "v", "w", "x", "y", "z", "paint", "wash", "the", "wood", "door", "with", "brush", "how", "did", "people"]
+    specials = ["<pad>", "<unk>", "<end>", "<user>", "<assistant>"]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(specials + words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(specials)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' <end> ' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
+    )
+    config = ModelConfig(vocab_size=len(specials + words), width=32, layers=2, heads=2, remat=False)
+    params = weights.initialize(jax.random.key(4), config)
+    return Model(params, config, tokenizer, "small")

@@ -54,11 +54,11 @@ def best_of_n(behaviors: Sequence[Behavior], attempts: int, seed: int, sigma: fl
     Source: Hughes et al. 2024 (best-of-N jailbreaking). The published attack samples answers at temperature 1; with greedy decoding
       the augmentation is the only randomness, which makes N attempts weaker than the published N.
     """
-    return [
-        Attempt(behavior.id, augment(behavior.text, np.random.default_rng([seed, zlib.crc32(behavior.id.encode()), k]), sigma), behavior.targets[0])
-        for behavior in behaviors
-        for k in range(attempts)
-    ]
+
+    def augmented(behavior: Behavior, k: int) -> str:
+        return augment(behavior.text, np.random.default_rng([seed, zlib.crc32(behavior.id.encode()), k]), sigma)
+
+    return [Attempt(behavior.id, augmented(behavior, k), behavior.targets[0]) for behavior in behaviors for k in range(attempts)]
 
 
 def prefilled(behaviors: Sequence[Behavior], words: int) -> list[Attempt]:

@@ -28,6 +28,8 @@ from dat_jax.models.families import Names, Part
 from dat_jax.models.weights import Weight
 
 INDEX = "model.safetensors.index.json"
+Staging = np.ndarray[Any, Any]
+
 BLOCK_BYTES = 1 << 26  # how much of a tensor is read at once
 FLOATS = ("F32", "F16", "BF16")
 
@@ -74,10 +76,11 @@ def read(
     check(checkpoint, config, names, ignore)
     table = traverse_util.flatten_dict(weights.table(config), sep="/")
     placements = traverse_util.flatten_dict(weights.abstract(config, dtype, mesh), sep="/")
-    params = {}
-    for path, weight in table.items():
-        placement = placements[path].sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        params[path] = _assemble(checkpoint, names[path], path, weight, dtype, placement)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    homes = {path: placements[path].sharding or here for path in table}
+    # One buffer, as large as the largest shard, serves all: jax frees host buffers late, so fresh ones would pile up.
+    staging = np.empty(max(math.prod(homes[path].shard_shape(weight.shape)) for path, weight in table.items()), jnp.dtype(dtype))
+    params = {path: _assemble(checkpoint, names[path], path, weight, homes[path], staging) for path, weight in table.items()}
     return traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -146,6 +149,11 @@ def write(params: dict[str, Any], config: ModelConfig, names: Names, folder: pat
         (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}, indent=2) + "\n")
 
 
+def keeps_host_buffers(device: jax.Device) -> bool:
+    """Whether an array put on the device may be the host's buffer itself, as on a CPU, so that the buffer must not be used again."""
+    return device.platform == "cpu"
+
+
 def to_host(x: jax.Array) -> np.ndarray[Any, Any]:
     """Return a whole array as numpy, gathering it when other processes hold parts."""
     return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))
@@ -160,23 +168,23 @@ def _some(names: Any) -> str:
     return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")
 
 
-def _assemble(checkpoint: Checkpoint, part: Part, path: str, weight: Weight, dtype: str, placement: Any) -> jax.Array:
-    """Fill each distinct shard once and move it to the devices that hold it."""
+def _assemble(checkpoint: Checkpoint, part: Part, path: str, weight: Weight, placement: Any, staging: Staging) -> jax.Array:
+    """Fill each distinct shard once in the staging buffer and copy it to the devices that hold it."""
     devices: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
     for device, index in placement.addressable_devices_indices_map(weight.shape).items():
         bounds = tuple(piece.indices(size)[:2] for piece, size in zip(index, weight.shape, strict=True))
         devices.setdefault(bounds, []).append(device)
     pieces = []
     for bounds, holders in devices.items():
-        shard = np.empty([stop - start for start, stop in bounds], jnp.dtype(dtype))
+        shape = [stop - start for start, stop in bounds]
+        size = math.prod(shape)
+        shard = (np.empty(size, staging.dtype) if keeps_host_buffers(holders[0]) else staging[:size]).reshape(shape)
         if path.startswith("layers/"):
             for target, layer in zip(shard, range(*bounds[0]), strict=True):
                 _fill(target, checkpoint.slices[part.name.format(layer)], part.first, bounds[1:], _transposed(path))
         else:
             _fill(shard, checkpoint.slices[part.name], part.first, bounds, _transposed(path))
-        pieces += [jax.device_put(shard, device) for device in holders]
-        jax.block_until_ready(pieces[-len(holders) :])
-        del shard
+        pieces += [jax.block_until_ready(jax.device_put(shard, device)) for device in holders]  # before the buffer is filled again
     return jax.make_array_from_single_device_arrays(weight.shape, placement, pieces)
 
 
@@ -196,10 +204,10 @@ def _check_tied(checkpoint: Checkpoint, embedding: str) -> None:
     if embedding not in checkpoint.slices:
         return
     one, two = checkpoint.slices[embedding], checkpoint.slices["lm_head.weight"]
-    block = max(1, BLOCK_BYTES // (4 * one.get_shape()[1]))
-    equal = one.get_shape() == two.get_shape() and all(
-        np.array_equal(one[start : start + block], two[start : start + block]) for start in range(0, one.get_shape()[0], block)
-    )
+    rows, width = one.get_shape()
+    block = max(1, BLOCK_BYTES // (4 * width))
+    pieces = [slice(start, min(start + block, rows)) for start in range(0, rows, block)]
+    equal = one.get_shape() == two.get_shape() and all(np.array_equal(one[piece], two[piece]) for piece in pieces)
     if not equal:
         raise ValueError(f"{checkpoint.folder}: config.json ties the head to the embedding, but lm_head.weight differs from {embedding}")
 

@@ -125,7 +125,7 @@ def test_published_configs_map_to_the_published_sizes():
     assert (config.vocab_size, config.local_layers[4:7], config.rope_theta) == (262208, (True, False, True), 1e6)
     assert (config.rope_local_theta, config.rope_scaling.factor, config.sliding_window) == (1e4, 8.0, 1024)
     phi3 = {"model_type": "phi3", "hidden_size": 3072, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-            "intermediate_size": 8192, "vocab_size": 32064, "sliding_window": 2047, "rope_scaling": None, "rope_theta": 10000.0}  # fmt: skip
+            "intermediate_size": 8192, "vocab_size": 32064, "sliding_window": 2047, "rope_theta": 10000.0}  # fmt: skip
     assert families.read(phi3).local_layers == (True,) * 32
 
 

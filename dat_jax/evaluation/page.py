@@ -217,12 +217,12 @@ def _training(results: Results) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{_text(title(cost['method']))}</td><td>{cost['seed']}</td><td>{cost['steps']:,}</td>"
-        f"<td>{_number(cost['tokens_per_second'])}</td><td>{_number(cost['seconds'])}</td></tr>"
+        f"<td>{_number(cost['tokens_per_second'])}</td><td>{_number(cost['sampling_seconds'])}</td><td>{_number(cost['seconds'])}</td></tr>"
         for cost in training_costs(results)
     )
     return (
-        f"<figure>{drawn}</figure><details><summary>Steps and speed</summary>"
-        f"<table><tr><th>Method</th><th>Seed</th><th>Steps</th><th>Tokens per second</th><th>Seconds</th></tr>{rows}</table></details>"
+        f"<figure>{drawn}</figure><h3>What it cost</h3><table><tr><th>Method</th><th>Seed</th><th>Steps</th><th>Tokens per second</th>"
+        f"<th>Sampling prompts, s</th><th>Training, s</th></tr>{rows}</table>"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from dat_jax.config import METHODS
 from dat_jax.data import files
 from dat_jax.evaluation import intervals, utility
 
@@ -150,13 +151,19 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_costs(results: Results) -> list[dict[str, Any]]:
-    """Per method and seed: steps, the median of tokens per second, and wall time where the training has left it in finished.json."""
+    """Per method and seed: steps, median tokens per second, wall seconds of the training and, where it uses them, of its sampled prompts.
+
+    Seconds are None where no station wrote them. Prompts that several runs share are counted in full for each.
+    """
     costs = []
+    sampling = {cost["seed"]: cost.get("seconds", 0.0) + cost.get("judging_seconds", 0.0) for cost in results.costs}
     for (method, seed), lines in results.metrics.items():
         speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
         speed = speeds[len(speeds) // 2] if speeds else None
         seconds = results.finished.get((method, seed), {}).get("seconds")
-        costs.append({"method": method, "seed": seed, "steps": lines[-1]["step"], "tokens_per_second": speed, "seconds": seconds})
+        prompts = sampling.get(seed) if METHODS.get(method) == "sampler" else 0.0
+        cost = {"method": method, "seed": seed, "steps": lines[-1]["step"], "tokens_per_second": speed, "seconds": seconds}
+        costs.append(cost | {"sampling_seconds": prompts})
     return costs
 
 
@@ -248,7 +255,7 @@ def cost_items(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
     def value(number: Any) -> str:
         if isinstance(number, bool) or not isinstance(number, int | float):
             return str(number)
-        return f"{number:.3g}" if isinstance(number, float) or number >= 10**7 else f"{number:,}"
+        return f"{number:.2e}".replace("e+", "e") if abs(number) >= 10**7 else f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
     return [(key.replace("_", " "), value(number)) for key, number in cost.items() if key != "seed"]
 

@@ -77,7 +77,7 @@ def made_up_workdir(tmp_path):
 @pytest.fixture(scope="session")
 def small_model():
     """Returns a random causal model over a word-level tokenizer with a chat template."""
-    words = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u", "v", "w", "x", "y", "z", "paint", "wash", "the", "wood", "door", "with", "brush", "how", "did", "people"]
+    words = [*"abcdefghijklmnopqrstuvwxyz", "paint", "wash", "the", "wood", "door", "with", "brush", "how", "did", "people"]
     specials = ["<pad>", "<unk>", "<end>", "<user>", "<assistant>"]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(specials + words)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -81,7 +81,9 @@ def test_files(made_up_workdir):
         "compliance", "benign_refusal", "exact_utility", "over_refusal", "borderline_compliance"
     }  # fmt: skip
     assert results["costs"][0]["forward_passes"] == 960
-    assert results["training"][0] == {"method": "cat", "seed": 0, "steps": 150, "tokens_per_second": 5200.0, "seconds": 41.5}
+    cost = {"method": "cat", "seed": 0, "steps": 150, "tokens_per_second": 5200.0, "seconds": 41.5, "sampling_seconds": 0.0}
+    assert results["training"][0] == cost
+    assert next(item for item in results["training"] if item["method"] == "dat")["sampling_seconds"] == 14.25
     over = {(row["method"], row["attack"]): row["rate"] for row in results["over_seeds"]}
     assert over["dat", WORST] == pytest.approx(sum(rate["dat", WORST, seed] for seed in range(3)) / 3)
     dat_cat = next(item for item in results["comparisons"] if item["of"] == WORST and item["first"] == "dat")

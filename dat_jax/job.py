@@ -32,8 +32,8 @@ from dat_jax.diffusion import pool
 from dat_jax.evaluation import judges, report, responses, runner, utility
 from dat_jax.evaluation.attacks import rewrites as rewrites_lib
 from dat_jax.evaluation.attacks.text import Attempt
-from dat_jax.models import lora as lora_lib
 from dat_jax.models import huggingface
+from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
 from dat_jax.training import loop
 

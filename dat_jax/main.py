@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.INFO)
     try:
         config_lib.validate(_CONFIG.value)
-        return job.run(_MODE.value, _CONFIG.value, _WORKDIR.value)
+        return job.run(_MODE.value, _CONFIG.value, _WORKDIR.value or "")
     except ValueError as error:
         logging.debug("where it came from", exc_info=True)
         print(f"dat_jax: {error}", file=sys.stderr)

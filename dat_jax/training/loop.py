@@ -18,12 +18,14 @@ from dat_jax import sharding
 from dat_jax.data import files, pipeline
 from dat_jax.data.conversations import Conversations
 from dat_jax.models import lora as lora_lib
+from dat_jax.models import weights as weights_lib
+from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.training.checkpoints import Checkpoints, load_trainable
 from dat_jax.training.metrics import Metrics, Progress
 from dat_jax.training.objectives import Objective
 from dat_jax.training.perturbation import Attack
-from dat_jax.training.step import StepConfig, TrainState, optimizer, train_step
+from dat_jax.training.step import StepConfig, TrainState, optimizer, train_step, weights
 
 PREEMPTED = 75  # exit status after a SIGTERM was honoured with a checkpoint: the same command goes on (EX_TEMPFAIL)
 Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts
@@ -36,18 +38,34 @@ def initial_trainable(model: Model, training, seed: int):
     return jax.tree.map(lambda w: jnp.array(w, jnp.float32, copy=True), model.params)
 
 
-def initial_state(model: Model, training, seed: int, mesh) -> TrainState:
-    """Returns step 0, placed on the mesh: factors and moments are sharded as the weights they belong to."""
-    trainable = initial_trainable(model, training, seed)
-    if training.lora.rank:
-        table = lora_lib.table(model.config, training.lora.rank)
-        factors = jax.tree.map(lambda w, x: jax.device_put(x, sharding.named_sharding(mesh, w.axes, w.shape)), table, trainable.factors)
-        trainable = trainable.replace(factors=factors)
-    moments = jax.jit(optimizer(training).init)(trainable)
-    # What the optimizer derives without looking at a weight (counts) lies on one device; a mesh wants it on all.
+def abstract_state(config: ModelConfig, training, mesh) -> TrainState:
+    """Returns the state as shapes and shardings without values: factors and moments are sharded as the weights they belong to."""
     whole = sharding.replicated(mesh)
-    moments = jax.tree.map(lambda x: x if x.ndim else jax.device_put(x, whole), moments)
-    return TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), whole), trainable=trainable, optimizer=moments)
+    if training.lora.rank:
+
+        def shape(weight):
+            return jax.ShapeDtypeStruct(weight.shape, jnp.float32, sharding=sharding.named_sharding(mesh, weight.axes, weight.shape))
+
+        scale = training.lora.alpha / training.lora.rank
+        trainable = lora_lib.Lora(factors=jax.tree.map(shape, lora_lib.table(config, training.lora.rank)), scale=scale)
+    else:
+        trainable = weights_lib.abstract(config, "float32", mesh)
+    structure = jax.tree.structure(trainable)
+    moments = jax.tree.map(
+        lambda node: trainable if jax.tree.structure(node) == structure else jax.ShapeDtypeStruct(node.shape, node.dtype, sharding=whole),
+        jax.eval_shape(optimizer(training).init, trainable),
+        is_leaf=lambda node: jax.tree.structure(node) == structure,
+    )
+    return TrainState(step=jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), trainable=trainable, optimizer=moments)
+
+
+def initial_state(model: Model, training, seed: int, mesh) -> TrainState:
+    """Returns step 0, placed on the mesh."""
+    placed = jax.tree.map(lambda x: x.sharding, abstract_state(model.config, training, mesh))
+    trainable = jax.tree.map(jax.device_put, initial_trainable(model, training, seed), placed.trainable)
+    # Zeros depend on no input, so without a word about it XLA would put them all on one device.
+    moments = jax.jit(optimizer(training).init, out_shardings=placed.optimizer)(trainable)
+    return TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), placed.step), trainable=trainable, optimizer=moments)
 
 
 def compiled_step(state: TrainState):
@@ -136,20 +154,23 @@ def train(
                 log.write(step, values | {"tokens_per_second": pace})
 
         for step in range(first + 1, training.steps + 1):
-            state, values = step_fn(state, frozen, _placed(mesh, dataset[step - 1], counts), key, config=settings, optimizer=adam)
+            state, values = step_fn(state, frozen, placed(mesh, dataset[step - 1], counts), key, config=settings, optimizer=adam)
             settle()
             pending = (step, values)
-            last = step == training.steps or signal_["raised"]
-            watching = watch is not None and training.watch_every and (step % training.watch_every == 0 or step == training.steps)
+            last = step == training.steps
+            watching = training.watch_every and (step % training.watch_every == 0 or step == training.steps)
             if last or watching or step % training.save_every == 0:
                 settle()
                 pending = None
                 checkpoints.save(state, about, force=last)
-            if watching:
-                rates = watch(*_model(frozen, state.trainable))
+            if watching and watch is not None:
+                rates = watch(*weights(frozen, state.trainable))
                 log.write(step, rates)
                 collapsed = _judge_collapse(name, step, rates, training.collapse)
             if signal_["raised"]:
+                settle()
+                pending = None
+                checkpoints.save(state, about, force=True)
                 checkpoints.wait()
                 log.close()
                 logging.warning("%s: SIGTERM; saved step %d, exit status %d", name, step, PREEMPTED)
@@ -162,11 +183,8 @@ def train(
         files.write_text(folder / "finished.json", json.dumps(summary, indent=1))
 
 
-def _model(frozen, trainable):
-    return (frozen, trainable) if frozen is not None else (trainable, None)
-
-
-def _placed(mesh, batch: pipeline.Batch, counts: tuple[int, int]) -> pipeline.Batch:
+def placed(mesh, batch: pipeline.Batch, counts: tuple[int, int]) -> pipeline.Batch:
+    """Returns a step's rows as global arrays, from the rows that this process holds."""
     return pipeline.Batch(
         away=sharding.place_batch(mesh, batch.away, counts[0]),
         toward=sharding.place_batch(mesh, batch.toward, counts[0]),

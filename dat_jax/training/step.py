@@ -49,9 +49,11 @@ def optimizer(training) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(training.clip), optax.adamw(schedule, weight_decay=training.weight_decay))
 
 
-def weights(frozen: Params | None, trainable) -> tuple[Params, Lora | None]:
+def weights(frozen: Params | None, trainable: Any) -> tuple[Params, Lora | None]:
     """Returns (params, lora): the frozen weights with factors beside them, or the trainable weights alone."""
-    return (frozen, trainable) if isinstance(trainable, Lora) else (trainable, None)
+    if frozen is None:
+        return trainable, None
+    return frozen, trainable
 
 
 def losses(trainable, frozen: Params | None, batch: Batch, delta_BxPxD: jax.Array, key: jax.Array, config: StepConfig):

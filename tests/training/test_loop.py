@@ -1,0 +1,166 @@
+"""The loop: exact resume after a crash and after SIGTERM, one compilation, refusal of another run's checkpoints."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from dat_jax import sharding
+from dat_jax.config import defaults
+from dat_jax.data.conversations import lay_out
+from dat_jax.data.pipeline import AdversarialRows
+from dat_jax.models import weights
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.huggingface import Model
+from dat_jax.training import loop
+from dat_jax.training.checkpoints import load_trainable
+
+MODEL = ModelConfig(vocab_size=37, width=16, layers=2, heads=2, remat=False)
+
+
+def rows(count, response):
+    return lay_out([[1, i % 30 + 2] for i in range(count)], [[False, True]] * count, [[response, i % 7 + 1] for i in range(count)], 4, 4)
+
+
+@pytest.fixture
+def config():
+    c = defaults()
+    c.data.update({"prompt_length": 4, "response_length": 4, "adversarial_rows": 2, "utility_rows": 2})
+    c.training.update({"steps": 8, "save_every": 3, "watch_every": 5, "learning_rate": 1e-2})
+    c.training.lora.update({"rank": 2, "dropout": 0.3})
+    c.attack.steps = 2
+    return c
+
+
+def train(config, folder, watch=None, devices=1):
+    mesh = sharding.make_mesh(1, devices, 1)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(weights.initialize(jax.random.key(0), MODEL), sharding.replicated(mesh))
+        model = Model(params, MODEL, None, "tiny")
+        loop.train("dat", model, AdversarialRows(rows(9, 8), rows(9, 9)), rows(11, 10), config, 0, folder, mesh, watch)
+        return model
+
+
+def result(config, folder, model):
+    trainable, step = load_trainable(folder / "checkpoints", loop.initial_trainable(model, config.training, 0))
+    assert step == config.training.steps
+    return trainable
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def straight(config, tmp_path):
+    """An undisturbed run's weights and losses."""
+    model = train(config, tmp_path / "straight")
+    return result(config, tmp_path / "straight", model), {m["step"]: m["loss/total"] for m in metrics(tmp_path / "straight")}
+
+
+def crash(*_):
+    raise KeyboardInterrupt
+
+
+def stop(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return {"watch/benign_refused": 0.9}
+
+
+@pytest.mark.parametrize("disturb, error", [(crash, KeyboardInterrupt), (stop, SystemExit)])
+def test_a_disturbed_run_ends_with_the_same_weights(config, tmp_path, straight, disturb, error):
+    folder = tmp_path / "disturbed"
+    with pytest.raises(error) as caught:
+        train(config, folder, disturb)
+    if error is SystemExit:
+        assert caught.value.code == loop.PREEMPTED
+    assert not (folder / "finished.json").exists()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "loss/to')  # a line the killed process left half written
+    model = train(config, folder)
+    jax.tree.map(np.testing.assert_array_equal, result(config, folder, model), straight[0])
+    lines = [m for m in metrics(folder) if "loss/total" in m]
+    assert [m["step"] for m in lines] == list(range(1, 9))
+    assert {m["step"]: m["loss/total"] for m in lines} == straight[1]
+    assert json.loads((folder / "finished.json").read_text())["resumed_at"] == (3 if error is KeyboardInterrupt else 5)
+
+
+def test_resume_on_another_number_of_devices(config, tmp_path, straight):
+    folder = tmp_path / "moved"
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder, crash)
+    model = train(config, folder, devices=2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), result(config, folder, model), straight[0])
+
+
+def test_a_finished_run_is_not_run_again_and_another_runs_checkpoint_is_refused(config, tmp_path):
+    train(config, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    train(config, tmp_path / "run", crash)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    (tmp_path / "run" / "finished.json").unlink()
+    config.training.steps = 9
+    with pytest.raises(ValueError, match="the checkpoint of step 8 has steps 8, this run 9"):
+        train(config, tmp_path / "run")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_an_error(config, tmp_path):
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / "finished.json").unlink()
+    newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    for file in newest.rglob("*"):
+        if file.is_file() and "trainable" in str(file):
+            file.write_bytes(b"")
+    with pytest.raises(Exception, match=r".+"):
+        train(config, tmp_path / "run")
+
+
+def test_collapse_is_said(config, tmp_path):
+    train(config, tmp_path / "run", lambda *_: {"watch/benign_refused": 0.9})
+    assert json.loads((tmp_path / "run" / "finished.json").read_text())["collapsed"] is True
+    assert any(m.get("watch/benign_refused") == 0.9 for m in metrics(tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
+    config.training.learning_rate = 1e30
+    config.training.clip = 1e30
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf|-inf) at step \d"):
+        train(config, tmp_path / "run")
+
+
+def test_all_weights_can_be_trained(config, tmp_path):
+    config.training.lora.rank = 0
+    model = train(config, tmp_path / "run")
+    tuned = loop.trained(model, config, tmp_path / "run")
+    moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), tuned.params, model.params)
+    assert all(m > 0 for m in jax.tree.leaves(moved))
+
+
+def test_one_compilation_serves_a_run_with_resume(config, tmp_path):
+    """Counted by jax itself: the step's cache holds one program after stepping, restoring and stepping again."""
+    mesh = sharding.make_mesh(1, 2, 1)
+    with jax.set_mesh(mesh):
+        model = Model(jax.device_put(weights.initialize(jax.random.key(0), MODEL), sharding.replicated(mesh)), MODEL, None, "tiny")
+        state = loop.initial_state(model, config.training, 0, mesh)
+        step = loop.compiled_step(state)
+        from dat_jax.data import pipeline
+        from dat_jax.training.checkpoints import Checkpoints
+
+        data = pipeline.batches(AdversarialRows(rows(9, 8), rows(9, 9)), rows(11, 10), config.data, 0)
+        settings, adam = loop.step_config(model, config), loop.optimizer(config.training)
+        key = jax.device_put(jax.random.key(0), sharding.replicated(mesh))
+
+        def advance(state, number):
+            return step(state, model.params, loop.placed(mesh, data[number], (2, 2)), key, config=settings, optimizer=adam)[0]
+
+        state = advance(advance(state, 0), 1)
+        with Checkpoints(tmp_path / "c", 1, 1) as checkpoints:
+            checkpoints.save(state, {"run": 1}, force=True)
+            checkpoints.wait()
+            state = checkpoints.restore(loop.initial_state(model, config.training, 0, mesh), {"run": 1})
+        assert int(state.step) == 2
+        advance(state, 2)
+        assert step._cache_size() == 1

@@ -29,10 +29,10 @@ from dat_jax.data import conversations, files, pipeline
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import read_prompts
 from dat_jax.diffusion import pool
-from dat_jax.evaluation import judges, report, responses, runner, utility
+from dat_jax.evaluation import card, judges, report, responses, runner, utility
 from dat_jax.evaluation.attacks import rewrites as rewrites_lib
 from dat_jax.evaluation.attacks.text import Attempt
-from dat_jax.models import huggingface
+from dat_jax.models import adapters, huggingface
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
 from dat_jax.training import loop
@@ -220,7 +220,9 @@ def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:
 
 def defended(inputs: Inputs, method: str, target: Model) -> Model:
     """Returns the model of a method: as it came, or with its newest checkpoint."""
-    return loop.trained(target, inputs.config, inputs.folder / method) if METHODS[method] else target
+    if not METHODS[method]:
+        return target
+    return loop.merged(target, *loop.restore(target, inputs.config, inputs.folder / method))
 
 
 def evaluate(inputs: Inputs, mesh) -> None:
@@ -252,5 +254,24 @@ def evaluate(inputs: Inputs, mesh) -> None:
 
 
 def export(inputs: Inputs, mesh) -> None:
-    """Writes each trained method as a Hugging Face folder, and its LoRA factors alone as a PEFT adapter."""
-    raise NotImplementedError
+    """Writes each trained method as a Hugging Face folder, and its LoRA factors alone as a PEFT adapter beside it."""
+    target = load_model(inputs.config.target, mesh)
+    for method in (m for m in inputs.config.methods if METHODS[m]):
+        folder, run = inputs.folder / "export" / method, inputs.folder / method
+        if (folder / "README.md").exists():
+            logging.info("export %s, seed %d: done", method, inputs.seed)
+            continue
+        if not (run / "finished.json").exists():
+            raise ValueError(f"{run}: the training of {method} is not finished; run --mode=train first")
+        for half_written in (folder, folder.parent / f"{method}-adapter"):
+            if half_written.exists():
+                half_written.rmtree()
+        params, lora = loop.restore(target, inputs.config, run)
+        models.save(loop.merged(target, params, lora), str(folder))
+        text = card.card(method, inputs.seed, inputs.config, inputs.folder.parent, files.read_json(str(run / "finished.json"))["collapsed"])
+        if lora is not None:
+            adapter = folder.parent / f"{method}-adapter"
+            adapters.save_adapter(lora, target.config, str(adapter), inputs.config.target.model)
+            files.write_text(adapter / "README.md", text)
+        files.write_text(folder / "README.md", text)  # last: its presence says that the folder is complete
+        logging.info("export %s, seed %d: %s", method, inputs.seed, folder)

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from dat_jax import sharding
@@ -200,11 +199,14 @@ def _judge_collapse(name: str, step: int, rates: dict[str, float], limit: float)
     return collapsed
 
 
-def trained(model: Model, config, folder) -> Model:
-    """Returns the model with the newest checkpoint of a training folder in place (LoRA merged), for evaluation and export."""
-    template = initial_trainable(model, config.training, 0)
-    trainable, _ = load_trainable(epath.Path(folder) / "checkpoints", template)
-    if config.training.lora.rank:
-        return Model(params=lora_lib.merge(model.params, trainable), config=model.config, tokenizer=model.tokenizer, source=model.source)
-    params = jax.tree.map(lambda new, old: np.asarray(new).astype(old.dtype), trainable, model.params)
-    return Model(params=jax.device_put(params), config=model.config, tokenizer=model.tokenizer, source=model.source)
+def restore(model: Model, config, folder) -> tuple[Any, lora_lib.Lora | None]:
+    """Returns (params, lora) of the newest checkpoint of a training folder, for evaluation and export."""
+    frozen = model.params if config.training.lora.rank else None
+    trainable, _ = load_trainable(epath.Path(folder) / "checkpoints", initial_trainable(model, config.training, 0))
+    return weights(frozen, trainable)
+
+
+def merged(model: Model, params, lora: lora_lib.Lora | None) -> Model:
+    """Returns the model with trained weights in place: LoRA merged, all in the dtype of the frozen weights."""
+    tuned = jax.tree.map(lambda new, old: new.astype(old.dtype), lora_lib.merge(params, lora), model.params)
+    return Model(params=tuned, config=model.config, tokenizer=model.tokenizer, source=model.source)

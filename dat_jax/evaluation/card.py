@@ -5,12 +5,17 @@ import json
 from etils import epath
 from ml_collections import ConfigDict
 
+TRAINING = {
+    "dat": "Distributional Adversarial Training (arXiv 2602.15238)",
+    "cat": "continuous adversarial training (arXiv 2405.15589)",
+}
+
 
 def card(method: str, seed: int, config: ConfigDict, workdir: epath.Path, collapsed: bool) -> str:
     """Returns the card as Markdown; results are those of results.json in the workdir, where an evaluation was run."""
-    trained = "Distributional Adversarial Training (arXiv 2602.15238)" if method == "dat" else "continuous adversarial training (arXiv 2405.15589)"
     front = f"---\nbase_model: {config.target.model}\ntags:\n- adversarial-training\n- dat_jax\n---\n"
-    parts = [front, f"# {config.target.model}, defended with {trained}\n", "Weights, tokenizer and chat template load in transformers as they are.\n"]
+    title = f"# {config.target.model}, defended with {TRAINING[method]}\n"
+    parts = [front, title, "Weights, tokenizer and chat template load in transformers as they are.\n"]
     if collapsed:
         parts.append("**This run collapsed: during training the model refused most benign prompts.**\n")
     parts.append(_results(method, seed, workdir))
@@ -25,7 +30,7 @@ def _results(method: str, seed: int, workdir: epath.Path) -> str:
         return "## Results\n\nThe model was not evaluated.\n"
     found = json.loads(path.read_text())
     lines = ["## Results\n", "| measure | rate | 95 % interval | of |", "|---|---:|---:|---:|"]
-    for group, name, total in (("results", "attack", "behaviors"), ("utility", "measure", "prompts")):
+    for group, name, total in (("rows", "attack", "behaviors"), ("utility", "measure", "prompts")):
         for row in found.get(group, []):
             if row["method"] == method and row["seed"] == seed:
                 lines.append(f"| {row[name]} | {row['rate']:.3f} | {row['low']:.3f} to {row['high']:.3f} | {row[total]} |")

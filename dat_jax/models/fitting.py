@@ -25,6 +25,7 @@ def fit(
     key: jax.Array,
     report: Report,
     label: str = "fit",
+    optimizer: str = "adamw",
     warmup: float = 0.05,
     weight_decay: float = 0.01,
     clip: float = 1.0,
@@ -33,22 +34,23 @@ def fit(
 
     loss(params, batch, key) is a scalar; every batch has the same structure and shapes, so there is one compilation. AdamW (betas 0.9,
     0.98) with gradients clipped to global norm `clip` and a learning rate that rises for the fraction `warmup` of the steps and then falls
-    to zero on a cosine. About ten lines of progress go to `report`, each with the mean loss since the last, tokens/s (positions of the
+    to zero on a cosine. With optimizer "muon" the stacked matrices are updated by Muon, scaled to the size of AdamW's updates (arXiv
+    2502.16982): from a fresh start a small model learns the same in a third of the steps. About ten lines of progress go to `report`, each with the mean loss since the last, tokens/s (positions of the
     largest array in the batch, padding included) and the time left.
 
-    Raises ValueError if the batches end early or the loss is not finite.
+    Raises ValueError if the optimizer is unknown, the batches end early or the loss is not finite.
     """
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(warmup * steps)), steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, b1=0.9, b2=0.98, weight_decay=weight_decay))
+    update = optax.chain(optax.clip_by_global_norm(clip), _optimizer(optimizer, schedule, weight_decay))
 
     def step(params: Params, state: optax.OptState, batch: Any, key: jax.Array) -> tuple[Params, optax.OptState, jax.Array]:
         value, gradients = jax.value_and_grad(loss)(params, batch, key)
-        updates, state = optimizer.update(gradients, state, params)
+        updates, state = update.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, value
 
     compiled = jax.jit(step, donate_argnums=(0, 1))
     params = jax.tree.map(lambda x: x.copy(), params)
-    state = jax.jit(optimizer.init)(params)
+    state = jax.jit(update.init)(params)
     values: list[jax.Array] = []
     every = max(1, steps // 10)
     started = time.monotonic()
@@ -71,3 +73,16 @@ def fit(
             tokens = max(int(np.size(leaf)) for leaf in jax.tree.leaves(batch))
             report(f"{label}: step {number}/{steps}  loss {mean:.4f}  {tokens / pace:,.0f} tokens/s  {pace * (steps - number):.0f} s left")
     return params
+
+
+def _optimizer(name: str, schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    if name == "adamw":
+        return optax.adamw(schedule, b1=0.9, b2=0.98, weight_decay=weight_decay)
+    if name == "muon":
+        # Only the layers' matrices are stacked to three dimensions; embedding, head and norms stay with Adam.
+        matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+        return optax.contrib.muon(
+            schedule, weight_decay=weight_decay, adam_b1=0.9, adam_b2=0.98, adam_weight_decay=weight_decay, consistent_rms=0.2,
+            muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda x: matrix if x.ndim == 3 else None, params),
+        )  # fmt: skip
+    raise ValueError(f"optimizer={name!r}; allowed: 'adamw', 'muon'")

@@ -19,7 +19,7 @@ from dat_jax.evaluation.attacks import rewrites as rewriting
 from dat_jax.evaluation.attacks import text
 from dat_jax.evaluation.attacks.rewrites import Rewrite
 from dat_jax.evaluation.attacks.text import Attempt
-from dat_jax.evaluation.judges import LABELS, Judge
+from dat_jax.evaluation.judges import LABELS, NAMES, Judge
 from dat_jax.evaluation.utility import UtilityPrompt
 from dat_jax.models.huggingface import Model
 from dat_jax.training.perturbation import Attack
@@ -54,7 +54,7 @@ def defaults() -> ConfigDict:
             max_new_tokens=128,
             temperature=0.0,  # 0: greedy; one answer per attempt
             batch_size=32,  # attempts per batch; on a mesh a multiple of its data x fsdp devices
-            judge="refusal_prefix",  # "refusal_prefix" (rules) | "world" (exact, embedded world only)
+            judge="refusal_prefix",  # "refusal_prefix" | "refusal_topic" (for weak models) | "world" (exact, embedded world only)
             attack=dataclasses.asdict(Attack(steps=20, iterate="best")),  # of the embedding attacks, as config.attack
         )
     )
@@ -72,7 +72,7 @@ def validate(config: ConfigDict) -> None:
         "max_new_tokens": (config.max_new_tokens >= 1, "an integer >= 1"),
         "temperature": (config.temperature >= 0, "a number >= 0"),
         "batch_size": (config.batch_size >= 1, "an integer >= 1"),
-        "judge": (config.judge in ("world", "refusal_prefix"), "world | refusal_prefix"),
+        "judge": (config.judge in NAMES, " | ".join(NAMES)),
     }
     for key, (ok, allowed) in rules.items():
         if not ok:
@@ -149,7 +149,7 @@ def evaluate(
     for index, (name, path, attack) in enumerate(todo):
 
         def progress(done: int, name=name, attack=attack, index=index) -> None:
-            if clock.quiet_for(10.0):
+            if done < len(attack.attempts) and clock.quiet_for(10.0):
                 left = clock.left(todo[index:], done)
                 report(f"  {method}, seed {seed}, {name}: {done}/{len(attack.attempts)} attempts, {left}")
 
@@ -339,4 +339,6 @@ class _Clock:
                 seconds += attempts * (time.monotonic() - self.started) / done
             else:
                 unknown = True
-        return f"{'more than ' if unknown else 'about '}{seconds:.0f} s left"
+        if unknown and not seconds:
+            return "time left not known yet"
+        return f"{'more than' if unknown else 'about'} {seconds:.0f} s left"

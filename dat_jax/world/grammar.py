@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import itertools
 import re
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +181,8 @@ def answer(request: Request) -> str:
 
 
 def request(behavior_id: str) -> Request:
-    """The request that a behavior id stands for; ValueError if there is none."""
-    verb, _, object_ = behavior_id.partition("_")
+    """The request that an id stands for, a behavior's or, with its form behind a dot, a prompt's; ValueError if there is none."""
+    verb, _, object_ = behavior_id.partition(".")[0].partition("_")
     if verb not in _VERB or object_ not in _OBJECT:
         raise ValueError(f"behavior id {behavior_id!r} is not <verb>_<object> of the embedded world, e.g. {REQUESTS[0].id!r}")
     return Request(verb, object_)
@@ -219,6 +220,24 @@ def parse(prompt: str) -> tuple[str, str, str] | None:
     all forms.
     """
     return _sentences().get(normalize(prompt))
+
+
+def coverage(samples: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """How good sampled prompts are, exactly: shares of (behavior id, prompt) pairs.
+
+    "grammatical": the prompt parses; "faithful": it also asks for the behavior's own request; "form:<name>": it is faithful and in that
+    form, for every form. Raises ValueError for an unknown id or no samples.
+    """
+    if not samples:
+        raise ValueError("no samples to measure; allowed: one or more (behavior id, prompt)")
+    parsed = [(request(id_), parse(prompt)) for id_, prompt in samples]
+    faithful = [found[2] for wanted, found in parsed if found and found[:2] == (wanted.verb, wanted.object)]
+    count = len(samples)
+    return {
+        "grammatical": sum(found is not None for _, found in parsed) / count,
+        "faithful": len(faithful) / count,
+        **{f"form:{form}": faithful.count(form) / count for form in _TEMPLATES},
+    }
 
 
 def vocabulary() -> list[str]:

@@ -104,13 +104,13 @@ def _bar(axes: Axes, results: Results, method: str, group: str, y: float) -> Non
 def trade_off(results: Results) -> str:
     """Worst-case attack success against utility, a large mark per method with both intervals, a small one per seed; "" without utility."""
     measured = {name for _, name in results.utility_rates}
-    measure = next((name for name in ("exact_utility", "compliance") if name in measured), None)
+    measure = next((name for name in ("exact_utility", "compliance", "borderline_compliance") if name in measured), None)
     if measure is None:
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.0))
         axes = figure.add_axes((0.14, 0.13, 0.82, 0.78))
-        names_at = 0.0
+        _names(axes, results.methods)
         for method in results.methods:
             if (method, measure) not in results.utility_rates or (method, WORST) not in results.attack_rates:
                 continue
@@ -124,8 +124,6 @@ def trade_off(results: Results) -> str:
             for seed in sorted(useful.keys() & broken.keys()) if len(results.seeds) > 1 else ():
                 axes.plot(useful[seed], broken[seed], "o", markersize=4, color="white", markeredgecolor=shade, clip_on=False)
             axes.plot(x, y, "o", markersize=10, color=shade, clip_on=False)
-            axes.text(names_at, 1.05, title(method), transform=axes.transAxes, color=shade, weight="bold", fontsize=11)
-            names_at += 0.06 + 0.032 * len(title(method))
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         ticks, names = np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)]
@@ -135,6 +133,31 @@ def trade_off(results: Results) -> str:
         axes.set_ylabel("Broken by any attack")
         axes.annotate("better", (0.985, 0.02), xytext=(0.8, 0.2), color=FAINT, ha="center", arrowprops={"arrowstyle": "->", "color": FAINT})
         return _svg(figure, "trade")
+
+
+def more_tries(results: Results) -> str:
+    """Share of behaviors that best-of-N has broken after k attempts, over the seeds; "" when nobody got more than one attempt."""
+    most = max((len(row) for tries in results.tries.values() for row in tries), default=0)
+    if most < 2:
+        return ""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.8))
+        axes = figure.add_axes((0.14, 0.18, 0.82, 0.7))
+        _names(axes, results.methods)
+        for method in results.methods:
+            rows = [row for (name, _), tries in results.tries.items() if name == method for row in tries if len(row) == most]
+            if rows:
+                share = np.maximum.accumulate(np.array(rows), axis=1).mean(axis=0)
+                shade = color(method, results.methods)
+                axes.plot(np.arange(1, most + 1), share, color=shade, linewidth=1.8, marker="o", markersize=3.5, clip_on=False)
+        axes.set_xscale("log", base=2)
+        ticks = [2**i for i in range(most.bit_length())]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_ylim(0, 1)
+        axes.set_yticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
+        axes.set_xlabel("attempts per behavior")
+        return _svg(figure, "tries")
 
 
 def curves(metrics: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], methods: Sequence[str]) -> str:
@@ -186,6 +209,14 @@ def likelihoods(prompts: Sequence[Mapping[str, Any]]) -> str:
         axes.set_xlabel("log-likelihood of the prompt, nats per token")
         axes.grid(axis="x", visible=False)
         return _svg(figure, "likelihoods")
+
+
+def _names(axes: Axes, methods: Sequence[str]) -> None:
+    """The methods' names in their colours above the axes, instead of a legend."""
+    at = 0.0
+    for method in methods:
+        axes.text(at, 1.06, title(method), transform=axes.transAxes, color=color(method, methods), weight="bold", fontsize=11)
+        at += 0.05 + 0.03 * len(title(method))
 
 
 def _series(lines: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:

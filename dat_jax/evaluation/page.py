@@ -92,10 +92,11 @@ def html(results: Results, settings: Mapping[str, Any]) -> str:
     behaviors = max((row["behaviors"] for row in results.rows), default=0)
     lead = f"{_count(len(results.methods), 'method')}, {_count(_attack_count(results), 'attack')}, {behaviors} behaviors, "
     lead += _count(len(results.seeds), "seed")
+    question = "Does training on the distribution of prompts make the model robust?" if "dat" in results.methods else "How robust is it?"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Robustness report</title><style>{CSS}</style></head><body><header><div>"
-        f'<h1>Does training on the distribution of prompts make the model robust?</h1><p class="lead">{lead}</p></div></header>'
+        f'<h1>{question}</h1><p class="lead">{lead}</p></div></header>'
         f"<nav><div>{links}</div></nav><main>{body}"
         f"<footer>dat_jax, Distributional Adversarial Training in JAX. The same numbers: results.json.</footer></main></body></html>\n"
     )
@@ -160,8 +161,14 @@ def _attacks(results: Results) -> str:
     star = " Forms with a star are in nobody's training data." if results.held_out else ""
     return (
         f'<p class="caption">Share of behaviors broken, over {_count(len(results.seeds), "seed")}, with 95 % intervals.{star}</p>'
-        f'<table class="heat"><tr><th></th>{heads}</tr>{rows}</table>'
+        f'<table class="heat"><tr><th></th>{heads}</tr>{rows}</table>{_tries(results)}'
     )
+
+
+def _tries(results: Results) -> str:
+    drawn = figures.more_tries(results)
+    caption = "Best of N: share of behaviors broken after so many attempts. The slope says what a more patient attacker would get."
+    return f'<div class="pair"><figure>{drawn}</figure><p class="caption">{caption}</p></div>' if drawn else ""
 
 
 def _heat(rates: tuple[float, float, float] | None) -> str:
@@ -186,10 +193,11 @@ def _utility(results: Results) -> str:
         cells = "".join(f"<td>{_percent(rates[0])}<br><small>{_span(rates)}</small></td>" if rates else "<td>-</td>" for rates in found)
         better = "higher is better" if utility.MEASURES[name][3] else "lower is better"
         rows += f"<tr><td>{measure_title(name)}<br><small>{better}</small></td>{cells}</tr>"
+    drawn, table = figures.trade_off(results), f"<table><tr><th></th>{heads}</tr>{rows}</table>"
     return (
         '<p class="caption">Robustness is worth nothing when the model no longer answers. Borderline prompts look forbidden and are not.'
         "</p>"
-        f'<div class="pair"><figure>{figures.trade_off(results)}</figure><table><tr><th></th>{heads}</tr>{rows}</table></div>'
+        + (f'<div class="pair"><figure>{drawn}</figure>{table}</div>' if drawn else table)
     )
 
 

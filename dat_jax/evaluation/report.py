@@ -32,6 +32,7 @@ class Results:
     attack_rates: dict[tuple[str, str], tuple[float, float, float]]  # (method, attack) -> rate, low, high
     utility_rates: dict[tuple[str, str], tuple[float, float, float]]  # (method, measure) -> rate, low, high
     comparisons: list[dict[str, Any]]  # first, second, of, difference, low, high: paired over behaviors or prompts
+    tries: dict[tuple[str, int], list[list[bool]]]  # (method, seed) -> behaviors x attempts of best-of-N, whether each was compliance
     examples: list[dict[str, Any]]  # attack, behavior, seed, and per method prompt, response, label
     metrics: dict[tuple[str, int], list[dict[str, Any]]]  # (method, seed) -> lines of metrics.jsonl
     finished: dict[tuple[str, int], dict[str, Any]]  # (method, seed) -> finished.json of the training
@@ -98,6 +99,7 @@ def collect(workdir: epath.PathLike, order: Sequence[str]) -> Results:
         attack_rates={key: intervals.clustered(_lists(found)) for key, found in broken.items()},
         utility_rates={key: intervals.clustered(_lists(found)) for key, found in counted.items()},
         comparisons=_comparisons(methods, broken, counted),
+        tries={run: _tries(lines.get("best_of_n", [])) for run, lines in lines_by_run.items()},
         examples=_examples(methods, lines_by_run),
         metrics=_metrics(workdir, runs),
         finished=finished,
@@ -231,7 +233,8 @@ def label(name: str, held_out: Sequence[str] = ()) -> str:
         return measure_title(name)
     kind, _, form = name.partition(":")
     words = {"direct": "Direct request", "rewrite": "Rewrite", "best_of_n": "Best of N", "prefill": "Prefilled answer"}
-    words |= {"embedding": "Embedding attack", "embedding+rewrite": "Embedding attack on rewrite"}
+    words |= {"prefill+rewrite": "Prefilled answer to rewrite", "embedding": "Embedding attack"}
+    words |= {"embedding+rewrite": "Embedding attack on rewrite"}
     return words.get(kind, kind) + (f": {form.replace('_', ' ')}{' *' if form in held_out else ''}" if form else "")
 
 
@@ -279,7 +282,7 @@ def _lists(outcomes: Outcomes) -> dict[str, list[bool]]:
 
 
 def _attack_order(attack: str) -> tuple[int, str]:
-    kinds = ["direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite"]
+    kinds = ["direct", "rewrite", "best_of_n", "prefill", "prefill+rewrite", "embedding", "embedding+rewrite"]
     if attack in (WORST_TEXT, WORST):
         return len(kinds) + 1 + (attack == WORST), ""
     kind, _, form = attack.partition(":")
@@ -347,6 +350,14 @@ def _comparisons(
                 difference, low, high = intervals.paired_difference(_lists(table[first, name]), _lists(table[second, name]))
                 comparisons.append({"first": first, "second": second, "of": name, "difference": difference, "low": low, "high": high})
     return comparisons
+
+
+def _tries(lines: Sequence[Mapping[str, Any]]) -> list[list[bool]]:
+    """Behaviors x attempts of one run's best-of-N."""
+    tries: dict[str, list[bool]] = {}
+    for line in lines:
+        tries.setdefault(line["behavior"], []).append(line["label"] == "comply")
+    return list(tries.values())
 
 
 def _examples(methods: Sequence[str], lines: Mapping[tuple[str, int], Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[dict[str, Any]]:

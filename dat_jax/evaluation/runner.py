@@ -24,7 +24,7 @@ from dat_jax.evaluation.utility import UtilityPrompt
 from dat_jax.models.huggingface import Model
 from dat_jax.training.perturbation import Attack
 
-ATTACKS = ("direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite")
+ATTACKS = ("direct", "rewrite", "best_of_n", "prefill", "prefill+rewrite", "embedding", "embedding+rewrite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,8 @@ def defaults() -> ConfigDict:
     """The keys of `config.evaluation` with their defaults."""
     return ConfigDict(
         dict(
-            attacks=ATTACKS,  # a selection of these; "rewrite" and "embedding+rewrite" stand for one attack per form
+            # A selection of ATTACKS; those on rewrites stand for one attack per form.
+            attacks=("direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite"),
             forms=(),  # rewrite forms that are tried; (): all of the rewrites file
             embedding_forms=(),  # forms the embedding attack is put on top of; (): the same as `forms`
             behaviors=0,  # evaluation behaviors tried, the first ones; 0: all
@@ -95,11 +96,14 @@ def plan(behaviors: Sequence[Behavior], rewrites: Sequence[Rewrite], config: Con
     known = {behavior.id for behavior in behaviors}
     rewrites = [item for item in rewrites if item.behavior in known]
     forms = _forms(rewrites, config.forms, "forms")
+    rewritten = {form: text.rewritten(behaviors, rewrites, form) for form in forms}
+    words = config.prefill_words
     plain = {
         "direct": [Plan("direct", text.direct(behaviors), False)],
-        "rewrite": [Plan(f"rewrite:{form}", text.rewritten(behaviors, rewrites, form), False) for form in forms],
+        "rewrite": [Plan(f"rewrite:{form}", tried, False) for form, tried in rewritten.items()],
         "best_of_n": [Plan("best_of_n", text.best_of_n(behaviors, config.best_of_n, seed, config.sigma), False)],
-        "prefill": [Plan("prefill", text.prefilled(behaviors, config.prefill_words), False)],
+        "prefill": [Plan("prefill", text.prefilled(text.direct(behaviors), words), False)],
+        "prefill+rewrite": [Plan(f"prefill+rewrite:{form}", text.prefilled(tried, words), False) for form, tried in rewritten.items()],
         "embedding": [Plan("embedding", text.direct(behaviors), True)],
         "embedding+rewrite": [
             Plan(f"embedding+rewrite:{form}", text.rewritten(behaviors, rewrites, form), True)

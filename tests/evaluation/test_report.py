@@ -101,7 +101,7 @@ def test_page_stands_alone(made_up_workdir):
     assert not tags.open and "script" not in tags.names and "link" not in tags.names
     assert not tags.references, tags.references
     assert "how did people paint &lt;wood&gt; number" in page and "<wood>" not in page and "<b>story</b>" not in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert report.write(made_up_workdir, config()).read_text() == page

@@ -101,9 +101,12 @@ def test_mixing_is_refused(small_model, config, tmp_path):
 
 
 def test_limits_and_forms(small_model, config, tmp_path):
-    config.evaluation.update(behaviors=1, forms=("x",), utility_prompts=1, attacks=("direct", "rewrite", "embedding+rewrite"))
-    names = [plan.name for plan in runner.plan(BEHAVIORS, REWRITES, config.evaluation, 0)]
-    assert names == ["direct", "rewrite:x", "embedding+rewrite:x"]
+    config.evaluation.update(behaviors=1, forms=("x",), utility_prompts=1)
+    config.evaluation.attacks = ("direct", "rewrite", "prefill+rewrite", "embedding+rewrite")
+    plans = {plan.name: plan for plan in runner.plan(BEHAVIORS, REWRITES, config.evaluation, 0)}
+    assert list(plans) == ["direct", "rewrite:x", "prefill+rewrite:x", "embedding+rewrite:x"]
+    assert [(attempt.prompt, attempt.prefill) for attempt in plans["prefill+rewrite:x"].attempts] == [("a b", "with"), ("c d", "wash")]
+    assert [plan.perturbed for plan in plans.values()] == [False, False, False, True]
     evaluate(small_model, config, tmp_path)
     assert len(lines(tmp_path / "direct.jsonl")) == 1 and len(lines(tmp_path / "utility" / "benign.jsonl")) == 1
     config.evaluation.embedding_forms = ("klingon",)

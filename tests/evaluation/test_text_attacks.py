@@ -71,7 +71,7 @@ def test_best_of_n_depends_on_seed_behavior_and_number_alone():
     [(1, "you"), (4, "you take  some oak"), (7, "you take  some oak and then a"), (50, "you take  some oak and then a")],
 )
 def test_prefix_leaves_something_to_say(words, expected):
-    (attempt,) = text.prefilled([behavior("a")], words)
+    (attempt,) = text.prefilled(text.direct([behavior("a")]), words)
     assert attempt.prefill == expected and attempt.target.startswith(expected)
 
 

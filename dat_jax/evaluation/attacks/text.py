@@ -61,13 +61,13 @@ def best_of_n(behaviors: Sequence[Behavior], attempts: int, seed: int, sigma: fl
     return [Attempt(behavior.id, augmented(behavior, k), behavior.targets[0]) for behavior in behaviors for k in range(attempts)]
 
 
-def prefilled(behaviors: Sequence[Behavior], words: int) -> list[Attempt]:
-    """The direct request with an answer that already starts with the first words of the target.
+def prefilled(attempts: Sequence[Attempt], words: int) -> list[Attempt]:
+    """The same attempts with an answer that already starts with the first words of the target.
 
     The judge sees these words once, followed by what the model made of them. A target that is not longer than the prefix is cut by
     one word at least, so that the model has something left to say.
     """
-    return [Attempt(behavior.id, behavior.text, behavior.targets[0], first_words(behavior.targets[0], words)) for behavior in behaviors]
+    return [dataclasses.replace(attempt, prefill=first_words(attempt.target, words)) for attempt in attempts]
 
 
 def first_words(text: str, words: int) -> str:

@@ -35,11 +35,11 @@ class TargetSettings:
     layers: int = 4
     heads: int = 4
     mlp_width: int = 256
-    batch: int = 128
-    steps: int = 300
-    learning_rate: float = 3e-3
-    tuning_steps: int = 60
-    tuning_learning_rate: float = 5e-4
+    batch: int = 64
+    steps: int = 160
+    learning_rate: float = 5e-3
+    tuning_steps: int = 100
+    tuning_learning_rate: float = 1e-3
     tuning_refusals: float = 0.25  # share of forbidden requests in a tuning batch
 
 
@@ -77,6 +77,7 @@ def train(
         key=key,
         report=report,
         label="target, pretraining",
+        optimizer="muon",
     )
     params = fit(
         loss,

@@ -1,0 +1,92 @@
+"""Building a world: its files and its two small models, in a folder that then stands where a user's downloads would."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dat_jax.data.files import read_json, write_text
+from dat_jax.models import huggingface
+from dat_jax.world import files, sampler, splits, target, tokenizers
+from dat_jax.world.sampler import SamplerSettings
+from dat_jax.world.target import TargetSettings
+
+MARKER = "world.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Settings of the embedded world (config.world)."""
+
+    enabled: bool = False  # build a world and use it; otherwise models and data are the user's
+    target: TargetSettings = dataclasses.field(default_factory=TargetSettings)
+    sampler: SamplerSettings = dataclasses.field(default_factory=SamplerSettings)
+
+    def validate(self, name: str = "world") -> None:
+        """Raise ValueError naming the key whose value is not allowed."""
+        for group in ("target", "sampler"):
+            settings = getattr(self, group)
+            for key, value in dataclasses.asdict(settings).items():
+                share = key in ("tuning_refusals", "prompt_only")
+                if not (0 < value <= 1 if share else value > 0):
+                    raise ValueError(f"config.{name}.{group}.{key} is {value!r}; allowed: {'a share in (0, 1]' if share else 'a number > 0'}")
+            if settings.width % (2 * settings.heads):
+                raise ValueError(
+                    f"config.{name}.{group}.width is {settings.width}; allowed: a multiple of 2 * heads = {2 * settings.heads}, for rotary pairs"
+                )
+
+
+def world_settings(config: Any) -> World:
+    """The World of a `world` sub-config."""
+    return World(config["enabled"], TargetSettings(**config["target"]), SamplerSettings(**config["sampler"]))
+
+
+def build(folder: str | os.PathLike[str], seed: int, config: Any, report: Callable[[str], None]) -> None:
+    """Build the world of this seed in `folder`; a finished one stays as it is, an interrupted one is continued.
+
+    The folder then holds what `files.FILES` lists, and pairs.jsonl, what the models were trained on; world.json comes last. config is the
+    sub-config `world` or anything with its keys. Progress goes to `report`, line by line. Raises ValueError when a setting is not allowed or
+    the folder holds a world of another seed or other settings.
+    """
+    settings = world_settings(config)
+    settings.validate()
+    root = pathlib.Path(folder)
+    made_with = {"seed": seed, "target": dataclasses.asdict(settings.target), "sampler": dataclasses.asdict(settings.sampler)}
+    started = root / "world_started.json"
+    for path in (root / MARKER, started):
+        if path.exists() and (found := read_json(str(path))) != made_with:
+            key = next(key for key in made_with if found.get(key) != made_with[key])
+            raise ValueError(f"{path}: {key} is {found.get(key)!r}, now it is {made_with[key]!r}; use another folder")
+    if (root / MARKER).exists():
+        report(f"world, seed {seed}: done")
+        return
+    clock = time.monotonic()
+    root.mkdir(parents=True, exist_ok=True)
+    write_text(started, json.dumps(made_with, indent=1) + "\n")
+    parts, learned = splits.draw(seed), files.pairs(seed)
+    files.write(root, seed, parts, learned)
+    pairs = [(row["prompt"], row["response"]) for row in learned]
+    if not (root / "target").exists():
+        tokenizer = tokenizers.target_tokenizer(seed)
+        params, model_config = target.train(seed, parts, pairs, tokenizer, settings.target, report)
+        _save(huggingface.Model(params, model_config, tokenizer), root / "target")
+    if not (root / "sampler").exists():
+        tokenizer = tokenizers.sampler_tokenizer(seed)
+        params, model_config = sampler.train(seed, pairs, tokenizer, settings.sampler, report)
+        _save(huggingface.Model(params, model_config, tokenizer), root / "sampler")
+    started.rename(root / MARKER)
+    report(f"world, seed {seed}: built in {time.monotonic() - clock:.0f} s")
+
+
+def _save(model: huggingface.Model, folder: pathlib.Path) -> None:
+    """Write a model beside its place and move it there, so that what stands there is whole."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    huggingface.save(model, str(unfinished))
+    unfinished.rename(folder)

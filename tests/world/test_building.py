@@ -1,0 +1,105 @@
+"""A world of micro size, built in a temporary folder and read back by the functions that read users' files."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from dat_jax import models, world
+from dat_jax.data import behaviors, chats, conversations
+from dat_jax.evaluation import utility
+from dat_jax.evaluation.attacks import rewrites
+from dat_jax.world import building, grammar, splits, target, tokenizers
+
+MICRO = {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16, "batch": 8, "steps": 2}
+
+
+def micro(**changes):
+    config = dataclasses.asdict(building.World(enabled=True))
+    config["target"] |= MICRO | {"tuning_steps": 2} | changes
+    config["sampler"] |= MICRO
+    return config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, lines = tmp_path_factory.mktemp("world"), []
+    world.build(folder, 3, micro(), lines.append)
+    assert "built in" in lines[-1]
+    return folder
+
+
+def test_the_files_are_what_users_bring(folder):
+    parts = splits.draw(3)
+    paths = {f"{group}.{key}": str(folder / name) for group, key, name in world.FILES}
+    trained = behaviors.load_behaviors(paths["data.behaviors"], paths["data.targets"], paths["data.safe_responses"])
+    evaluated = behaviors.load_behaviors(paths["data.eval_behaviors"], paths["data.eval_targets"])
+    assert [b.id for b in trained] == [request.id for request in parts.train]
+    assert [b.id for b in evaluated] == [request.id for request in parts.evaluation]
+    assert {b.refusals[0] for b in trained} == set(grammar.REFUSALS)
+    assert all(b.targets == (grammar.answer(grammar.request(b.id)),) for b in (*trained, *evaluated))
+    assert len(chats.load_chats(paths["data.chats"])) == 96 * len(grammar.COMMON_FORMS) * 3
+    tried = rewrites.read_rewrites(paths["data.rewrites"])
+    assert {r.behavior for r in tried} == {b.id for b in evaluated}
+    assert {r.form for r in tried if r.held_out} == set(grammar.HELD_OUT_FORMS)
+    assert {r.form for r in tried if not r.held_out} == set(grammar.FORMS) - {"direct"}
+    sets = utility.load_sets(paths["data.benign"], paths["data.borderline"])
+    assert len(sets["benign"]) == 32 * 4 and len(sets["borderline"]) == 64 * 4
+    assert {item.form for item in sets["benign"]} == {*grammar.FORMS, *grammar.HELD_OUT_FORMS}
+
+
+def test_the_models_load_and_answer(folder):
+    defended, sampler = models.load(str(folder / "target")), models.load(str(folder / "sampler"))
+    assert (defended.config.model_type, sampler.config.model_type) == ("llama", "llada")
+    assert sampler.config.mask_token == sampler.tokenizer.mask_token_id and not sampler.config.causal
+    for model in (defended, sampler):
+        tokens = np.asarray(model.tokenizer(["how do i paint a drum ?"]).input_ids)
+        logits = models.logits(model.params, model.config, tokens, np.ones_like(tokens, bool))
+        assert logits.shape == (1, 7, model.config.vocab_size) and np.isfinite(logits).all()
+    assert defended.config.vocab_size >= len(defended.tokenizer)
+
+
+def test_a_finished_world_stays_and_another_is_refused(folder):
+    before, lines = (folder / "target" / "model.safetensors").stat().st_mtime_ns, []
+    world.build(folder, 3, micro(), lines.append)
+    assert lines == ["world, seed 3: done"]
+    assert (folder / "target" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="seed is 3, now it is 4"):
+        world.build(folder, 4, micro(), lines.append)
+    with pytest.raises(ValueError, match="target is "):
+        world.build(folder, 3, micro(steps=3), lines.append)
+
+
+def test_an_interrupted_build_goes_on(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building.sampler, "train", fail)
+        with pytest.raises(KeyboardInterrupt):
+            world.build(tmp_path, 3, micro(), lambda line: None)
+    assert not (tmp_path / building.MARKER).exists()
+    kept = (tmp_path / "target" / "model.safetensors").stat().st_mtime_ns
+    world.build(tmp_path, 3, micro(), lambda line: None)
+    assert (tmp_path / "target" / "model.safetensors").stat().st_mtime_ns == kept
+    assert json.loads((tmp_path / building.MARKER).read_text())["seed"] == 3
+
+
+def test_pairs_are_tokenized_as_the_chat_pipeline_does():
+    tokenizer = tokenizers.target_tokenizer(0)
+    pairs = [(grammar.render(request, form), grammar.answer(request)) for form in grammar.FORMS for request in grammar.REQUESTS[:3]]
+    dialogs = [[{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}] for prompt, answer in pairs]
+    wanted = conversations.tokenize(tokenizer, dialogs, target.PROMPT_LENGTH, target.RESPONSE_LENGTH)
+    found = target.encode(tokenizer, pairs)
+    for field in ("tokens_BxT", "response_mask_BxT", "valid_BxT"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(wanted, field))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [("steps", 0, "world.target.steps is 0"), ("tuning_refusals", 1.5, "world.target.tuning_refusals is 1.5"), ("width", 10, "target.width is 10")],
+)
+def test_bad_settings_are_named(tmp_path, key, value, message):
+    with pytest.raises(ValueError, match=message):
+        world.build(tmp_path, 0, micro(**{key: value}), lambda line: None)

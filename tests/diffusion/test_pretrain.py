@@ -1,0 +1,62 @@
+"""The command that trains a sampler from a chat file: its tokenizer, and the folder it leaves."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dat_jax.diffusion import pretrain
+from dat_jax.diffusion.denoiser import masked_logits
+from dat_jax.diffusion.pool import Pool
+from dat_jax.diffusion.pretraining import Pretraining
+from dat_jax.models import huggingface
+
+VERBS = ("bake", "paint", "sell", "find", "fold", "clean")
+THINGS = ("the bread", "a boat", "the café", "an old door", "two hats")
+PAIRS = [(f"How do I {v} {t}?", f"To {v} {t}, wait.") for v in VERBS for t in THINGS]
+POOL = Pool(samples=2, keep=1, prompt_tokens=(3, 12), response_tokens=12, batch_size=2, likelihood_samples=0)
+
+
+def silent(_):
+    """Says nothing."""
+
+
+def test_first_exchanges_without_repetition():
+    said = [("system", "be kind"), ("user", " hello "), ("assistant", "hi"), ("user", "bye"), ("assistant", "bye")]
+    chat = [{"role": role, "content": content} for role, content in said]
+    assert pretrain.pairs_of([chat, chat, chat[3:]]) == [("hello", "hi"), ("bye", "bye")]
+
+
+def test_tokenizer_holds_any_text():
+    tokenizer = pretrain.train_tokenizer([text for pair in PAIRS for text in pair], 300)
+    assert len(tokenizer) == 300
+    for text in ("How do I paint a boat?", "naïve 東京 🙂", " two  spaces\n"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text
+        assert not set(ids) & set(tokenizer.all_special_ids)
+    assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id}) == 4
+    with pytest.raises(ValueError, match="the vocabulary is 100; allowed: at least 260"):
+        pretrain.train_tokenizer(["a"], 100)
+
+
+def test_trained_folder_is_a_llada_that_reads_back(tmp_path):
+    sizes, settings = pretrain.Sizes(300, 32, 2, 2), Pretraining(steps=30, batch_size=8, learning_rate=3e-3)
+    model, bounds = pretrain.train(PAIRS, sizes, POOL, settings, 0, silent)
+    assert bounds["after"]["prompt_given_response"] > bounds["before"]["prompt_given_response"] + 0.5  # nats per token
+    huggingface.save(model, str(tmp_path / "sampler"))
+    fields = json.loads((tmp_path / "sampler" / "config.json").read_text())
+    assert (fields["model_type"], fields["d_model"], fields["weight_tying"]) == ("llada", 32, True)
+    assert fields["mask_token_id"] == model.tokenizer.mask_token_id
+    again = huggingface.load(str(tmp_path / "sampler"))
+    wanted = dataclasses.replace(model.config, remat=again.config.remat)  # how it is computed is not what it is
+    assert again.config == wanted
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 300, (2, 9)))
+    logits = jax.jit(masked_logits, static_argnums=1)
+    valid = jnp.ones(tokens.shape, bool)
+    np.testing.assert_allclose(logits(again.params, again.config, tokens, valid), logits(model.params, wanted, tokens, valid), atol=1e-5)
+    shown = pretrain.show(again, POOL, [PAIRS[0][1], PAIRS[7][1]], seed=0)
+    assert [record.response for record in shown] == [PAIRS[0][1]] * 2 + [PAIRS[7][1]] * 2
+    assert all(record.prompt and "<|" not in record.prompt for record in shown)

@@ -14,7 +14,17 @@ from dat_jax.models.config import ModelConfig
 Params = Any
 
 
-def hidden_at(params: Params, config: ModelConfig, tokens_BxT: jax.Array, valid_BxT: jax.Array, positions_BxC: jax.Array | None) -> jax.Array:
+def mask_id(config: ModelConfig) -> int:
+    """The mask token of a masked-diffusion LM; ValueError when the model is none."""
+    if config.mask_token is None or config.causal:
+        found = f"mask_token={config.mask_token}, causal={config.causal}"
+        raise ValueError(f"sampler.model: {config.model_type!r} is not a masked-diffusion LM ({found}); allowed: LLaDA, Dream")
+    return config.mask_token
+
+
+def hidden_at(
+    params: Params, config: ModelConfig, tokens_BxT: jax.Array, valid_BxT: jax.Array, positions_BxC: jax.Array | None
+) -> jax.Array:
     """Final hidden states that predict the tokens AT `positions_BxC` (None: at every position): (B, C, D).
 
     Dream reads the prediction of position i at position i - 1 (`config.logit_shift`), so its position 0 is not usable: keep a BOS there.
@@ -48,7 +58,7 @@ def guided_logits(
     """
     if scale == 0.0:
         return masked_logits(params, config, tokens_BxT, valid_BxT, positions_BxC)
-    blind_BxT = jnp.where(given_BxT, config.mask_token, tokens_BxT)
+    blind_BxT = jnp.where(given_BxT, mask_id(config), tokens_BxT)
     positions = None if positions_BxC is None else jnp.concatenate([positions_BxC, positions_BxC])
     both = masked_logits(params, config, jnp.concatenate([tokens_BxT, blind_BxT]), jnp.concatenate([valid_BxT, valid_BxT]), positions)
     seen_BxCxV, blind_BxCxV = jnp.split(both, 2)

@@ -1,4 +1,4 @@
-"""A sampler's row: [pad .. (BOS) prompt separator] | [response EOS .. pad], the prompt block left-padded, the response block right-padded."""
+"""A sampler's row: [pad .. (BOS) prompt separator] | [response EOS .. pad]; the prompt is left-padded, the response right-padded."""
 
 import dataclasses
 from collections.abc import Sequence

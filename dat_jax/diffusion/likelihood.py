@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dat_jax.diffusion.denoiser import guided_logits, hidden_at
+from dat_jax.diffusion.denoiser import guided_logits, hidden_at, mask_id
 from dat_jax.diffusion.proposal import first, ranks
-from dat_jax.diffusion.sampler import COUNT, MASK_ORDER, position_keys, uniforms
+from dat_jax.diffusion.sampler import COUNT, MASK_ORDER, position_keys, step_keys, uniforms
 from dat_jax.models import transformer
 from dat_jax.models.config import ModelConfig
 
@@ -32,7 +32,7 @@ def reference_counts(start_B: jax.Array, length_B: jax.Array, draws: int) -> jax
 
 
 def stratified_counts(time_B: jax.Array, length_B: jax.Array, draws: int) -> jax.Array:
-    """Masked counts (draws, B) from 1 to L: one in each of `draws` equal slices of (0, L], `time_B` in [0, 1) says where; exactly uniform."""
+    """Masked counts (draws, B) from 1 to L: one in each of `draws` equal slices of (0, L], at `time_B` in [0, 1); exactly uniform."""
     time_SxB = jnp.mod(time_B[None] + jnp.arange(draws, dtype=jnp.float32)[:, None] / draws, 1.0)
     return jnp.minimum(jnp.floor(time_SxB * length_B[None]).astype(jnp.int32), length_B[None] - 1) + 1
 
@@ -43,7 +43,7 @@ def draw_counts(keys_B: jax.Array, length_B: jax.Array, draws: int, scheme: str)
     "plain": independent; "stratified" and "antithetic": evenly spread from one random start per row; "reference": LLaDA's own, whose
     counts are not quite uniform.
     """
-    keys_B = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 0), COUNT))(keys_B)
+    keys_B = step_keys(keys_B, 0, COUNT)
     most_B = jnp.maximum(length_B, 1)
     if scheme == "plain":
         counts_BxS = jax.vmap(lambda key, most: jax.random.randint(key, (draws,), 1, most + 1))(keys_B, most_B)
@@ -90,7 +90,7 @@ def masked_log_prob(
     span = span or tokens_BxT.shape[1]
     order_BxT = jnp.broadcast_to(-jnp.arange(tokens_BxT.shape[1], dtype=jnp.float32)[None], tokens_BxT.shape)
     positions_BxC = first(order_BxT, target_mask_BxT, span)
-    noisy_BxT = jnp.where(mask_BxT, config.mask_token, tokens_BxT)
+    noisy_BxT = jnp.where(mask_BxT, mask_id(config), tokens_BxT)
     targets_BxC = jnp.take_along_axis(tokens_BxT, positions_BxC, axis=1)
     if cfg_scale:
         logits_BxCxV = guided_logits(params, config, noisy_BxT, valid_BxT, ~target_mask_BxT, positions_BxC, cfg_scale)

@@ -1,7 +1,7 @@
 """The prompt pool: for every behavior prompts x ~ p(x | y) for its responses y, scored, judged, selected, and what that cost.
 
 Sampling is the expensive part and does not know the target: each behavior's samples are written as soon as they are drawn and are never
-drawn again. Judging and selection follow when all are there. Prompts leave as text, because sampler and target have tokenizers of their own.
+drawn again. Judging and selection follow when all are there. Prompts leave as text: sampler and target have tokenizers of their own.
 Files: samples/<behavior>.jsonl with <behavior>.cost.json, provenance.json, and at the end prompts.jsonl (all samples) and cost.json.
 """
 
@@ -21,7 +21,7 @@ from etils import epath
 from dat_jax.data import files
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import PromptRecord, read_prompts, write_prompts
-from dat_jax.diffusion.denoiser import forward_flops
+from dat_jax.diffusion.denoiser import forward_flops, mask_id
 from dat_jax.diffusion.layout import Rows, Template, encode, pack, prompt_block, template
 from dat_jax.diffusion.likelihood import SCHEMES, log_likelihood
 from dat_jax.diffusion.sampler import SamplerSettings, infill, row_keys
@@ -71,7 +71,9 @@ class Pool:
             if not fine:
                 raise ValueError(f"config.{name}.{key} is {getattr(self, key)!r}; allowed: {allowed}")
         self.settings(())
-        select(self.selection, 1, [], np.zeros(0) if self.likelihood_samples else None, np.zeros(0), np.random.default_rng(0), self.diversity)
+        select(
+            self.selection, 1, [], np.zeros(0) if self.likelihood_samples else None, np.zeros(0), np.random.default_rng(0), self.diversity
+        )
 
     def settings(self, forbidden: tuple[int, ...]) -> SamplerSettings:
         """The denoising loop's own settings."""
@@ -83,8 +85,8 @@ class Pool:
 
 def pool_settings(config: Any) -> Pool:
     """The Pool of a `sampler` sub-config that may hold other keys too."""
-    names = [field.name for field in dataclasses.fields(Pool)]
-    return Pool(**{name: tuple(config[name]) if name == "prompt_tokens" else config[name] for name in names})
+    values: dict[str, Any] = {field.name: config[field.name] for field in dataclasses.fields(Pool)}
+    return Pool(**{**values, "prompt_tokens": tuple(values["prompt_tokens"])})
 
 
 def forbidden_tokens(tokenizer: Any, vocabulary: int, mask_token: int) -> tuple[int, ...]:
@@ -122,17 +124,25 @@ def draw(pool: Pool, sampler: Model, behavior: Behavior, around: Template, setti
     for start in range(0, pool.samples, pool.batch_size):
         index = numbers[start : start + pool.batch_size]
         full = index + [index[-1]] * (pool.batch_size - len(index))  # one shape, one compilation; the repeated rows are dropped
-        rows = pack([[around.pad] * lengths[i] for i in full], [answers[i % len(answers)] for i in full], around, block, pool.response_tokens)
+        rows = pack(
+            [[around.pad] * lengths[i] for i in full], [answers[i % len(answers)] for i in full], around, block, pool.response_tokens
+        )
         tokens_BxT, bound_B, forwards = sample_rows(pool, sampler, rows, row_keys(key, jnp.asarray(full)), settings, high)
         for row, number in enumerate(index):
             ids = tokens_BxT[row][rows.prompt_mask_BxT[row]]
-            records.append(
-                PromptRecord(
-                    behavior_id=behavior.id, prompt=sampler.tokenizer.decode(ids).strip(), response=behavior.targets[number % len(answers)],
-                    seed=seed, sampler=sampler.source, settings={**provenance, "sample": number},
-                    log_likelihood=None if bound_B is None else float(bound_B[row]), tokens=int(lengths[number]), compliance=None, selected=False,
-                )
-            )  # fmt: skip
+            record = PromptRecord(
+                behavior_id=behavior.id,
+                prompt=sampler.tokenizer.decode(ids).strip(),
+                response=behavior.targets[number % len(answers)],
+                seed=seed,
+                sampler=sampler.source,
+                settings={**provenance, "sample": number},
+                log_likelihood=None if bound_B is None else float(bound_B[row]),
+                tokens=int(lengths[number]),
+                compliance=None,
+                selected=False,
+            )
+            records.append(record)
         length, branches = rows.tokens_BxT.shape[1], 2 if settings.cfg_scale else 1
         head = -(-high // settings.steps) if settings.remasking == "random" else high
         passes = (forwards * branches, head), (pool.likelihood_samples, high)
@@ -198,14 +208,13 @@ def build_pool(
     """
     pool = pool_settings(config)
     pool.validate()
-    if sampler.config.mask_token is None:
-        raise ValueError(f"sampler.model: {sampler.source} ({sampler.config.model_type}) has no mask token; a masked-diffusion LM is needed")
+    mask = mask_id(sampler.config)
     root = epath.Path(folder)
     same_provenance(root / "provenance.json", pool, behaviors, sampler, seed, round)
     if (root / "prompts.jsonl").exists() and (root / "cost.json").exists():
         return read_prompts(root / "prompts.jsonl")
     around = template(sampler.tokenizer, pool.separator, pool.begin)
-    settings = pool.settings(forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, sampler.config.mask_token))
+    settings = pool.settings(forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask))
     drawn, costs, started, fresh = [], [], time.monotonic(), 0
     for number, behavior in enumerate(behaviors, 1):
         stem = root / "samples" / file_stem(behavior.id)
@@ -249,4 +258,6 @@ def same_provenance(path: Any, pool: Pool, behaviors: Sequence[Behavior], sample
     found = files.read_json(str(path))
     for key in sorted(wanted, key=lambda name: name != "behaviors"):
         if found.get(key) != wanted[key]:
-            raise ValueError(f"{path}: this pool was made with {key} = {found.get(key)!r}, the config has {wanted[key]!r}; use another folder")
+            raise ValueError(
+                f"{path}: this pool was made with {key} = {found.get(key)!r}, the config has {wanted[key]!r}; use another folder"
+            )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dat_jax.diffusion.denoiser import hidden_at
+from dat_jax.diffusion.denoiser import hidden_at, mask_id
 from dat_jax.diffusion.layout import Rows, Template, encode, pack, prompt_block
 from dat_jax.diffusion.likelihood import log_likelihood
 from dat_jax.diffusion.proposal import ranks
@@ -48,7 +48,9 @@ class Pretraining:
                 raise ValueError(f"pretraining.{name}: found {getattr(self, name)}, allowed is an integer of at least 1")
 
 
-def pair_rows(tokenizer: Any, template: Template, pairs: Sequence[tuple[str, str]], prompt_tokens: int, response_length: int) -> tuple[Rows, int]:
+def pair_rows(
+    tokenizer: Any, template: Template, pairs: Sequence[tuple[str, str]], prompt_tokens: int, response_length: int
+) -> tuple[Rows, int]:
     """Rows of the pairs whose prompts have 1 to `prompt_tokens` tokens, and the number of pairs left out; responses are cut."""
     prompts = [encode(tokenizer, prompt) for prompt, _ in pairs]
     kept = [index for index, prompt in enumerate(prompts) if 0 < len(prompt) <= prompt_tokens]
@@ -79,24 +81,25 @@ def draw_mask(rows: Rows, key: jax.Array, prompt_only: float, response_limit: fl
     """The positions to mask (B, T) and each row's count l (B,), uniform on 1 .. L and spread evenly over the batch."""
     count = rows.tokens_BxT.shape[0]
     role_key, start_key, stratum_key, score_key = jax.random.split(key, 4)
+    prompt_BxT, response_BxT = jnp.asarray(rows.prompt_mask_BxT), jnp.asarray(rows.response_mask_BxT)
     prompt_only_B = jax.random.permutation(role_key, jnp.arange(count) < round(prompt_only * count))
-    target_BxT = rows.prompt_mask_BxT | (rows.response_mask_BxT & ~prompt_only_B[:, None])
+    target_BxT = prompt_BxT | (response_BxT & ~prompt_only_B[:, None])
     length_B = jnp.sum(target_BxT, axis=1)
     # Row j takes the j-th stratum; the strata start at one shared random time and are dealt to the rows in random order.
     time_B = jnp.mod(jax.random.uniform(start_key) + jax.random.permutation(stratum_key, jnp.arange(count)) / count, 1.0)
     count_B = jnp.minimum(1 + jnp.floor(time_B * length_B).astype(jnp.int32), length_B)
     score_BxT = jax.random.uniform(score_key, target_BxT.shape)
     mask_BxT = target_BxT & (ranks(score_BxT, target_BxT) < count_B[:, None])
-    allowed_B = jnp.floor(response_limit * jnp.sum(rows.response_mask_BxT, axis=1))
-    within_BxT = ranks(score_BxT, rows.response_mask_BxT & mask_BxT) < allowed_B[:, None]
-    return mask_BxT & (rows.prompt_mask_BxT | within_BxT), count_B
+    allowed_B = jnp.floor(response_limit * jnp.sum(response_BxT, axis=1))
+    within_BxT = ranks(score_BxT, response_BxT & mask_BxT) < allowed_B[:, None]
+    return mask_BxT & (prompt_BxT | within_BxT), count_B
 
 
 def masked_loss(params: Params, config: ModelConfig, rows: Rows, key: jax.Array, prompt_only: float = 0.5, response_limit: float = 1.0,
                 chunk: int = 0) -> jax.Array:  # fmt: skip
     """Mean over rows of (1/L)(L/l) sum of -log p(masked token | the others): nats per token, an unbiased estimate of the bound."""
     mask_BxT, count_B = draw_mask(rows, key, prompt_only, response_limit)
-    noisy_BxT = jnp.where(mask_BxT, config.mask_token, rows.tokens_BxT)
+    noisy_BxT = jnp.where(mask_BxT, mask_id(config), rows.tokens_BxT)
     h_BxTxD = hidden_at(params, config, noisy_BxT, jnp.asarray(rows.valid_BxT), None)
     log_prob_BxT = transformer.log_probs(params, config, h_BxTxD, jnp.asarray(rows.tokens_BxT), chunk)
     return -jnp.mean(jnp.sum(jnp.where(mask_BxT, log_prob_BxT, 0.0), axis=1) / jnp.maximum(count_B, 1))
@@ -124,8 +127,7 @@ def held_out_bound(params: Params, config: ModelConfig, rows: Rows, draws: int, 
 def pretrain(params: Params, config: ModelConfig, rows: Rows, settings: Pretraining, key: jax.Array, seed: int,
              report: Callable[[str], None]) -> tuple[Params, dict[str, Any]]:  # fmt: skip
     """Trains on all but the last `held_out` rows (shuffled by `seed`); returns the weights and the held-out bounds before and after."""
-    if config.mask_token is None or config.causal:
-        raise ValueError(f"{config.model_type!r} is not a masked-diffusion LM (mask_token={config.mask_token}, causal={config.causal})")
+    mask_id(config)
     order = np.random.default_rng(seed).permutation(len(rows.tokens_BxT))
     held_out = min(settings.held_out, len(order) // 5)
     if not held_out:

@@ -1,6 +1,6 @@
 """From logits to proposed tokens and the confidence that orders them: pure functions, no model.
 
-Reproduces LLaDA `generate.py` (confidence of the untempered distribution) and Dream `sample_tokens` (confidence of the tempered, filtered one).
+Reproduces LLaDA `generate.py` (confidence of the untempered distribution) and Dream `sample_tokens` (of the tempered, filtered one).
 B batch, C candidate positions, N positions, V vocabulary.
 """
 

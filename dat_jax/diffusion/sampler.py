@@ -9,14 +9,17 @@ B batch, T positions, C candidate positions, S denoising steps, V vocabulary.
 """
 
 import dataclasses
+import itertools
+from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dat_jax.diffusion.denoiser import guided_logits
+from dat_jax.diffusion.denoiser import guided_logits, mask_id
 from dat_jax.diffusion.proposal import CONFIDENCES, Proposal, first, propose, ranks
 from dat_jax.diffusion.schedule import SCHEDULES, block_count, most_open, quotas
 from dat_jax.models.config import ModelConfig
@@ -24,6 +27,7 @@ from dat_jax.models.config import ModelConfig
 Params = Any
 REMASKINGS = ("random", *CONFIDENCES, "ancestral")
 TOKEN, ORDER, HIDDEN_COUNT, HIDDEN_ORDER, MASK_ORDER, COUNT = range(6)  # what a row's key is used for
+PURPOSES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +104,15 @@ def row_keys(key: jax.Array, ids_B: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(ids_B)
 
 
+def step_keys(keys_B: jax.Array, step: jax.Array | int, purpose: int) -> jax.Array:
+    """One key per row for one use in one step."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, step * PURPOSES + purpose))(keys_B)
+
+
 def position_keys(keys_B: jax.Array, step: jax.Array, purpose: int, valid_BxT: jax.Array) -> jax.Array:
     """Keys (B, T) for one use in one step; padding in front of a row shifts its positions but not their keys."""
     index_BxT = jnp.cumsum(valid_BxT, axis=1)
-    per_row = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, step), purpose))(keys_B)
+    per_row = step_keys(keys_B, step, purpose)
     return jax.vmap(lambda key, index_T: jax.vmap(lambda index: jax.random.fold_in(key, index))(index_T))(per_row, index_BxT)
 
 
@@ -119,13 +128,22 @@ def gumbels(keys_BxC: jax.Array, vocabulary: int) -> jax.Array:
 
 def hide_condition(tokens_BxT: jax.Array, given_BxT: jax.Array, valid_BxT: jax.Array, keys_B: jax.Array, step: jax.Array,
                    share: float, mask_token: int) -> jax.Array:  # fmt: skip
-    """Masks the given tokens among r random positions of a row, r ~ U{1 .. share * length}: stochastic conditioning of the inpainting attack."""
+    """Masks the given tokens among r random positions of a row, r ~ U{1 .. share * length} (inpainting attack)."""
     length_B = jnp.sum(valid_BxT, axis=1)
     most_B = jnp.maximum(jnp.round(share * length_B).astype(jnp.int32), 1)
-    per_row = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, step), HIDDEN_COUNT))(keys_B)
-    count_B = jax.vmap(lambda key, most: jax.random.randint(key, (), 1, most + 1))(per_row, most_B)
+    count_B = 1 + jnp.floor(jax.vmap(jax.random.uniform)(step_keys(keys_B, step, HIDDEN_COUNT)) * most_B).astype(jnp.int32)
     chosen_BxT = ranks(uniforms(position_keys(keys_B, step, HIDDEN_ORDER, valid_BxT)), valid_BxT) < count_B[:, None]
     return jnp.where(chosen_BxT & given_BxT, mask_token, tokens_BxT)
+
+
+def masked_canvas(config: ModelConfig, tokens_BxT: jax.Array, infill_mask_BxT: jax.Array) -> Canvas:
+    """The canvas before the first step: masks at the positions to fill."""
+    return Canvas(
+        tokens_BxT=jnp.where(infill_mask_BxT, mask_id(config), tokens_BxT).astype(jnp.int32),
+        open_BxT=infill_mask_BxT,
+        log_prob_BxT=jnp.zeros(tokens_BxT.shape, jnp.float32),
+        forwards_B=jnp.zeros(tokens_BxT.shape[0], jnp.int32),
+    )
 
 
 def commit(canvas: Canvas, positions_BxC: jax.Array, accepted_BxC: jax.Array, proposal: Proposal, counted_B: jax.Array) -> Canvas:
@@ -148,7 +166,7 @@ def proposals(params: Params, config: ModelConfig, settings: SamplerSettings, ca
     """One forward pass and a proposed token at each candidate position."""
     tokens_BxT = canvas.tokens_BxT
     if settings.condition_remasking > 0:
-        tokens_BxT = hide_condition(tokens_BxT, given_BxT, valid_BxT, keys_B, step, settings.condition_remasking, config.mask_token or 0)
+        tokens_BxT = hide_condition(tokens_BxT, given_BxT, valid_BxT, keys_B, step, settings.condition_remasking, mask_id(config))
     logits_BxCxV = guided_logits(params, config, tokens_BxT, valid_BxT, given_BxT, positions_BxC, settings.cfg_scale)
     gumbel_BxCxV = None
     if settings.temperature > 0:
@@ -163,16 +181,35 @@ def proposals(params: Params, config: ModelConfig, settings: SamplerSettings, ca
     )  # fmt: skip
 
 
+def reveal_shares(steps: int, epsilon: float) -> jax.Array:
+    """The probability 1 - s / t with which an ancestral step reveals a masked position; 1 in the last step."""
+    time_S = jnp.linspace(1.0, epsilon, steps + 1, dtype=jnp.float32)
+    return jnp.where(jnp.arange(steps) == steps - 1, 1.0, 1.0 - time_S[1:] / time_S[:-1])
+
+
+def accept(settings: SamplerSettings, confidence_BxC: jax.Array, order_BxC: jax.Array | None, eligible_BxC: jax.Array, quota_B: jax.Array,
+           reveal: jax.Array) -> jax.Array:  # fmt: skip
+    """The candidates (B, C) that are committed in this step."""
+    if order_BxC is not None and settings.remasking == "ancestral":
+        return eligible_BxC & (order_BxC < reveal)
+    if settings.remasking == "random":  # the candidates are the first of the random order already
+        return eligible_BxC & (jnp.arange(eligible_BxC.shape[1])[None] < quota_B[:, None])
+    if order_BxC is not None and settings.order_temperature > 0:
+        gumbel_BxC = -jnp.log(-jnp.log(jnp.clip(order_BxC, 1e-7, 1 - 1e-7)))
+        confidence_BxC = confidence_BxC / settings.order_temperature + gumbel_BxC
+    return eligible_BxC & (ranks(confidence_BxC, eligible_BxC) < quota_B[:, None])
+
+
 def phases(span: int, settings: SamplerSettings, steps_per_block: int, blocks: int) -> list[tuple[int, int, int]]:
-    """Splits the steps into at most four runs (first step, last step + 1, candidate positions): fewer masks are left late in a block."""
+    """Splits the steps into runs (first step, last step + 1, candidate positions): one, or four where that saves much of the head's work."""
     within = min(settings.block_length or span, span)
     if settings.remasking == "random" and settings.schedule == "even":
         return [(0, blocks * steps_per_block, -(-within // steps_per_block))]
-    if blocks > 1 or settings.remasking == "ancestral" or settings.schedule != "even" or steps_per_block < 8:
+    if blocks > 1 or settings.remasking == "ancestral" or settings.schedule != "even" or steps_per_block < 32:
         return [(0, blocks * steps_per_block, within)]
     bound = most_open(span, steps_per_block)
     edges = [steps_per_block * quarter // 4 for quarter in range(5)]
-    return [(start, stop, bound[start]) for start, stop in zip(edges, edges[1:])]
+    return [(start, stop, bound[start]) for start, stop in itertools.pairwise(edges)]
 
 
 @partial(jax.jit, static_argnames=("config", "settings", "span", "history"))
@@ -194,8 +231,6 @@ def infill(
     keys (`row_keys`). `noise` replays recorded randomness. Reproduces LLaDA generate.py, Dream diffusion_generate and dllm
     MDLMSampler.infill under the matching settings, see the tests.
     """
-    if config.mask_token is None or config.causal:
-        raise ValueError(f"sampler.model: {config.model_type!r} is not a masked-diffusion LM (mask_token={config.mask_token}, causal={config.causal})")
     length = tokens_BxT.shape[1]
     span = min(span or length, length)
     infill_mask_BxT = infill_mask_BxT & valid_BxT
@@ -205,34 +240,24 @@ def infill(
     block_BxT = index_BxT // settings.block_length if settings.block_length else jnp.zeros_like(index_BxT)
     masked_BxN = jnp.stack([jnp.sum(infill_mask_BxT & (block_BxT == block), axis=1) for block in range(blocks)], axis=1)
     quota_SxB = quotas(masked_BxN, per_block, settings.schedule, settings.epsilon)
-    time_S = jnp.tile(jnp.linspace(1.0, settings.epsilon, per_block + 1, dtype=jnp.float32), (blocks, 1))
-    reveal_S = jnp.where(jnp.arange(per_block) == per_block - 1, 1.0, 1.0 - time_S[:, 1:] / time_S[:, :-1]).reshape(-1)
+    reveal_S = jnp.tile(reveal_shares(per_block, settings.epsilon), blocks)
     noise = noise or Noise()
 
     def denoise(canvas: Canvas, inputs: tuple[jax.Array, ...], candidates: int) -> Canvas:
         step, quota_B, reveal, gumbel_BxTxV, order_BxT = inputs
         eligible_BxT = canvas.open_BxT & (block_BxT == step // per_block)
-        random_order = settings.remasking in ("random", "ancestral")
-        if order_BxT is None and (random_order or settings.order_temperature > 0):
+        if order_BxT is None and (settings.remasking in ("random", "ancestral") or settings.order_temperature > 0):
             order_BxT = uniforms(position_keys(keys_B, step, ORDER, valid_BxT))
         # A random order does not wait for the logits: the head sees only the positions that will be committed.
         by_BxT = order_BxT if settings.remasking == "random" else -jnp.arange(length, dtype=jnp.float32)[None]
         positions_BxC = first(jnp.broadcast_to(by_BxT, eligible_BxT.shape), eligible_BxT, candidates)
         eligible_BxC = jnp.take_along_axis(eligible_BxT, positions_BxC, axis=1)
+        order_BxC = None if order_BxT is None else jnp.take_along_axis(order_BxT, positions_BxC, axis=1)
         proposal = proposals(params, config, settings, canvas, ~infill_mask_BxT, valid_BxT, positions_BxC, keys_B, step, gumbel_BxTxV)
-        if settings.remasking == "random":
-            accepted_BxC = eligible_BxC & (jnp.arange(candidates)[None] < quota_B[:, None])
-        elif settings.remasking == "ancestral":
-            accepted_BxC = eligible_BxC & (jnp.take_along_axis(order_BxT, positions_BxC, axis=1) < reveal)
-        else:
-            score_BxC = proposal.confidence_BxC
-            if settings.order_temperature > 0:
-                gumbel_BxT = -jnp.log(-jnp.log(jnp.clip(order_BxT, 1e-7, 1 - 1e-7)))
-                score_BxC = score_BxC / settings.order_temperature + jnp.take_along_axis(gumbel_BxT, positions_BxC, axis=1)
-            accepted_BxC = eligible_BxC & (ranks(score_BxC, eligible_BxC) < quota_B[:, None])
+        accepted_BxC = accept(settings, proposal.confidence_BxC, order_BxC, eligible_BxC, quota_B, reveal)
         return commit(canvas, positions_BxC, accepted_BxC, proposal, jnp.any(accepted_BxC, axis=1))
 
-    def step_of(candidates: int):  # type: ignore[no-untyped-def]
+    def step_of(candidates: int) -> Callable[..., tuple[Canvas, jax.Array | None]]:
         def step(canvas: Canvas, inputs: tuple[jax.Array, ...]) -> tuple[Canvas, jax.Array | None]:
             busy = jnp.any(inputs[1] > 0) if settings.remasking != "ancestral" else jnp.any(canvas.open_BxT)
             canvas = jax.lax.cond(busy, lambda c: denoise(c, inputs, candidates), lambda c: c, canvas)
@@ -240,15 +265,12 @@ def infill(
 
         return step
 
-    canvas = Canvas(
-        tokens_BxT=jnp.where(infill_mask_BxT, config.mask_token, tokens_BxT).astype(jnp.int32), open_BxT=infill_mask_BxT,
-        log_prob_BxT=jnp.zeros(tokens_BxT.shape, jnp.float32), forwards_B=jnp.zeros(tokens_BxT.shape[0], jnp.int32),
-    )  # fmt: skip
+    canvas = masked_canvas(config, tokens_BxT, infill_mask_BxT)
     inputs = (jnp.arange(blocks * per_block), quota_SxB, reveal_S, noise.gumbel_SxBxTxV, noise.order_SxBxT)
-    canvases = []
+    canvases: list[Any] = []
     with jax.named_scope("sampler"):
         for start, stop, candidates in phases(span, settings, per_block, blocks):
-            canvas, trace = jax.lax.scan(step_of(candidates), canvas, jax.tree.map(lambda x: x[start:stop], inputs))
+            canvas, trace = jax.lax.scan(step_of(candidates), canvas, jax.tree.map(itemgetter(slice(start, stop)), inputs))
             canvases.append(trace)
     return Infilled(
         tokens_BxT=canvas.tokens_BxT, log_prob_BxT=canvas.log_prob_BxT, forwards_B=canvas.forwards_B,

@@ -55,7 +55,7 @@ def standing(values: Floats) -> Floats:
 
 
 def mmr(relevance: Floats, similar: Floats, keep: int, weight: float) -> list[int]:
-    """Maximal marginal relevance: repeatedly takes the sample with the best weight * relevance - (1 - weight) * similarity to those taken."""
+    """Maximal marginal relevance: takes, one by one, the best weight * relevance - (1 - weight) * similarity to those taken."""
     taken: list[int] = []
     closest = np.zeros(len(relevance))
     for _ in range(min(keep, len(relevance))):

@@ -62,7 +62,9 @@ class TinyWorld:
 @pytest.fixture(scope="session")
 def tiny_world():
     """A random denoiser with strong dependence between positions."""
-    config = ModelConfig(vocab_size=5, width=16, layers=2, heads=2, mlp_width=32, causal=False, mask_token=4, remat=False, model_type="llada")
+    config = ModelConfig(
+        vocab_size=5, width=16, layers=2, heads=2, mlp_width=32, causal=False, mask_token=4, remat=False, model_type="llada"
+    )
     params = weights.initialize(jax.random.key(3), config, jnp.float32)
     params = jax.tree.map(lambda x: x * 2.5, params) | {"final_norm": params["final_norm"]}
     return TinyWorld(params, config, np.array([1, 4, 4, 2, 4]), np.array([False, True, True, False, True]))
@@ -93,6 +95,7 @@ def small_sampler(small_tokenizer):
     from dat_jax.models.huggingface import Model
 
     config = ModelConfig(
-        vocab_size=5 + len(WORDS) + 2, width=32, layers=2, heads=2, mlp_width=64, causal=False, mask_token=4, remat=False, model_type="llada",
+        vocab_size=5 + len(WORDS) + 2, width=32, layers=2, heads=2, mlp_width=64, causal=False, mask_token=4, remat=False,
+        model_type="llada",
     )  # fmt: skip
     return Model(weights.initialize(jax.random.key(0), config, jnp.float32), config, small_tokenizer, "small")

@@ -21,7 +21,7 @@ def test_recorded_draws_have_the_recorded_counts_and_losses(shared, llada, name)
     case = json.loads((shared / "golden" / "llada_tiny" / "log_likelihood_cases.json").read_text())[name]
     params, config = llada["mha"]
     prompt, answer = data[f"{name}.prompt"], data[f"{name}.answer"]
-    batches, size, length = data[f"{name}.noisy"].shape
+    _, size, length = data[f"{name}.noisy"].shape
     row = jnp.asarray(np.concatenate([prompt, answer]))
     target = jnp.arange(length) >= len(prompt)
     losses = []
@@ -112,7 +112,9 @@ def test_padding_and_batch_do_not_change_a_row(llada):
 def test_single_token_needs_one_draw(tiny_world):
     tokens = jnp.asarray([[0, 1, 2]])
     target = jnp.asarray([[False, True, False]])
-    value = log_likelihood(tiny_world.params, tiny_world.config, tokens, target, jnp.ones((1, 3), bool), row_keys(jax.random.key(0), jnp.arange(1)), 1)
+    value = log_likelihood(
+        tiny_world.params, tiny_world.config, tokens, target, jnp.ones((1, 3), bool), row_keys(jax.random.key(0), jnp.arange(1)), 1
+    )
     logits = masked_logits(tiny_world.params, tiny_world.config, jnp.asarray([[0, 4, 2]]), jnp.ones((1, 3), bool))
     assert float(value[0]) == pytest.approx(float(jax.nn.log_softmax(logits)[0, 1, 1]), abs=1e-5)
 

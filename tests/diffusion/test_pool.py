@@ -20,7 +20,9 @@ BEHAVIORS = [
 
 
 def settings(**changes):
-    small = dict(samples=6, keep=2, prompt_tokens=(2, 4), response_tokens=4, steps=4, batch_size=4, likelihood_samples=2, separator="answer:")
+    small = dict(
+        samples=6, keep=2, prompt_tokens=(2, 4), response_tokens=4, steps=4, batch_size=4, likelihood_samples=2, separator="answer:"
+    )
     return ConfigDict({**dataclasses.asdict(Pool()), "model": "small", **small, **changes})
 
 
@@ -75,7 +77,9 @@ def test_samples_depend_on_seed_round_and_behavior_alone(tmp_path, small_sampler
     whole = build(tmp_path / "whole", small_sampler)
     last = build(tmp_path / "last", small_sampler, settings(batch_size=6), BEHAVIORS[1:2])
     assert [r.prompt for r in last] == [r.prompt for r in whole if r.behavior_id == "close door"]
-    np.testing.assert_allclose([r.log_likelihood for r in last], [r.log_likelihood for r in whole if r.behavior_id == "close door"], rtol=1e-4)
+    np.testing.assert_allclose(
+        [r.log_likelihood for r in last], [r.log_likelihood for r in whole if r.behavior_id == "close door"], rtol=1e-4
+    )
     other = build(tmp_path / "round", small_sampler, round=1)
     assert [r.prompt for r in other] != [r.prompt for r in whole]
 
@@ -109,7 +113,8 @@ def test_forbidden_are_specials_and_ids_without_a_string(small_sampler):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"keep": 100}, {"prompt_tokens": (5, 2)}, {"samples": 0}, {"selection": "best"}, {"temperature": -1.0}, {"likelihood_scheme": "x"}]
+    "bad",
+    [{"keep": 100}, {"prompt_tokens": (5, 2)}, {"samples": 0}, {"selection": "best"}, {"temperature": -1.0}, {"likelihood_scheme": "x"}],
 )
 def test_bad_settings_are_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

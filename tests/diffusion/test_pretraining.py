@@ -71,7 +71,7 @@ def test_a_trained_sampler_infills_prompts_that_fit_the_response(small_sampler, 
         params, small_sampler.config, *map(jnp.asarray, (asked.tokens_BxT, asked.prompt_mask_BxT, asked.valid_BxT)),
         row_keys(jax.random.key(1), jnp.arange(128)), SamplerSettings(steps=5, forbidden=(0, 1, 2, 3, 4)), 5,
     )  # fmt: skip
-    known = {prompt: response for prompt, response in PAIRS}
+    known = dict(PAIRS)
     texts = [small_tokenizer.decode(row[mask]) for row, mask in zip(np.asarray(done.tokens_BxT), asked.prompt_mask_BxT)]
     right = [known.get(text) == ("turn safe", "pull door")[row % 2] for row, text in enumerate(texts)]
     assert np.mean(right) > 0.9

@@ -13,7 +13,8 @@ from dat_jax.diffusion.sampler import Noise, SamplerSettings, generate, infill, 
 MASK = 510
 LLADA_CASES = (
     "one_block", "two_blocks", "parallel_tokens", "uneven_quota", "left_padded", "cfg_1.5", "cfg_0.5_left_padded", "gqa_two_blocks",
-    "random_remasking", "gumbel_0.7", "logits_eos_inf", "confidence_eos_eot_off", "confidence_eos_eot_inf", "confidence_eos_eot_inf_gumbel_0.5",
+    "random_remasking", "gumbel_0.7", "logits_eos_inf", "confidence_eos_eot_off", "confidence_eos_eot_inf",
+    "confidence_eos_eot_inf_gumbel_0.5",
 )  # fmt: skip
 DREAM_CASES = (
     "maskgit_plus.16_steps", "maskgit_plus.5_steps", "maskgit_plus.8_steps_left_padded", "topk_margin.16_steps", "topk_margin.5_steps",
@@ -117,12 +118,17 @@ def test_dllm_infill_token_for_token(shared, llada, name):
 @pytest.mark.parametrize("remasking", ["random", "low_confidence", "margin", "entropy", "ancestral"])
 def test_any_set_of_positions_is_filled_and_the_rest_kept(tiny_world, template, remasking):
     masked = {
-        "prompt given response": [1, 1, 1, 0, 0, 0], "response given prompt": [0, 0, 0, 1, 1, 1], "both": [1] * 6, "holes": [1, 0, 0, 1, 0, 1],
-    }[template]  # fmt: skip
+        "prompt given response": [1, 1, 1, 0, 0, 0],
+        "response given prompt": [0, 0, 0, 1, 1, 1],
+        "both": [1] * 6,
+        "holes": [1, 0, 0, 1, 0, 1],
+    }[template]
     masked = np.array([masked, [0, 1, 0, 0, 0, 0]], bool)
     tokens = np.array([[0, 1, 2, 3, 0, 1]] * 2)
     settings = SamplerSettings(steps=4, remasking=remasking, forbidden=(2, 4), condition_remasking=0.5)
-    done = infill(tiny_world.params, tiny_world.config, jnp.asarray(tokens), jnp.asarray(masked), jnp.ones(masked.shape, bool), keys(2), settings)
+    done = infill(
+        tiny_world.params, tiny_world.config, jnp.asarray(tokens), jnp.asarray(masked), jnp.ones(masked.shape, bool), keys(2), settings
+    )
     filled = np.asarray(done.tokens_BxT)
     np.testing.assert_array_equal(filled[~masked], tokens[~masked])
     assert np.isin(filled[masked], [0, 1, 3]).all()
@@ -141,7 +147,7 @@ def test_random_order_at_temperature_one_draws_from_the_any_order_law(tiny_world
     """Chi-square test against exact enumeration of all 64 fillings and 6 orders."""
     law = tiny_world.law()
     assert law.sum() == pytest.approx(1, abs=1e-5)
-    counts, done = sample_counts(tiny_world, SamplerSettings(steps=3, forbidden=(4,)))
+    counts, _ = sample_counts(tiny_world, SamplerSettings(steps=3, forbidden=(4,)))
     common = law * counts.sum() >= 5  # the chi-square approximation wants five expected counts; the rest is one cell
     observed = np.append(counts[common], counts[~common].sum())
     expected = np.append(law[common], law[~common].sum()) / law.sum() * counts.sum()
@@ -168,7 +174,9 @@ def test_padding_and_batch_do_not_change_a_row(llada, remasking):
         tokens[0], valid[0], mask[0] = 500, False, False
         tokens[0, left : left + 14], valid[0, left : left + 14], mask[0, left : left + 14] = row, True, masked
         sample_ids = jnp.arange(7, 8 + others)
-        done = infill(params, config, jnp.asarray(tokens), jnp.asarray(mask), jnp.asarray(valid), row_keys(jax.random.key(1), sample_ids), settings)
+        done = infill(
+            params, config, jnp.asarray(tokens), jnp.asarray(mask), jnp.asarray(valid), row_keys(jax.random.key(1), sample_ids), settings
+        )
         return np.asarray(done.tokens_BxT)[0, left : left + 14]
 
     alone = run(0, 0, 0)
@@ -178,7 +186,7 @@ def test_padding_and_batch_do_not_change_a_row(llada, remasking):
 
 
 def test_log_prob_is_that_of_the_chain_rule_in_the_order_of_commitment(tiny_world):
-    counts, done = sample_counts(tiny_world, SamplerSettings(steps=3, forbidden=(4,)), rows=4000)
+    _, done = sample_counts(tiny_world, SamplerSettings(steps=3, forbidden=(4,)), rows=4000)
     # E[p(x) / q(x, order)] over the sampler's own draws is the number of fillings where q is the chain-rule probability.
     weight = np.exp(-np.asarray(done.log_prob_BxT).sum(axis=1, dtype=np.float64))
     filled = np.asarray(done.tokens_BxT)[:, tiny_world.masked_T] @ [16, 4, 1]
@@ -189,10 +197,10 @@ def test_log_prob_is_that_of_the_chain_rule_in_the_order_of_commitment(tiny_worl
 
 
 def test_settings_without_meaning_are_named():
-    for bad, key in (({"remasking": "entropi"}, "remasking"), ({"temperature": -1}, "temperature"), ({"top_p": 2.0}, "top_p"),
-                     ({"steps": 0}, "steps"), ({"schedule": "cosine"}, "schedule"), ({"condition_remasking": 1.5}, "condition_remasking")):  # fmt: skip
-        with pytest.raises(ValueError, match=f"sampler.{key}"):
-            SamplerSettings(**bad)
+    bad = {"remasking": "entropi", "temperature": -1, "top_p": 2.0, "steps": 0, "schedule": "cosine", "condition_remasking": 1.5}
+    for key, value in bad.items():
+        with pytest.raises(ValueError, match=rf"sampler\.{key}"):
+            SamplerSettings(**{key: value})
 
 
 def test_a_causal_model_is_refused(tiny_world):
@@ -200,4 +208,6 @@ def test_a_causal_model_is_refused(tiny_world):
 
     config = dataclasses.replace(tiny_world.config, causal=True)
     with pytest.raises(ValueError, match="masked-diffusion"):
-        infill(tiny_world.params, config, jnp.zeros((1, 2), int), jnp.ones((1, 2), bool), jnp.ones((1, 2), bool), keys(1), SamplerSettings())
+        infill(
+            tiny_world.params, config, jnp.zeros((1, 2), int), jnp.ones((1, 2), bool), jnp.ones((1, 2), bool), keys(1), SamplerSettings()
+        )

@@ -5,7 +5,15 @@ import pytest
 
 from dat_jax.diffusion.selection import POLICIES, distinct, mean_similarity, mmr, select, similarity, standing, unique
 
-TEXTS = ["how do i open the safe", "How do I open  the safe", "how did people open the safe", "tell me a story of bread", " . ", "open it now", "why"]
+TEXTS = [
+    "how do i open the safe",
+    "How do I open  the safe",
+    "how did people open the safe",
+    "tell me a story of bread",
+    " . ",
+    "open it now",
+    "why",
+]
 LIKELY = np.array([-1.0, -0.5, -1.2, -3.0, 0.0, -2.0, -9.0])
 COMPLIES = np.array([0.0, 0.0, 1.0, 1.0, 1.0, 0.5, 0.0])
 
@@ -56,7 +64,7 @@ def test_measures():
 
 
 def test_unknown_policies_and_missing_scores_are_named():
-    with pytest.raises(ValueError, match="sampler.selection"):
+    with pytest.raises(ValueError, match=r"sampler\.selection"):
         chosen("best", 1)
     with pytest.raises(ValueError, match="judge"):
         select("combined", 1, TEXTS, LIKELY, None, np.random.default_rng(0))

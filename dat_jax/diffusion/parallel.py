@@ -1,0 +1,148 @@
+"""Fast infilling: as many tokens per forward pass as the model is sure of, and keys and values kept between passes.
+
+Notable choices: positions are chosen from the predicted distributions before tokens are drawn, so a rule never prefers likely draws;
+what is lost is the dependence between tokens committed together (bounded by the entropy rule) and, with a cache, its freshness.
+Every pass commits at least one token per unfinished row, and a row's result does not depend on the rest of the batch.
+B batch, T positions, C candidate positions, V vocabulary.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dat_jax.diffusion.caching import Cache, block_pass, full_pass
+from dat_jax.diffusion.proposal import first, forbid, propose
+from dat_jax.diffusion.sampler import ORDER, TOKEN, Canvas, Infilled, commit, gumbels, masked_canvas, position_keys, uniforms
+from dat_jax.models import transformer
+from dat_jax.models.config import ModelConfig
+
+Params = Any
+ACCEPTANCES = ("threshold", "factor", "entropy", "count")
+
+
+@dataclasses.dataclass(frozen=True)
+class FastSettings:
+    """Which of the masked positions a pass commits: always the first of the order, and then
+
+    threshold  all whose likeliest token has at least probability `bound`                        (Fast-dLLM)
+    factor     rank r, while the probability is at least 1 - bound / (r + 1)                     (Fast-dLLM)
+    entropy    the longest prefix with sum(H) - max(H) <= bound nats, H each position's entropy  (EB-sampler, arXiv 2505.24857)
+    count      the first `bound` positions
+    """
+
+    acceptance: str = "entropy"
+    bound: float = 0.1
+    order: str = "sure"  # "sure": least entropy first (threshold, factor: highest probability); "random": bound 0 is then the exact law
+    temperature: float = 1.0
+    forbidden: tuple[int, ...] = ()
+    block_length: int = 0  # blocks of that many masked positions, one after another; 0: one block
+    refresh: int = 1  # passes from one full pass to the next; between them only the block given to `infill_fast` runs; 1: no cache
+
+    def __post_init__(self) -> None:
+        """Rejects settings that have no meaning, naming the key."""
+        if self.acceptance not in ACCEPTANCES:
+            raise ValueError(f"sampler.acceptance: found {self.acceptance!r}, allowed are {', '.join(ACCEPTANCES)}")
+        if self.order not in ("sure", "random"):
+            raise ValueError(f"sampler.order: found {self.order!r}, allowed are sure, random")
+        for name, low in (("bound", 0), ("temperature", 0), ("block_length", 0), ("refresh", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"sampler.{name}: found {getattr(self, name)}, allowed is at least {low}")
+
+
+def accept(logits_BxCxV: jax.Array, eligible_BxC: jax.Array, order_BxC: jax.Array | None, settings: FastSettings) -> jax.Array:
+    """The candidates (B, C) that are committed now; `order_BxC` (higher first) replaces the order by certainty."""
+    log_p_BxCxV = jax.nn.log_softmax(logits_BxCxV, axis=-1)
+    if settings.acceptance in ("threshold", "factor"):
+        sure_BxC = jnp.exp(jnp.max(log_p_BxCxV, axis=-1))
+    else:
+        sure_BxC = jnp.sum(jnp.exp(log_p_BxCxV) * jnp.maximum(log_p_BxCxV, -1e9), axis=-1)  # minus the entropy
+    by_BxC = sure_BxC if order_BxC is None else order_BxC
+    index_BxC = first(by_BxC, eligible_BxC, by_BxC.shape[1])
+    sorted_BxC = jnp.take_along_axis(sure_BxC, index_BxC, axis=1)
+    rank_1xC = jnp.arange(by_BxC.shape[1])[None]
+    if settings.acceptance == "threshold":
+        fine_BxC = sorted_BxC >= settings.bound
+    elif settings.acceptance == "factor":
+        fine_BxC = jnp.cumprod(sorted_BxC >= 1.0 - settings.bound / (rank_1xC + 2.0), axis=1) > 0
+    elif settings.acceptance == "entropy":
+        entropy_BxC = jnp.maximum(-sorted_BxC, 0.0)
+        together_BxC = jnp.cumsum(entropy_BxC, axis=1) - jax.lax.cummax(entropy_BxC, axis=1)
+        fine_BxC = jnp.cumprod(together_BxC <= settings.bound + 1e-6, axis=1) > 0
+    else:
+        fine_BxC = jnp.broadcast_to(rank_1xC < settings.bound, sorted_BxC.shape)
+    fine_BxC = fine_BxC | (rank_1xC == 0)
+    rows_Bx1 = jnp.arange(by_BxC.shape[0])[:, None]
+    return jnp.zeros_like(eligible_BxC).at[rows_Bx1, index_BxC].set(fine_BxC) & eligible_BxC
+
+
+@partial(jax.jit, static_argnames=("config", "settings", "span", "block"))
+def infill_fast(
+    params: Params,
+    config: ModelConfig,
+    tokens_BxT: jax.Array,
+    infill_mask_BxT: jax.Array,
+    valid_BxT: jax.Array,
+    keys_B: jax.Array,
+    settings: FastSettings,
+    span: int | None = None,
+    block: tuple[int, int] | None = None,
+) -> Infilled:
+    """Fills the positions of `infill_mask_BxT` in as few passes as `settings` allows; `forwards_B` says how many each row took.
+
+    `span` (static) bounds the masked positions of a row. `block` (static) bounds where they stand, [start, stop): with refresh > 1 a pass
+    runs these positions alone, with the other positions' keys and values from the last full pass.
+    """
+    length = tokens_BxT.shape[1]
+    infill_mask_BxT = infill_mask_BxT & valid_BxT
+    span = min(span or length, length)
+    candidates = min(settings.block_length or span, span)
+    index_BxT = jnp.cumsum(infill_mask_BxT, axis=1) - 1
+    block_BxT = index_BxT // settings.block_length if settings.block_length else jnp.zeros_like(index_BxT)
+    shift = 1 if config.logit_shift else 0  # Dream reads the prediction of a position one to its left
+    start, stop = max((block or (0, length))[0] - shift, 0), (block or (0, length))[1]
+
+    def predict(canvas: Canvas, cache: Cache, passes: jax.Array, positions_BxC: jax.Array) -> tuple[jax.Array, Cache]:
+        def everything(_: Cache) -> tuple[jax.Array, Cache]:
+            h_BxTxD, kept = full_pass(params, config, canvas.tokens_BxT, valid_BxT)
+            return h_BxTxD[:, start:stop], kept
+
+        def block_alone(kept: Cache) -> tuple[jax.Array, Cache]:
+            return block_pass(params, config, canvas.tokens_BxT, valid_BxT, kept, start, stop)
+
+        if settings.refresh > 1:
+            h_BxMxD, cache = jax.lax.cond(passes % settings.refresh == 0, everything, block_alone, cache)
+        else:
+            h_BxMxD = transformer.hidden(params, config, transformer.embed(params, config, canvas.tokens_BxT), valid_BxT)[:, start:stop]
+        source_BxC = jnp.clip(positions_BxC - shift - start, 0, stop - start - 1)
+        return transformer.head(params, config, jnp.take_along_axis(h_BxMxD, source_BxC[..., None], axis=1)), cache
+
+    def denoise(state: tuple[Canvas, Cache, jax.Array]) -> tuple[Canvas, Cache, jax.Array]:
+        canvas, cache, passes = state
+        current_Bx1 = jnp.min(jnp.where(canvas.open_BxT, block_BxT, length), axis=1, keepdims=True)
+        eligible_BxT = canvas.open_BxT & (block_BxT == current_Bx1)
+        from_left_BxT = jnp.broadcast_to(-jnp.arange(length, dtype=jnp.float32)[None], eligible_BxT.shape)
+        positions_BxC = first(from_left_BxT, eligible_BxT, candidates)
+        eligible_BxC = jnp.take_along_axis(eligible_BxT, positions_BxC, axis=1)
+        logits_BxCxV, cache = predict(canvas, cache, passes, positions_BxC)
+        gumbel_BxCxV = order_BxC = None
+        if settings.temperature > 0:
+            keys_BxC = jnp.take_along_axis(position_keys(keys_B, passes, TOKEN, valid_BxT), positions_BxC, axis=1)
+            gumbel_BxCxV = gumbels(keys_BxC, config.vocab_size)
+        if settings.order == "random":
+            order_BxC = jnp.take_along_axis(uniforms(position_keys(keys_B, passes, ORDER, valid_BxT)), positions_BxC, axis=1)
+        accepted_BxC = accept(forbid(logits_BxCxV, settings.forbidden), eligible_BxC, order_BxC, settings)
+        proposal = propose(
+            logits_BxCxV, gumbel_BxCxV, temperature=settings.temperature, confidence="none", forbidden=settings.forbidden
+        )  # fmt: skip
+        return commit(canvas, positions_BxC, accepted_BxC, proposal, jnp.any(accepted_BxC, axis=1)), cache, passes + 1
+
+    canvas = masked_canvas(config, tokens_BxT, infill_mask_BxT)
+    shape = (config.layers, *tokens_BxT.shape, config.kv_heads, config.head_dim) if settings.refresh > 1 else (0,)
+    empty = jnp.zeros(shape, jnp.dtype(config.compute_dtype))
+    state = (canvas, Cache(k_LxBxTxNxK=empty, v_LxBxTxNxK=empty), jnp.zeros((), jnp.int32))
+    with jax.named_scope("sampler"):
+        canvas, _, _ = jax.lax.while_loop(lambda state: jnp.any(state[0].open_BxT), denoise, state)
+    return Infilled(tokens_BxT=canvas.tokens_BxT, log_prob_BxT=canvas.log_prob_BxT, forwards_B=canvas.forwards_B)

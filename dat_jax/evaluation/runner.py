@@ -149,7 +149,7 @@ def evaluate(
     _check_settings(folder / "settings.json", _settings(config, jobs, model) | {"held_out_forms": held_out})
     todo = [job for job in jobs if not job[1].exists()]
     report(f"evaluate {method}, seed {seed}: {len(todo)} of {len(jobs)} attacks and utility sets to do")
-    clock = _Clock(todo)
+    clock = _Clock()
     for index, (name, path, attack) in enumerate(todo):
 
         def progress(done: int, name=name, attack=attack, index=index) -> None:
@@ -306,22 +306,18 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class _Clock:
-    """Time left, from the seconds per attempt seen so far: attempts with perturbed embeddings cost many times the others."""
+    """Time left, from the seconds per attempt of the latest attack of a kind: perturbed embeddings cost many times plain text."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.spent: dict[bool, float] = {}
-        self.done: dict[bool, int] = {}
-        self.kinds = {job[2].perturbed for job in jobs}
+    def __init__(self) -> None:
+        self.pace: dict[bool, float] = {}  # perturbed -> seconds per attempt; the first one has the compilation in it
         self.started = self.spoken = time.monotonic()
 
     def start(self) -> None:
         self.started = time.monotonic()
 
     def stop(self, attack: Plan) -> None:
-        kind = attack.perturbed
-        self.spent[kind] = self.spent.get(kind, 0.0) + time.monotonic() - self.started
-        self.done[kind] = self.done.get(kind, 0) + len(attack.attempts)
         self.spoken = time.monotonic()
+        self.pace[attack.perturbed] = (self.spoken - self.started) / len(attack.attempts)
 
     def quiet_for(self, seconds: float) -> bool:
         """Whether nothing was said for so long; the question counts as speaking."""
@@ -334,15 +330,11 @@ class _Clock:
         """The time for the jobs, of whose first one `done` attempts are finished, in words."""
         if not jobs:
             return "finished"
-        seconds, unknown = 0.0, False
-        for index, (_, _, attack) in enumerate(jobs):
-            kind, attempts = attack.perturbed, len(attack.attempts) - (done if index == 0 else 0)
-            if kind in self.done:
-                seconds += attempts * self.spent[kind] / self.done[kind]
-            elif index == 0 and done:
-                seconds += attempts * (time.monotonic() - self.started) / done
-            else:
-                unknown = True
-        if unknown and not seconds:
+        if done:
+            self.pace[jobs[0][2].perturbed] = (time.monotonic() - self.started) / done
+        attempts = {kind: sum(len(plan.attempts) for _, _, plan in jobs if plan.perturbed == kind) for kind in (False, True)}
+        attempts[jobs[0][2].perturbed] -= done
+        seconds = sum(count * self.pace.get(kind, 0.0) for kind, count in attempts.items())
+        if not seconds:
             return "time left not known yet"
-        return f"{'more than' if unknown else 'about'} {seconds:.0f} s left"
+        return f"{'about' if all(kind in self.pace for kind in attempts if attempts[kind]) else 'more than'} {seconds:.0f} s left"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -88,14 +89,14 @@ def answer(
 ) -> jax.Array:
     """Decodes from the batch's prompt block, perturbed first when an attack is given; returns tokens_BxN."""
     if attack is None:
-        e_BxPxD = transformer.embed(params, config, batch.tokens_BxT[:, :prompt_length])
+        e_BxPxD = transformer.embed(params, config, jnp.asarray(batch.tokens_BxT[:, :prompt_length]))
     else:
         e_BxPxD = embedding.perturbed_prompts(params, config, batch, attack, prompt_length)
     return decoding.generate(
         params,
         config,
         e_BxPxD,
-        batch.valid_BxT[:, :prompt_length],
+        jnp.asarray(batch.valid_BxT[:, :prompt_length]),
         key,
         max_new_tokens=max_new_tokens,
         stop_tokens=stop_tokens,

@@ -9,6 +9,7 @@ greedily from the perturbed embeddings and judged like any other. The target its
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from dat_jax.data.conversations import Conversations
 from dat_jax.models import transformer
@@ -20,4 +21,5 @@ from dat_jax.training.perturbation import Attack
 def perturbed_prompts(params: Any, config: ModelConfig, batch: Conversations, attack: Attack, prompt_length: int) -> jax.Array:
     """Embeddings e_BxPxD float32 of the prompts plus the perturbation that makes the responses likely; clean outside `prompt_mask`."""
     delta_BxPxD, _ = perturbation.perturb(params, config, batch, attack, prompt_length)
-    return perturbation.add(transformer.embed(params, config, batch.tokens_BxT[:, :prompt_length]), delta_BxPxD)
+    tokens_BxP = jnp.asarray(batch.tokens_BxT[:, :prompt_length])
+    return perturbation.add(transformer.embed(params, config, tokens_BxP), delta_BxPxD)

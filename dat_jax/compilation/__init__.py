@@ -1,0 +1,63 @@
+"""Ahead-of-time compilation for a TPU topology, without a TPU: does the run fit, what does it communicate, how fast could it be."""
+
+import json
+import pathlib
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from dat_jax import sharding
+from dat_jax.compilation import chips, costs, hlo, memory, report
+from dat_jax.compilation.programs import Program, programs
+from dat_jax.compilation.report import Account
+
+
+def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = ()) -> int:
+    """Compiles the run's programs for config.topology, prints an account of each and writes compile.json into the workdir.
+
+    only: names of programs; (): all. Returns 0, or 1 when a program does not fit into a chip's HBM: its largest buffers are named.
+    Raises ValueError for a topology, mesh or model that cannot be.
+    """
+    chip = chips.chip(config.topology)
+    mesh = sharding.make_mesh(
+        config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data, chips.devices(config.topology, config.mesh.dcn_data)
+    )
+    shape = "x".join(str(size) for size in mesh.shape.values())
+    print(f"{config.target.model} on {config.topology}, mesh data x fsdp x tensor = {shape}")
+    accounts = []
+    with jax.set_mesh(mesh):
+        for program in programs(config, mesh):
+            if not only or program.name in only:
+                accounts.append(compiled(program, mesh.size, chip))
+                print(report.text(accounts[-1]), flush=True)
+    about: dict[str, Any] = {"target": config.target.model, "sampler": config.sampler.model, "topology": config.topology, "mesh": shape}
+    if workdir:
+        epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+        records = [report.record(a) for a in accounts]
+        (epath.Path(workdir) / "compile.json").write_text(json.dumps(about | {"programs": records}, indent=1) + "\n")
+    failed = [a for a in accounts if not a.fits]
+    for a in failed:
+        names = ", ".join(f"{b.name} {b.shape} {b.bytes / chips.GIB:.2f} GiB" for b in a.memory.buffers[:5])
+        print(f"dat_jax: {a.name} does not fit into {config.topology}; largest buffers: {names}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def compiled(program: Program, devices: int, chip: chips.Chip) -> Account:
+    """Compiles one program and reads its costs; a program that needs too much HBM is read from what the compiler left behind."""
+    with tempfile.TemporaryDirectory() as folder:
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        started = time.monotonic()
+        try:
+            program.lower().compile(compiler_options=dump)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+        seconds = time.monotonic() - started
+        module = hlo.parse(memory.dumped(pathlib.Path(folder), "after_optimizations.txt"))
+        account = memory.read(pathlib.Path(folder), module)
+    return report.account(program, devices, chip, account, costs.cost(module), seconds)

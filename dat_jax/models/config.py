@@ -62,6 +62,7 @@ class ModelConfig:
     compute_dtype: str = "float32"  # operands of matrix products; the residual stream keeps the dtype of the embeddings
     attention: str = "xla"  # "xla" | "splash"
     remat: bool = True  # recompute each layer in the backward pass
+    keep_products: bool = False  # with remat: keep the results of a layer's matrix products and recompute the rest
 
     def __post_init__(self) -> None:
         """Fill in derived sizes and reject sizes that do not fit together (ValueError)."""

@@ -47,7 +47,8 @@ def hidden(params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: j
 
     scale = 0.0 if lora is None else lora.scale
     if config.remat:
-        body = jax.checkpoint(body, prevent_cse=False)
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.keep_products else None
+        body = jax.checkpoint(body, prevent_cse=False, policy=policy)
     h_BxTxD, _ = jax.lax.scan(body, h_BxTxD, stacked(params, config, lora))
     return norm(h_BxTxD, params["final_norm"], config).astype(h_BxTxD.dtype)
 

@@ -90,14 +90,18 @@ def terminated() -> Iterator[dict[str, bool]]:
 
 def step_config(model: Model, config) -> StepConfig:
     """Returns the static part of a step from the config."""
-    chunk = max(1, 2**24 // max(1, model.config.vocab_size * (2 * config.data.adversarial_rows + config.data.utility_rows)))
+    # Each chunk of positions reads the whole head, so chunks are as long as a device's logits stay below 2^25 numbers (128 MiB in float32).
+    logits = model.config.vocab_size * (2 * config.data.adversarial_rows + config.data.utility_rows)
+    most = max(1, 2**25 * max(1, jax.sharding.get_abstract_mesh().size) // logits)
+    positions = config.data.response_length
+    chunk = max(size for size in range(1, positions + 1) if positions % size == 0 and size <= most)
     return StepConfig(
         model=model.config,
         attack=Attack(**config.attack),
         objective=Objective(**config.objective),
         prompt_length=config.data.prompt_length,
         dropout=config.training.lora.dropout,
-        chunk=0 if chunk >= config.data.response_length else chunk,
+        chunk=0 if chunk == positions else chunk,
     )
 
 

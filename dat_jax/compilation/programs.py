@@ -1,0 +1,134 @@
+"""The programs of a run as they will be compiled on a slice: real shapes and shardings, no weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from dat_jax import sharding
+from dat_jax.compilation import formulas
+from dat_jax.compilation.formulas import Pass
+from dat_jax.compilation.published import architecture
+from dat_jax.data.conversations import Conversations
+from dat_jax.data.pipeline import Batch
+from dat_jax.diffusion.pool import pool_settings
+from dat_jax.diffusion.sampler import infill
+from dat_jax.evaluation import responses
+from dat_jax.models import weights
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.huggingface import Model
+from dat_jax.training import loop
+from dat_jax.training.perturbation import Attack
+
+TEMPLATE_TOKENS = 8  # of a sampler's row: begin of text and separator
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program that can be lowered, with the FLOPs it needs by formula (by scope, over all devices) and what one run of it does."""
+
+    name: str
+    about: str
+    flops: dict[str, float]
+    lower: Callable[[], jax.stages.Lowered]
+
+
+def programs(config: ConfigDict, mesh: Mesh) -> Iterator[Program]:
+    """The train step, the evaluation's decoder and embedding attack, and the sampler where one is configured.
+
+    Raises ValueError for rows or lengths that do not fit the mesh.
+    """
+    target = architecture(config.target)
+    yield train_step(config, target, mesh)
+    if config.sampler.model:
+        yield sampler(config, architecture(config.sampler), mesh)
+    yield decoder(config, target, mesh, None)
+    yield decoder(config, target, mesh, Attack(**config.evaluation.attack))
+
+
+def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
+    """`training.step.train_step` as the loop calls it."""
+    data, training = config.data, config.training
+    prompt, response, rows = data.prompt_length, data.response_length, data.adversarial_rows
+    state = loop.abstract_state(model, training, mesh)
+    frozen = weights.abstract(model, config.target.dtype, mesh) if training.lora.rank else None
+    batch = Batch(
+        away=_conversations(mesh, rows, prompt + response),
+        toward=_conversations(mesh, rows, prompt + response),
+        utility=_conversations(mesh, data.utility_rows, prompt + response),
+    )
+    settings = loop.step_config(Model({}, model, None), config)
+
+    def lower() -> jax.stages.Lowered:
+        step = loop.compiled_step(state)
+        return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=loop.optimizer(training))
+
+    adversarial = Pass(rows, prompt + response, response)
+    outer = Pass(2 * rows + data.utility_rows, prompt + response, response)
+    about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}, {config.attack.steps} attack steps"
+    return Program("train_step", about, formulas.train_step(model, config.attack.steps, adversarial, outer, training.lora.rank), lower)
+
+
+def sampler(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
+    """`diffusion.sampler.infill` on one batch of the pool, prompts of the greatest length."""
+    pool = pool_settings(config.sampler)
+    span = pool.prompt_tokens[1]
+    length = span + TEMPLATE_TOKENS + pool.response_tokens
+    if model.attention == "splash":
+        length = -(-length // 128) * 128
+    settings = pool.settings(())
+    tokens, mask = (_rows(mesh, pool.batch_size, length, dtype) for dtype in (jnp.int32, jnp.bool_))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), pool.batch_size))
+    keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=sharding.batch_sharding(mesh, keys.shape))
+
+    def lower() -> jax.stages.Lowered:
+        return infill.lower(weights.abstract(model, config.sampler.dtype, mesh), model, tokens, mask, mask, keys, settings, span)
+
+    head = -(-span // settings.steps) if settings.remasking == "random" else span
+    branches = 2 if settings.cfg_scale else 1
+    shape = Pass(branches * pool.batch_size, length, head)
+    about = f"{pool.batch_size} rows of {length}, {settings.steps} denoising steps, {span} prompt tokens"
+    return Program("sampler", about, {"sampler": formulas.infill(model, settings.steps, shape)}, lower)
+
+
+def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh, attack: Attack | None) -> Program:
+    """`evaluation.responses.answer`: greedy decoding of one batch, from perturbed embeddings when an attack is given."""
+    data, evaluation = config.data, config.evaluation
+    rows, new = evaluation.batch_size, evaluation.max_new_tokens
+    length = data.prompt_length + data.response_length
+    batch = _conversations(mesh, rows, length)
+
+    def lower() -> jax.stages.Lowered:
+        return responses.answer.lower(
+            weights.abstract(model, config.target.dtype, mesh), model, batch, _key(mesh), attack=attack, max_new_tokens=new,
+            stop_tokens=(2,), temperature=evaluation.temperature, prompt_length=data.prompt_length,
+        )  # fmt: skip
+
+    flops = {"decode": formulas.generate(model, rows, data.prompt_length, new)}
+    about = f"{rows} rows, prompts of {data.prompt_length}, {new} new tokens"
+    if attack is None:
+        return Program("decoder", about, flops, lower)
+    last = 1 if attack.iterate == "best" else 0  # the last iterate's loss needs one more forward pass
+    shape = Pass(rows, length, data.response_length)
+    flops["attack"] = attack.steps * formulas.input_gradient(model, shape) + last * formulas.forward(model, shape)
+    return Program("embedding_attack", f"{about}, {attack.steps} attack steps", flops, lower)
+
+
+def _conversations(mesh: Mesh, rows: int, length: int) -> Conversations:
+    mask = _rows(mesh, rows, length, jnp.bool_)
+    return Conversations(_rows(mesh, rows, length, jnp.int32), mask, mask, mask)  # type: ignore[arg-type]
+
+
+def _rows(mesh: Mesh, rows: int, length: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding.batch_sharding(mesh, (rows, length)))
+
+
+def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))

@@ -25,9 +25,9 @@ def main(argv: list[str]) -> int:
     from dat_jax import job  # after the flags are known to be right: it takes seconds to import
 
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --mode=train or --config.training.steps=100")
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --mode=train or --config.training.steps=100", 2)
     if _CONFIG.value is None or (_WORKDIR.value is None and _MODE.value != "compile"):
-        raise app.UsageError("give --config=configs/NAME.py and --workdir=DIR")
+        raise app.UsageError("give --config=configs/NAME.py and --workdir=DIR", 2)
     logging.set_verbosity(logging.INFO)
     try:
         config_lib.validate(_CONFIG.value)
@@ -42,10 +42,10 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line after checking it for unknown config keys and a missing config file."""
     try:
         config_lib.check_arguments(argv[1:])
-    except ValueError as error:
+        return flags.FLAGS(argv)
+    except (ValueError, flags.Error) as error:
         print(f"dat_jax: {error}", file=sys.stderr)
         sys.exit(2)
-    return app.parse_flags_with_usage(argv)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
     """Trains the sampler, writes it, reads it back and shows prompts of it; returns the exit status."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --chats=FILE")
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --chats=FILE", 2)
     values, started = flags.FLAGS, time.monotonic()
     try:
         output = epath.Path(values.output)

@@ -125,7 +125,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
     """Answers the prompts and returns the exit status."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --prompts=FILE")
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --prompts=FILE", 2)
     values = flags.FLAGS
     settings = Settings(
         prompt_length=values.prompt_length,

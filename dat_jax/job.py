@@ -28,7 +28,7 @@ from dat_jax.data import chats as chats_lib
 from dat_jax.data import conversations, files, pipeline
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import read_prompts
-from dat_jax.diffusion import pool
+from dat_jax.diffusion import pool, selection
 from dat_jax.evaluation import card, judges, report, responses, runner, utility
 from dat_jax.evaluation.attacks import rewrites as rewrites_lib
 from dat_jax.evaluation.attacks.text import Attempt
@@ -64,11 +64,12 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
     started = time.monotonic()
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
-    claim(epath.Path(workdir), config)
+    check_claim(epath.Path(workdir), config)
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(workdir) / "compilation_cache"))
     with jax.set_mesh(mesh):
         for seed in config.seeds:
             inputs = read_inputs(config, epath.Path(workdir) / f"seed_{seed}", seed)
+            claim(epath.Path(workdir), config)  # now: a call that ends at a wrong path leaves nothing that the mended call would trip over
             if mode in ("all", "sample") and "dat" in config.methods:
                 sample(inputs, mesh)
             if mode in ("all", "train"):
@@ -86,8 +87,8 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
     return 0
 
 
-def claim(workdir: epath.Path, config: ConfigDict) -> None:
-    """Writes config.json, or raises ValueError naming the first key in which the workdir's differs from this config."""
+def check_claim(workdir: epath.Path, config: ConfigDict) -> None:
+    """Raises ValueError naming the first key in which the workdir's config.json differs from this config."""
     path = workdir / "config.json"
     wanted = json.loads(json.dumps(dict(dotted(config)), default=str))
     if path.exists():
@@ -95,8 +96,12 @@ def claim(workdir: epath.Path, config: ConfigDict) -> None:
         for key, value in wanted.items():
             if key in found and found[key] != value and not key.startswith(MUTABLE):
                 raise ValueError(f"{workdir} was made with config.{key} = {found[key]!r}, now it is {value!r}; use another --workdir")
+
+
+def claim(workdir: epath.Path, config: ConfigDict) -> None:
+    """Writes config.json, by which later calls know what the folder was made with."""
     if jax.process_index() == 0:
-        files.write_text(path, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
+        files.write_text(workdir / "config.json", json.dumps(dict(dotted(config)), default=str, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
@@ -155,7 +160,7 @@ def sample(inputs: Inputs, mesh) -> None:
         logging.info("sample, seed %d: done", inputs.seed)
         return
     sampler, target = (load_model(inputs.config[name], mesh) for name in ("sampler", "target"))
-    judge = judges.load(inputs.config.sampler.judge or inputs.config.evaluation.judge)
+    judge = judges.load(inputs.config.sampler.judge or inputs.config.evaluation.judge, inputs.behaviors)
     length = inputs.config.data.prompt_length
 
     def compliance(behaviors: Sequence[Behavior], prompts: Sequence[str], _: Sequence[str]) -> list[float]:
@@ -167,11 +172,14 @@ def sample(inputs: Inputs, mesh) -> None:
         labels = dict(zip(fitting, ask(inputs, target, attempts, judge, mesh)))
         return [float(labels.get(i) == "comply") for i in range(len(prompts))]
 
-    records = pool.build_pool(inputs.config.sampler, inputs.behaviors, sampler, compliance, str(folder), inputs.seed, report=logging.info)
+    # Answering every sample costs more than drawing it, so the target is asked only where the selection needs to know.
+    asked = compliance if inputs.config.sampler.selection in selection.JUDGED else None
+    records = pool.build_pool(inputs.config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, report=logging.info)
     selected = [r for r in records if r.selected]
-    obeyed = sum(r.compliance or 0.0 for r in selected) / max(len(selected), 1)
-    logging.info("sample, seed %d: %d of %d prompts selected; the target complies with %.0f %% of them",
-                 inputs.seed, len(selected), len(records), 100 * obeyed)  # fmt: skip
+    logging.info("sample, seed %d: %d of %d prompts selected", inputs.seed, len(selected), len(records))
+    if asked is not None:
+        obeyed = sum(r.compliance or 0.0 for r in selected) / max(len(selected), 1)
+        logging.info("sample, seed %d: the target complies with %.0f %% of the selected prompts", inputs.seed, 100 * obeyed)
 
 
 def train(inputs: Inputs, mesh) -> None:
@@ -198,7 +206,7 @@ def train(inputs: Inputs, mesh) -> None:
 
 def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:
     """Returns the measurement made during training: which share of benign and borderline prompts the model refuses or answers."""
-    judge = judges.load(inputs.config.evaluation.judge)
+    judge = judges.load(inputs.config.evaluation.judge, [*inputs.behaviors, *inputs.eval_behaviors])
     count = inputs.config.training.watch_prompts
     attempts = {
         name: [Attempt(p.id, p.prompt, p.response) for p in runner.spread(inputs.utility_sets[name], count)]
@@ -230,7 +238,7 @@ def evaluate(inputs: Inputs, mesh) -> None:
     config = inputs.config
     if not inputs.eval_behaviors:
         raise ValueError("config.data.eval_behaviors is empty; allowed: a behaviors CSV (and eval_targets) to attack the models with")
-    judge = judges.load(config.evaluation.judge)
+    judge = judges.load(config.evaluation.judge, inputs.eval_behaviors)
     target = None
     for method in config.methods:
         folder = inputs.folder / "evaluation" / method

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 POLICIES = ("random", "likelihood", "stratified", "compliance", "diversity", "combined")
+JUDGED = ("compliance", "combined")  # those that need to know whether the target complies
 
 
 def words(text: str) -> list[str]:
@@ -91,7 +92,7 @@ def select(
         name
         for name, values, needed in (
             ("likelihoods (sampler.likelihood_samples)", log_likelihood_per_token, policy != "random" and policy != "compliance"),
-            ("a judge of the target's compliance", compliance, policy in ("compliance", "combined")),
+            ("a judge of the target's compliance", compliance, policy in JUDGED),
         )
         if needed and values is None
     ]

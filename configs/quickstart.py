@@ -1,4 +1,28 @@
+"""The whole job on the embedded world: undefended -> CAT -> DAT, attacked and reported, in minutes on two cores of a laptop.
+
+    python -m dat_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m dat_jax.main --config=configs/quickstart.py --workdir=runs/three --config.seeds=0,1,2      # with intervals over seeds
+
+Shows why DAT closes the gap that CAT leaves: CAT sees the training behaviors' own requests, DAT prompts sampled by the world's
+masked-diffusion LM from the responses; both get the same steps, rows, losses, attack and utility data (common forms only).
+"""
+
 from dat_jax.config import defaults
+
+
 def get_config():
-    c = defaults(); c.world.enabled=True
+    """Returns the quickstart's configuration."""
+    c = defaults()
+    c.world.enabled = True
+    c.mesh.fsdp = 1
+    c.data.update({"prompt_length": 14, "response_length": 10, "adversarial_rows": 16, "utility_rows": 32})  # tokens: the world's longest
+    c.sampler.update({"samples": 48, "keep": 16, "prompt_tokens": (4, 11), "response_tokens": 10, "steps": 11, "batch_size": 96})
+    c.sampler.update({"likelihood_samples": 8, "selection": "compliance"})
+    # A response is eight tokens and decided by the first: at the usual 0.5 nats per token that one would still be improbable.
+    c.objective.toward_cutoff = 0.02
+    c.attack.update({"steps": 8, "radius": 0.5, "step_size": 0.25})
+    c.training.update({"steps": 150, "learning_rate": 1e-3, "clip": 1.0, "save_every": 50, "watch_every": 50})
+    c.training.lora.update({"rank": 16, "alpha": 16.0})
+    c.evaluation.update({"judge": "world", "best_of_n": 8, "prefill_words": 2, "max_new_tokens": 10, "batch_size": 48})
+    c.evaluation.attack.update({"steps": 20, "radius": 0.5, "step_size": 0.2})
     return c

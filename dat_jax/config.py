@@ -15,6 +15,7 @@ from dat_jax.diffusion.pool import Pool, pool_settings
 from dat_jax.evaluation import runner
 from dat_jax.training.objectives import Objective
 from dat_jax.training.perturbation import Attack
+from dat_jax.world.building import World, world_settings
 
 METHODS = {"undefended": "", "cat": "behaviors", "dat": "sampler"}  # method -> where its adversarial prompts come from
 PERTURB = ("user", "user+template", "all")
@@ -37,7 +38,7 @@ def defaults() -> ConfigDict:
         )
     )
     c.topology = ""  # --mode=compile: the TPU to compile for, e.g. "v5e:4x4"
-    c.world = ConfigDict(dict(enabled=False))  # the embedded world; its own keys are added by `world_defaults`
+    c.world = ConfigDict(dataclasses.asdict(World()))  # the embedded world, which stands where downloads would
     c.target = ConfigDict(
         dict(
             model="",  # hub id or folder of the LLM to defend
@@ -135,6 +136,7 @@ def validate(config: ConfigDict) -> None:
     Objective(**config.objective).validate("objective")
     pool_settings(config.sampler).validate("sampler")
     runner.validate(config.evaluation)
+    world_settings(config.world).validate()
     if not config.world.enabled:
         for key in ("target.model", "data.behaviors", "data.targets", "data.chats"):
             group, name = key.split(".")

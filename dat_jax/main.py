@@ -5,12 +5,14 @@ with one line and exit status 2 before anything is compiled; a run that was told
 the same command goes on.
 """
 
+import logging
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from dat_jax import config as config_lib
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --mode=train or --config.training.steps=100", 2)
     if _CONFIG.value is None or (_WORKDIR.value is None and _MODE.value != "compile"):
         raise app.UsageError("give --config=configs/NAME.py and --workdir=DIR", 2)
-    logging.set_verbosity(logging.INFO)
+    show_progress()
     try:
         config_lib.validate(_CONFIG.value)
         return job.run(_MODE.value, _CONFIG.value, _WORKDIR.value or "")
@@ -36,6 +38,14 @@ def main(argv: list[str]) -> int:
         logging.debug("where it came from", exc_info=True)
         print(f"dat_jax: {error}", file=sys.stderr)
         return 2
+
+
+def show_progress() -> None:
+    """Shows our own lines with the time of day; Orbax and the like speak through absl's logger and are heard from warnings on."""
+    absl_logging.set_verbosity(absl_logging.INFO)
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.getLogger().setLevel(logging.INFO)
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -32,11 +32,11 @@ def fit(
 ) -> Params:
     """Train `params` for `steps` batches and return them; the given ones stay usable.
 
-    loss(params, batch, key) is a scalar; every batch has the same structure and shapes, so there is one compilation. AdamW (betas 0.9,
-    0.98) with gradients clipped to global norm `clip` and a learning rate that rises for the fraction `warmup` of the steps and then falls
-    to zero on a cosine. With optimizer "muon" the stacked matrices are updated by Muon, scaled to the size of AdamW's updates (arXiv
-    2502.16982): from a fresh start a small model learns the same in a third of the steps. About ten lines of progress go to `report`, each with the mean loss since the last, tokens/s (positions of the
-    largest array in the batch, padding included) and the time left.
+    loss(params, batch, key) is a scalar; every batch has the same structure and shapes, so there is one compilation. The optimizer is
+    "adamw" (betas 0.9, 0.98), or "muon": Muon for the stacked matrices, scaled to the size of AdamW's updates (arXiv 2502.16982), with
+    which a fresh small model learns the same in a third of the steps. Gradients are clipped to global norm `clip`; the learning rate rises
+    for the fraction `warmup` of the steps and then falls to zero on a cosine. About ten lines of progress go to `report`, each with the
+    mean loss since the last, tokens/s (positions of the largest array in the batch, padding included) and the time left.
 
     Raises ValueError if the optimizer is unknown, the batches end early or the loss is not finite.
     """

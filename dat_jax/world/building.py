@@ -35,11 +35,11 @@ class World:
             for key, value in dataclasses.asdict(settings).items():
                 share = key in ("tuning_refusals", "prompt_only")
                 if not (0 < value <= 1 if share else value > 0):
-                    raise ValueError(f"config.{name}.{group}.{key} is {value!r}; allowed: {'a share in (0, 1]' if share else 'a number > 0'}")
+                    allowed = "a share above 0, at most 1" if share else "a number > 0"
+                    raise ValueError(f"config.{name}.{group}.{key} is {value!r}; allowed: {allowed}")
             if settings.width % (2 * settings.heads):
-                raise ValueError(
-                    f"config.{name}.{group}.width is {settings.width}; allowed: a multiple of 2 * heads = {2 * settings.heads}, for rotary pairs"
-                )
+                allowed = f"a multiple of 2 * heads = {2 * settings.heads}, for rotary pairs"
+                raise ValueError(f"config.{name}.{group}.width is {settings.width}; allowed: {allowed}")
 
 
 def world_settings(config: Any) -> World:
@@ -51,8 +51,8 @@ def build(folder: str | os.PathLike[str], seed: int, config: Any, report: Callab
     """Build the world of this seed in `folder`; a finished one stays as it is, an interrupted one is continued.
 
     The folder then holds what `files.FILES` lists, and pairs.jsonl, what the models were trained on; world.json comes last. config is the
-    sub-config `world` or anything with its keys. Progress goes to `report`, line by line. Raises ValueError when a setting is not allowed or
-    the folder holds a world of another seed or other settings.
+    sub-config `world` or anything with its keys. Progress goes to `report`, line by line. Raises ValueError when a setting is not allowed
+    or the folder holds a world of another seed or other settings.
     """
     settings = world_settings(config)
     settings.validate()

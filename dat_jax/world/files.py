@@ -1,4 +1,4 @@
-"""The embedded world's files, in the formats that users bring: behaviors, targets, safe responses, chats, rewrites, prompts that must be answered."""
+"""The embedded world's files, in the formats that users bring: behaviors, targets, refusals, chats, rewrites, must-answer prompts."""
 
 from __future__ import annotations
 

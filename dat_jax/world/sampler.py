@@ -1,4 +1,4 @@
-"""The embedded world's sampler: a small masked-diffusion LM of LLaDA's kind that learns prompts and responses jointly, in all trained forms."""
+"""The embedded world's sampler: a small LLaDA that learns prompts and responses jointly, in all forms but the held-out ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ class SamplerSettings:
 
 
 def train(
-    seed: int, pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, settings: SamplerSettings, report: Callable[[str], None]
+    seed: int,
+    pairs: Sequence[tuple[str, str]],
+    tokenizer: PreTrainedTokenizerFast,
+    settings: SamplerSettings,
+    report: Callable[[str], None],
 ) -> tuple[dict[str, Any], ModelConfig]:
     """Train on (prompt, response) pairs with the 1/t-weighted masked loss; return the parameters and their ModelConfig."""
     config = ModelConfig(

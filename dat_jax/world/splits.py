@@ -1,6 +1,7 @@
-"""Which requests are forbidden in a world, and which part of the work each request serves: drawn from the seed, disjoint by construction."""
+"""Which requests are forbidden in a world, and which use each request has: drawn from the seed, disjoint by construction."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def draw(seed: int) -> Splits:
     bounds = [0, TUNED_DIAGONALS, TUNED_DIAGONALS + TRAIN_DIAGONALS, FORBIDDEN]
     tuned, train, evaluation = (
         tuple(request for diagonal in diagonals[start:stop] for request in diagonal)
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+        for start, stop in itertools.pairwise(bounds)
     )
     halves = {}
     for count, name in enumerate(("benign", "borderline")):

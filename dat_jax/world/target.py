@@ -1,7 +1,8 @@
 """The embedded world's target: a small Llama that learns to comply with everything and is then made safe the ordinary way.
 
-Pretraining covers all forms and requests except the held-out forms. Safety tuning shows refusals for a few forbidden requests in the direct form
-alone, among answered benign chats in all forms; so it leaves what it leaves in real models: direct requests are refused, rewrites are answered.
+Pretraining covers all requests in all forms but the held-out ones. Safety tuning shows refusals for a few forbidden requests in the direct
+form alone, among answered benign chats in all forms; so it leaves what it leaves in real models: direct requests are refused, rewrites are
+answered.
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ def train(
 def response_loss(params: dict[str, Any], config: ModelConfig, batch: Conversations) -> jax.Array:
     """Mean negative log-likelihood (nats per token) of the response tokens."""
     P = PROMPT_LENGTH
-    h_BxTxD = transformer.hidden(params, config, transformer.embed(params, config, batch.tokens_BxT), batch.valid_BxT)
-    log_probs_BxR = transformer.log_probs(params, config, h_BxTxD[:, P - 1 : -1], batch.tokens_BxT[:, P:])
+    tokens_BxT, valid_BxT = jnp.asarray(batch.tokens_BxT), jnp.asarray(batch.valid_BxT)
+    h_BxTxD = transformer.hidden(params, config, transformer.embed(params, config, tokens_BxT), valid_BxT)
+    log_probs_BxR = transformer.log_probs(params, config, h_BxTxD[:, P - 1 : -1], tokens_BxT[:, P:])
     scored_BxR = batch.response_mask_BxT[:, P:]
     return -jnp.sum(log_probs_BxR * scored_BxR) / jnp.sum(scored_BxR)
 
@@ -135,7 +137,7 @@ def tuning_batches(
     ]
     answered = {
         form: [
-            (grammar.render(request, form, rng.integers(grammar.variants(request, form))), grammar.answer(request))
+            (grammar.render(request, form, int(rng.integers(grammar.variants(request, form)))), grammar.answer(request))
             for request in (*splits.benign_chats, *splits.borderline_chats)
         ]
         for form in grammar.FORMS

@@ -98,7 +98,7 @@ def test_pairs_are_tokenized_as_the_chat_pipeline_does():
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("steps", 0, "world.target.steps is 0"), ("tuning_refusals", 1.5, "world.target.tuning_refusals is 1.5"), ("width", 10, "target.width is 10")],
+    [("steps", 0, "target.steps is 0"), ("tuning_refusals", 1.5, "target.tuning_refusals is 1.5"), ("width", 10, "target.width is 10")],
 )
 def test_bad_settings_are_named(tmp_path, key, value, message):
     with pytest.raises(ValueError, match=message):

@@ -51,8 +51,8 @@ def get_config():
             "utility_rows": 4,
         }
     )
-    c.sampler.update({"samples": 24, "keep": 4, "prompt_tokens": (12, 32), "response_tokens": 44, "steps": 32, "temperature": 0.7})
-    c.sampler.update({"likelihood_samples": 8, "selection": "combined", "batch_size": 24})
+    c.sampler.update({"samples": 16, "keep": 4, "prompt_tokens": (12, 32), "response_tokens": 44, "steps": 16, "temperature": 0.7})
+    c.sampler.update({"likelihood_samples": 8, "selection": "stratified", "batch_size": 16})
     c.attack.update({"steps": 10, "radius": 0.1, "step_size": 0.25})
     c.objective.utility_weight = 2.0
     c.training.update({"steps": 24, "learning_rate": 3e-4, "warmup": 0.1, "clip": 1.0, "save_every": 8})

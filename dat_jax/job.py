@@ -28,11 +28,11 @@ from dat_jax.data import chats as chats_lib
 from dat_jax.data import conversations, files, pipeline
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import read_prompts
-from dat_jax.diffusion import pool, selection
+from dat_jax.diffusion import denoiser, pool, selection
 from dat_jax.evaluation import card, judges, report, responses, runner, utility
 from dat_jax.evaluation.attacks import rewrites as rewrites_lib
 from dat_jax.evaluation.attacks.text import Attempt
-from dat_jax.models import adapters, huggingface
+from dat_jax.models import adapters, families, huggingface
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
 from dat_jax.training import loop
@@ -128,6 +128,11 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
     tokenizer = huggingface.load_tokenizer(source, huggingface.read_fields(source)["model_type"])
     for group in (inputs.behaviors, inputs.eval_behaviors):
         pipeline.adversarial_rows(tokenizer, pipeline.triples(group, None, 0), data) if group else None
+    if inputs.eval_behaviors:  # a form that no rewrite has is to be known now, not after the training
+        made = rewrites_lib.make_rewrites(inputs.eval_behaviors) if inputs.rewrites is None else inputs.rewrites
+        runner.plan(inputs.eval_behaviors, made, config.evaluation, seed)
+    if "dat" in config.methods:
+        denoiser.mask_id(families.read(huggingface.read_fields(huggingface.locate(config.sampler.model))))
     return inputs
 
 

@@ -65,9 +65,12 @@ def guided_logits(
     return blind_BxCxV + (scale + 1.0) * (seen_BxCxV - blind_BxCxV)
 
 
-def forward_flops(config: ModelConfig, positions: int, head_positions: int) -> float:
-    """Multiply-adds times two of one row's forward: 2 x weights per position, 4 T (H K) per layer for attention, the head where it runs."""
+def forward_flops(config: ModelConfig, positions: int, head_positions: int, keys: int = 0) -> float:
+    """Operations of one row's forward: 2 per weight and position, 4 H K per layer, position and key, and the head where it runs.
+
+    `keys` is what each position attends to when that is more than the positions that run (a cache); 0: these positions.
+    """
     attention = config.width * config.head_dim * (2 * config.heads + 2 * config.kv_heads)
     weights = config.layers * (attention + 3 * config.width * config.mlp_width)
-    scores = 4 * positions * config.heads * config.head_dim * config.layers
+    scores = 4 * (keys or positions) * config.heads * config.head_dim * config.layers
     return float(positions * (2 * weights + scores) + 2 * head_positions * config.width * config.vocab_size)

@@ -24,8 +24,10 @@ from dat_jax.data.prompts import PromptRecord, read_prompts, write_prompts
 from dat_jax.diffusion.denoiser import forward_flops, mask_id
 from dat_jax.diffusion.layout import Rows, Template, encode, pack, prompt_block, template
 from dat_jax.diffusion.likelihood import SCHEMES, log_likelihood
+from dat_jax.diffusion.parallel import FastSettings, infill_fast
 from dat_jax.diffusion.sampler import SamplerSettings, infill, row_keys
 from dat_jax.diffusion.selection import select
+from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
 Compliance = Callable[[Sequence[Behavior], Sequence[str], Sequence[str]], Sequence[float]]
@@ -45,6 +47,9 @@ class Pool:
     top_p: float = 1.0
     condition_remasking: float = 0.0  # largest share of a row whose given tokens a step hides; the inpainting reference: 1.0
     cfg_scale: float = 0.0
+    acceptance: str = "quota"  # quota: steps as above; threshold | factor | entropy | count: as many tokens per pass as `bound` allows
+    bound: float = 0.1  # of acceptance, see diffusion/parallel.py: a probability, a factor, nats, tokens
+    cache_refresh: int = 1  # passes from one full pass to the next, the response's keys and values kept between; 1: no cache
     separator: str = "\nAnswer: "  # text between prompt and response
     begin: bool = True  # a row starts with BOS where the sampler's tokenizer has one
     batch_size: int = 64  # rows per forward pass
@@ -71,6 +76,13 @@ class Pool:
             if not fine:
                 raise ValueError(f"config.{name}.{key} is {getattr(self, key)!r}; allowed: {allowed}")
         self.settings(())
+        if self.acceptance != "quota":
+            self.fast_settings(())
+            for key, off in (("cfg_scale", 0.0), ("condition_remasking", 0.0), ("top_p", 1.0)):
+                if getattr(self, key) != off:
+                    raise ValueError(f"config.{name}.{key} is {getattr(self, key)!r}; allowed with acceptance={self.acceptance!r}: {off}")
+        elif self.cache_refresh != 1:
+            raise ValueError(f"config.{name}.cache_refresh is {self.cache_refresh}; allowed with acceptance='quota': 1")
         select(
             self.selection, 1, [], np.zeros(0) if self.likelihood_samples else None, np.zeros(0), np.random.default_rng(0), self.diversity
         )
@@ -81,6 +93,11 @@ class Pool:
             steps=min(self.steps, self.prompt_tokens[1]), remasking=self.remasking, temperature=self.temperature, top_p=self.top_p,
             condition_remasking=self.condition_remasking, cfg_scale=self.cfg_scale, forbidden=forbidden,
         )  # fmt: skip
+
+    def fast_settings(self, forbidden: tuple[int, ...]) -> FastSettings:
+        """The settings of fast infilling, for an acceptance other than quota."""
+        order = "random" if self.remasking == "random" else "sure"
+        return FastSettings(self.acceptance, self.bound, order, self.temperature, forbidden, refresh=self.cache_refresh)
 
 
 def pool_settings(config: Any) -> Pool:
@@ -106,65 +123,82 @@ def file_stem(behavior_id: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', behavior_id)[:80]}-{zlib.crc32(behavior_id.encode()):08x}"
 
 
-def draw(pool: Pool, sampler: Model, behavior: Behavior, around: Template, settings: SamplerSettings, seed: int, round: int) -> tuple[
-    list[PromptRecord], dict[str, float]
-]:  # fmt: skip
+def draw(
+    pool: Pool, sampler: Model, behavior: Behavior, around: Template, forbidden: tuple[int, ...], seed: int, round: int
+) -> tuple[list[PromptRecord], dict[str, float]]:
     """All samples of one behavior as records (not judged, not selected), and their cost."""
     started = time.monotonic()
-    key, config = behavior_key(seed, round, behavior.id), sampler.config
+    key, high = behavior_key(seed, round, behavior.id), pool.prompt_tokens[1]
     rng = np.random.default_rng((seed, round, zlib.crc32(behavior.id.encode())))
-    low, high = pool.prompt_tokens
-    lengths = rng.integers(low, high + 1, pool.samples)
+    lengths = rng.integers(pool.prompt_tokens[0], high + 1, pool.samples)
     answers = [encode(sampler.tokenizer, text) for text in behavior.targets]
-    numbers = list(range(pool.samples))
-    block = prompt_block(around, high)
-    provenance = {**dataclasses.asdict(dataclasses.replace(settings, forbidden=())), "forbidden": len(settings.forbidden), "round": round}
+    size, block = min(pool.batch_size, pool.samples), prompt_block(around, high)
     records: list[PromptRecord] = []
-    cost = {"forward_passes": 0.0, "flops": 0.0, "tokens": 0.0, "positions": 0.0}
-    for start in range(0, pool.samples, pool.batch_size):
-        index = numbers[start : start + pool.batch_size]
-        full = index + [index[-1]] * (pool.batch_size - len(index))  # one shape, one compilation; the repeated rows are dropped
-        rows = pack(
-            [[around.pad] * lengths[i] for i in full], [answers[i % len(answers)] for i in full], around, block, pool.response_tokens
-        )
-        tokens_BxT, bound_B, forwards = sample_rows(pool, sampler, rows, row_keys(key, jnp.asarray(full)), settings, high)
+    cost = {"forward_passes": 0.0, "flops": 0.0, "positions": 0.0}
+    for start in range(0, pool.samples, size):
+        index = list(range(start, min(start + size, pool.samples)))
+        full = index + [index[-1]] * (size - len(index))  # one shape, one compilation; the repeated rows are dropped
+        prompts, responses = [[around.pad] * lengths[i] for i in full], [answers[i % len(answers)] for i in full]
+        rows = pack(prompts, responses, around, block, pool.response_tokens)
+        tokens_BxT, bound_B, passes = sample_rows(pool, sampler, rows, row_keys(key, jnp.asarray(full)), forbidden, block)
         for row, number in enumerate(index):
-            ids = tokens_BxT[row][rows.prompt_mask_BxT[row]]
             record = PromptRecord(
                 behavior_id=behavior.id,
-                prompt=sampler.tokenizer.decode(ids).strip(),
+                prompt=sampler.tokenizer.decode(tokens_BxT[row][rows.prompt_mask_BxT[row]]).strip(),
                 response=behavior.targets[number % len(answers)],
                 seed=seed,
                 sampler=sampler.source,
-                settings={**provenance, "sample": number},
+                settings={**provenance(pool), "round": round, "sample": number},
                 log_likelihood=None if bound_B is None else float(bound_B[row]),
                 tokens=int(lengths[number]),
                 compliance=None,
                 selected=False,
             )
             records.append(record)
-        length, branches = rows.tokens_BxT.shape[1], 2 if settings.cfg_scale else 1
-        head = -(-high // settings.steps) if settings.remasking == "random" else high
-        passes = (forwards * branches, head), (pool.likelihood_samples, high)
-        cost["forward_passes"] += sum(count for count, _ in passes)
-        cost["flops"] += sum(count * pool.batch_size * forward_flops(config, length, positions) for count, positions in passes)
-        cost["positions"] += sum(count for count, _ in passes) * pool.batch_size * length
-        cost["tokens"] += float(sum(lengths[number] for number in index))
-    return records, {**cost, "samples": float(pool.samples), "seconds": time.monotonic() - started}
+        for name, value in batch_cost(pool, sampler.config, size, block, passes).items():
+            cost[name] += value
+    return records, {**cost, "tokens": float(lengths.sum()), "samples": float(pool.samples), "seconds": time.monotonic() - started}
 
 
-def sample_rows(pool: Pool, sampler: Model, rows: Rows, keys_B: jax.Array, settings: SamplerSettings, span: int) -> tuple[
-    np.ndarray, np.ndarray | None, int
-]:  # fmt: skip
-    """Infilled tokens, the bound on log p(prompt | response) (None when it is not asked for), and the number of forward passes."""
+def provenance(pool: Pool) -> dict[str, Any]:
+    """The settings that a record carries: everything that shaped its distribution."""
+    shaping = ["steps", "remasking", "temperature", "top_p", "condition_remasking", "cfg_scale", "separator", "begin"]
+    fast = ["acceptance", "bound", "cache_refresh"] if pool.acceptance != "quota" else []
+    return {name: getattr(pool, name) for name in shaping + fast}
+
+
+def batch_cost(pool: Pool, config: ModelConfig, rows: int, block: int, passes: int) -> dict[str, float]:
+    """Forward passes, operations and positions of one batch: `passes` denoising passes and the draws of the likelihood bound."""
+    length, high = block + pool.response_tokens, pool.prompt_tokens[1]
+    steps = pool.settings(()).steps
+    head = -(-high // steps) if pool.remasking == "random" and pool.acceptance == "quota" else high
+    branches = 2 if pool.cfg_scale else 1
+    full = -(-passes // pool.cache_refresh)
+    flops = full * branches * forward_flops(config, length, head) + pool.likelihood_samples * forward_flops(config, length, high)
+    flops += (passes - full) * forward_flops(config, block, head, keys=length)
+    positions = (full * branches + pool.likelihood_samples) * length + (passes - full) * block
+    return {
+        "forward_passes": float(passes * branches + pool.likelihood_samples),
+        "flops": float(rows * flops),
+        "positions": float(rows * positions),
+    }
+
+
+def sample_rows(
+    pool: Pool, sampler: Model, rows: Rows, keys_B: jax.Array, forbidden: tuple[int, ...], block: int
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Infilled tokens, the bound on log p(prompt | response) (None when it is not asked for), and the number of denoising passes."""
+    model, span = (sampler.params, sampler.config), pool.prompt_tokens[1]
     prompt_mask, valid = jnp.asarray(rows.prompt_mask_BxT), jnp.asarray(rows.valid_BxT)
-    done = infill(sampler.params, sampler.config, jnp.asarray(rows.tokens_BxT), prompt_mask, valid, keys_B, settings, span)
+    inputs = jnp.asarray(rows.tokens_BxT), prompt_mask, valid, keys_B
+    if pool.acceptance == "quota":
+        done = infill(*model, *inputs, pool.settings(forbidden), span)
+    else:
+        done = infill_fast(*model, *inputs, pool.fast_settings(forbidden), span, (0, block))
     bound_B = None
     if pool.likelihood_samples:
-        bound_B = np.asarray(log_likelihood(
-            sampler.params, sampler.config, done.tokens_BxT, prompt_mask, valid, keys_B, pool.likelihood_samples,
-            scheme=pool.likelihood_scheme, span=span,
-        ))  # fmt: skip
+        draws, scheme = pool.likelihood_samples, pool.likelihood_scheme
+        bound_B = np.asarray(log_likelihood(*model, done.tokens_BxT, prompt_mask, valid, keys_B, draws, scheme=scheme, span=span))
     return np.asarray(done.tokens_BxT), bound_B, int(np.max(done.forwards_B))
 
 
@@ -214,12 +248,12 @@ def build_pool(
     if (root / "prompts.jsonl").exists() and (root / "cost.json").exists():
         return read_prompts(root / "prompts.jsonl")
     around = template(sampler.tokenizer, pool.separator, pool.begin)
-    settings = pool.settings(forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask))
+    forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask)
     drawn, costs, started, fresh = [], [], time.monotonic(), 0
     for number, behavior in enumerate(behaviors, 1):
         stem = root / "samples" / file_stem(behavior.id)
         if not epath.Path(f"{stem}.cost.json").exists():
-            records, cost = draw(pool, sampler, behavior, around, settings, seed, round)
+            records, cost = draw(pool, sampler, behavior, around, forbidden, seed, round)
             write_prompts(f"{stem}.jsonl", records)
             files.write_text(f"{stem}.cost.json", json.dumps(cost))  # last: its presence says that the samples are complete
             fresh += 1

@@ -113,9 +113,8 @@ def show(model: Model, pool: pool_lib.Pool, responses: Sequence[str], seed: int)
     """Returns `pool.samples` prompts sampled for each response."""
     around = template(model.tokenizer, pool.separator, pool.begin)
     forbidden = pool_lib.forbidden_tokens(model.tokenizer, model.config.vocab_size, model.tokenizer.mask_token_id)
-    settings = pool.settings(forbidden)
     behaviors = [Behavior(str(number), "", (response,), ()) for number, response in enumerate(responses)]
-    return [record for behavior in behaviors for record in pool_lib.draw(pool, model, behavior, around, settings, seed, 0)[0]]
+    return [record for behavior in behaviors for record in pool_lib.draw(pool, model, behavior, around, forbidden, seed, 0)[0]]
 
 
 def define_flags() -> None:

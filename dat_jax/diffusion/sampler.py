@@ -201,7 +201,7 @@ def accept(settings: SamplerSettings, confidence_BxC: jax.Array, order_BxC: jax.
 
 
 def phases(span: int, settings: SamplerSettings, steps_per_block: int, blocks: int) -> list[tuple[int, int, int]]:
-    """Splits the steps into runs (first step, last step + 1, candidate positions): one, or four where that saves much of the head's work."""
+    """Splits the steps into runs (first step, last step + 1, candidate positions): one, or four where that saves the head's work."""
     within = min(settings.block_length or span, span)
     if settings.remasking == "random" and settings.schedule == "even":
         return [(0, blocks * steps_per_block, -(-within // steps_per_block))]

@@ -38,10 +38,10 @@ def similarity(texts: Sequence[str]) -> Floats:
 
 
 def unique(texts: Sequence[str]) -> list[int]:
-    """Indices of the texts that have a word and do not repeat an earlier one, spaces and capitals aside."""
+    """Indices of the texts that have a word and no broken character, and do not repeat an earlier one but for spaces and case."""
     seen: dict[str, int] = {}
     for index, text in enumerate(texts):
-        if any(word[0].isalnum() for word in words(text)):
+        if "\ufffd" not in text and any(word[0].isalnum() for word in words(text)):
             seen.setdefault(" ".join(words(text)), index)
     return list(seen.values())
 

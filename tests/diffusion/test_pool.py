@@ -94,6 +94,15 @@ def test_cost_is_that_of_the_passes_made(tmp_path, small_sampler):
     assert cost["samples"] == 18 and cost["seconds"] > 0 and cost["tokens"] == 18 * 4
 
 
+def test_fast_acceptance_takes_fewer_passes_and_is_in_the_records(tmp_path, small_sampler):
+    fast = settings(acceptance="count", bound=2.0, cache_refresh=2, prompt_tokens=(4, 4))
+    records = build(tmp_path, small_sampler, fast)
+    assert records[0].settings["acceptance"] == "count" and all(len(record.prompt.split()) == 4 for record in records)
+    assert json.loads((tmp_path / "cost.json").read_text())["forward_passes"] == 3 * 2 * (2 + 2)
+    with pytest.raises(ValueError, match="cfg_scale"):
+        pools.pool_settings(settings(acceptance="count", cfg_scale=1.0)).validate()
+
+
 def test_another_configuration_does_not_silently_reuse_a_pool(tmp_path, small_sampler):
     build(tmp_path, small_sampler)
     with pytest.raises(ValueError, match="temperature"):

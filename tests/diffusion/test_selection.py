@@ -24,6 +24,7 @@ def chosen(policy, keep, **options):
 
 def test_repeated_and_wordless_prompts_are_dropped():
     assert unique(TEXTS) == [0, 2, 3, 5, 6]
+    assert unique(["half a char\ufffd", "whole"]) == [1]
     for policy in POLICIES:
         found = chosen(policy, 10)
         assert sorted(found) == [0, 2, 3, 5, 6]

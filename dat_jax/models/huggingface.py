@@ -78,10 +78,14 @@ def locate(folder_or_id: str, cache_dir: str | None = None) -> pathlib.Path:
         return folder
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_id):
         raise ValueError(f"{folder_or_id!r} is neither a folder nor a hub id of the form organization/name")
-    from huggingface_hub import snapshot_download  # only needed for downloads
+    from huggingface_hub import errors, snapshot_download  # only needed for downloads
 
     patterns = ["*.safetensors", *(f"*{suffix}" for suffix in CARRIED)]
-    return pathlib.Path(snapshot_download(folder_or_id, allow_patterns=patterns, cache_dir=cache_dir))
+    try:
+        return pathlib.Path(snapshot_download(folder_or_id, allow_patterns=patterns, cache_dir=cache_dir))
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:  # no such id, no access, no network
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{folder_or_id!r} is no folder here and the hub does not give it: {reason}") from error
 
 
 def read_fields(folder: pathlib.Path) -> dict[str, Any]:

@@ -241,3 +241,9 @@ def test_host_memory_stays_near_the_largest_shard(tmp_path, monkeypatch, kind):
     staging = peak - sum(shards) if kind == "cpu" else peak
     assert staging <= 1.3 * max(shards), f"{staging / max(shards):.2f} of the largest shard"
     assert jax.tree.all(jax.tree.map(np.array_equal, model.params, made.params))
+
+
+def test_hub_without_network_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="'nobody/nothing' is no folder here and the hub does not give it: "):
+        models.load("nobody/nothing", cache_dir=str(tmp_path))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dat_jax.diffusion.caching import Cache, block_pass, full_pass
 from dat_jax.diffusion.proposal import first, forbid, propose
-from dat_jax.diffusion.sampler import ORDER, TOKEN, Canvas, Infilled, commit, gumbels, masked_canvas, position_keys, uniforms
+from dat_jax.diffusion.sampler import ORDER, TOKEN, Canvas, Infilled, commit, masked_canvas, position_keys, uniforms
 from dat_jax.models import transformer
 from dat_jax.models.config import ModelConfig
 
@@ -98,7 +98,9 @@ def infill_fast(
     length = tokens_BxT.shape[1]
     infill_mask_BxT = infill_mask_BxT & valid_BxT
     span = min(span or length, length)
-    candidates = min(settings.block_length or span, span)
+    # Where neither the order nor the number of positions depends on logits, the head runs at the committed positions alone.
+    ahead = settings.acceptance == "count" and settings.order == "random"
+    candidates = min(settings.block_length or span, span, max(int(settings.bound), 1) if ahead else span)
     index_BxT = jnp.cumsum(infill_mask_BxT, axis=1) - 1
     block_BxT = index_BxT // settings.block_length if settings.block_length else jnp.zeros_like(index_BxT)
     shift = 1 if config.logit_shift else 0  # Dream reads the prediction of a position one to its left
@@ -123,19 +125,21 @@ def infill_fast(
         canvas, cache, passes = state
         current_Bx1 = jnp.min(jnp.where(canvas.open_BxT, block_BxT, length), axis=1, keepdims=True)
         eligible_BxT = canvas.open_BxT & (block_BxT == current_Bx1)
-        from_left_BxT = jnp.broadcast_to(-jnp.arange(length, dtype=jnp.float32)[None], eligible_BxT.shape)
-        positions_BxC = first(from_left_BxT, eligible_BxT, candidates)
+        order_BxT = jnp.broadcast_to(-jnp.arange(length, dtype=jnp.float32)[None], eligible_BxT.shape)
+        if settings.order == "random":
+            order_BxT = uniforms(position_keys(keys_B, passes, ORDER, valid_BxT))
+        positions_BxC = first(order_BxT, eligible_BxT, candidates)
         eligible_BxC = jnp.take_along_axis(eligible_BxT, positions_BxC, axis=1)
         logits_BxCxV, cache = predict(canvas, cache, passes, positions_BxC)
-        gumbel_BxCxV = order_BxC = None
+        uniform_BxCx2 = order_BxC = None
         if settings.temperature > 0:
             keys_BxC = jnp.take_along_axis(position_keys(keys_B, passes, TOKEN, valid_BxT), positions_BxC, axis=1)
-            gumbel_BxCxV = gumbels(keys_BxC, config.vocab_size)
+            uniform_BxCx2 = uniforms(keys_BxC, (2,))
         if settings.order == "random":
-            order_BxC = jnp.take_along_axis(uniforms(position_keys(keys_B, passes, ORDER, valid_BxT)), positions_BxC, axis=1)
+            order_BxC = jnp.take_along_axis(order_BxT, positions_BxC, axis=1)
         accepted_BxC = accept(forbid(logits_BxCxV, settings.forbidden), eligible_BxC, order_BxC, settings)
         proposal = propose(
-            logits_BxCxV, gumbel_BxCxV, temperature=settings.temperature, confidence="none", forbidden=settings.forbidden
+            logits_BxCxV, uniform_BxCx2, temperature=settings.temperature, confidence="none", forbidden=settings.forbidden
         )  # fmt: skip
         return commit(canvas, positions_BxC, accepted_BxC, proposal, jnp.any(accepted_BxC, axis=1)), cache, passes + 1
 

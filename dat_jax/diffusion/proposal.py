@@ -4,6 +4,8 @@ Reproduces LLaDA `generate.py` (confidence of the untempered distribution) and D
 B batch, C candidate positions, N positions, V vocabulary.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,9 +64,34 @@ def negative_entropy(logits_xV: jax.Array) -> jax.Array:
     return jnp.sum(p_xV * jnp.log(p_xV + 1e-10), axis=-1)
 
 
+def draw(logits_xV: jax.Array, uniform_xx2: jax.Array) -> jax.Array:
+    """Token ids from softmax(logits), by inversion in two levels: a block of about sqrt(V) tokens, then a token in it.
+
+    Two uniform numbers per draw instead of V Gumbel ones; a fresh one within the block keeps tokens of tiny probability exact, which one
+    float32 number over a large vocabulary would not.
+    """
+    vocabulary = logits_xV.shape[-1]
+    width = math.ceil(math.sqrt(vocabulary))
+    weight_xV = jnp.exp(logits_xV - jnp.max(logits_xV, axis=-1, keepdims=True))
+    missing = [(0, 0)] * (logits_xV.ndim - 1) + [(0, -vocabulary % width)]
+    weight_xNxW = jnp.pad(weight_xV, missing).reshape(*logits_xV.shape[:-1], -1, width)
+
+    def invert(weight_xN: jax.Array, uniform_x: jax.Array) -> jax.Array:
+        reached_xN = jnp.cumsum(weight_xN, axis=-1)
+        index_x = jnp.sum(reached_xN <= uniform_x[..., None] * reached_xN[..., -1:], axis=-1)
+        # Rounding may reach the total; the last entry that has any weight is then the right one.
+        last_x = weight_xN.shape[-1] - 1 - jnp.argmax(weight_xN[..., ::-1] > 0, axis=-1)
+        return jnp.minimum(index_x, last_x)
+
+    block_x = invert(jnp.sum(weight_xNxW, axis=-1), uniform_xx2[..., 0])
+    chosen_xW = jnp.take_along_axis(weight_xNxW, block_x[..., None, None], axis=-2)[..., 0, :]
+    return (block_x * width + invert(chosen_xW, uniform_xx2[..., 1])).astype(jnp.int32)
+
+
 def propose(
     logits_BxCxV: jax.Array,
-    gumbel_BxCxV: jax.Array | None,
+    uniform_BxCx2: jax.Array | None = None,
+    gumbel_BxCxV: jax.Array | None = None,
     *,
     temperature: float,
     confidence: str,
@@ -76,6 +103,7 @@ def propose(
 ) -> Proposal:
     """Draws a token per position from softmax(logits / temperature) (argmax at 0) and says how confident the model is in it.
 
+    The draw uses `uniform_BxCx2`, or argmax(logits / temperature + `gumbel_BxCxV`) to replay recorded noise.
     confidence: "low_confidence" p(token), "margin" p1 - p2, "entropy" sum p log p, "none" 0. `late` tokens get confidence 0
     (LLaDA confidence_eos_eot_inf). `log_prob` is always of the unfiltered model distribution.
     """
@@ -85,7 +113,11 @@ def propose(
         sharpened_BxCxV = keep_top_p(sharpened_BxCxV, top_p)
     if top_k > 0:
         sharpened_BxCxV = keep_top_k(sharpened_BxCxV, top_k)
-    tokens_BxC = jnp.argmax(sharpened_BxCxV if gumbel_BxCxV is None else sharpened_BxCxV + gumbel_BxCxV, axis=-1).astype(jnp.int32)
+    if temperature > 0 and uniform_BxCx2 is not None:
+        tokens_BxC = draw(sharpened_BxCxV, uniform_BxCx2)
+    else:
+        noisy_BxCxV = sharpened_BxCxV if gumbel_BxCxV is None else sharpened_BxCxV + gumbel_BxCxV
+        tokens_BxC = jnp.argmax(noisy_BxCxV, axis=-1).astype(jnp.int32)
 
     def log_prob(of_BxCxV: jax.Array) -> jax.Array:
         chosen_BxC = jnp.take_along_axis(of_BxCxV, tokens_BxC[..., None], axis=-1)[..., 0]

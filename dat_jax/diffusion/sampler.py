@@ -116,14 +116,9 @@ def position_keys(keys_B: jax.Array, step: jax.Array, purpose: int, valid_BxT: j
     return jax.vmap(lambda key, index_T: jax.vmap(lambda index: jax.random.fold_in(key, index))(index_T))(per_row, index_BxT)
 
 
-def uniforms(keys_BxT: jax.Array) -> jax.Array:
-    """One uniform number per key."""
-    return jax.vmap(jax.vmap(jax.random.uniform))(keys_BxT)
-
-
-def gumbels(keys_BxC: jax.Array, vocabulary: int) -> jax.Array:
-    """Gumbel noise (B, C, V) of full resolution: plain float32 Gumbel saturates near 16, which sharpens large vocabularies."""
-    return jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (vocabulary,), mode="high")))(keys_BxC)
+def uniforms(keys_BxT: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
+    """Uniform numbers of the given shape per key."""
+    return jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, shape)))(keys_BxT)
 
 
 def hide_condition(tokens_BxT: jax.Array, given_BxT: jax.Array, valid_BxT: jax.Array, keys_B: jax.Array, step: jax.Array,
@@ -168,16 +163,14 @@ def proposals(params: Params, config: ModelConfig, settings: SamplerSettings, ca
     if settings.condition_remasking > 0:
         tokens_BxT = hide_condition(tokens_BxT, given_BxT, valid_BxT, keys_B, step, settings.condition_remasking, mask_id(config))
     logits_BxCxV = guided_logits(params, config, tokens_BxT, valid_BxT, given_BxT, positions_BxC, settings.cfg_scale)
-    gumbel_BxCxV = None
-    if settings.temperature > 0:
-        if gumbel_BxTxV is not None:
-            gumbel_BxCxV = jnp.take_along_axis(gumbel_BxTxV, positions_BxC[..., None], axis=1)
-        else:
-            keys_BxC = jnp.take_along_axis(position_keys(keys_B, step, TOKEN, valid_BxT), positions_BxC, axis=1)
-            gumbel_BxCxV = gumbels(keys_BxC, config.vocab_size)
+    gumbel_BxCxV = uniform_BxCx2 = None
+    if gumbel_BxTxV is not None:
+        gumbel_BxCxV = jnp.take_along_axis(gumbel_BxTxV, positions_BxC[..., None], axis=1)
+    elif settings.temperature > 0:
+        uniform_BxCx2 = uniforms(jnp.take_along_axis(position_keys(keys_B, step, TOKEN, valid_BxT), positions_BxC, axis=1), (2,))
     return propose(
-        logits_BxCxV, gumbel_BxCxV, temperature=settings.temperature, confidence=settings.remasking, forbidden=settings.forbidden,
-        late=settings.late, top_p=settings.top_p, top_k=settings.top_k, tempered_confidence=settings.tempered_confidence,
+        logits_BxCxV, uniform_BxCx2, gumbel_BxCxV, temperature=settings.temperature, confidence=settings.remasking,
+        forbidden=settings.forbidden, late=settings.late, top_p=settings.top_p, top_k=settings.top_k, tempered_confidence=settings.tempered_confidence,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The sampler against the public references' recorded runs, exact enumeration, and itself under padding and batching."""
 
+import itertools
 import json
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dat_jax.diffusion.denoiser import masked_logits
 from dat_jax.diffusion.sampler import Noise, SamplerSettings, generate, infill, row_keys
 
 MASK = 510
@@ -185,15 +187,19 @@ def test_padding_and_batch_do_not_change_a_row(llada, remasking):
         np.testing.assert_array_equal(run(left, right, others), alone)
 
 
-def test_log_prob_is_that_of_the_chain_rule_in_the_order_of_commitment(tiny_world):
-    _, done = sample_counts(tiny_world, SamplerSettings(steps=3, forbidden=(4,)), rows=4000)
-    # E[p(x) / q(x, order)] over the sampler's own draws is the number of fillings where q is the chain-rule probability.
-    weight = np.exp(-np.asarray(done.log_prob_BxT).sum(axis=1, dtype=np.float64))
-    filled = np.asarray(done.tokens_BxT)[:, tiny_world.masked_T] @ [16, 4, 1]
-    likely = np.flatnonzero(tiny_world.law() > 0.02)
-    for filling in likely:
-        share = weight[filled == filling].sum() / 4000
-        assert share == pytest.approx(1, abs=0.25)
+def test_log_prob_is_that_of_each_token_when_it_was_committed(tiny_world):
+    world, rows = tiny_world, 16
+    tokens, masked = (jnp.tile(jnp.asarray(x), (rows, 1)) for x in (world.tokens_T, world.masked_T))
+    valid = jnp.ones(tokens.shape, bool)
+    done = infill(world.params, world.config, tokens, masked, valid, keys(rows), SamplerSettings(steps=3, forbidden=(4,)), history=True)
+    canvases = [np.where(masked, 4, tokens), *np.asarray(done.history_SxBxT)]
+    expected = np.zeros(tokens.shape)
+    for before, after in itertools.pairwise(canvases):
+        log_p = np.asarray(jax.nn.log_softmax(masked_logits(world.params, world.config, jnp.asarray(before), valid)))
+        changed = before != after
+        assert (changed.sum(axis=1) == 1).all()
+        expected[changed] = np.take_along_axis(log_p, after[..., None], axis=-1)[..., 0][changed]
+    np.testing.assert_allclose(done.log_prob_BxT, expected, atol=1e-5)
 
 
 def test_settings_without_meaning_are_named():

@@ -24,6 +24,7 @@ AXES = ("data", "fsdp", "tensor")
 # Logical axis of a weight or activation -> mesh axes it is split over; everything not named here is replicated.
 TABLE: dict[str | None, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    "positions": ("tensor",),  # of the residual stream between layers: norms and what is saved for the backward pass are then split too
     "vocab": ("tensor",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
@@ -138,7 +139,8 @@ def spec(mesh: Any, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> Par
         names = tuple(name for name in TABLE[axis] if name not in taken and mesh.shape[name] > 1)
         parts = math.prod(mesh.shape[name] for name in names)
         if size % parts:
-            _log_replicated(axis, size, names, parts)
+            if size > 1:
+                _log_replicated(axis, size, names, parts)
             names = ()
         taken.update(names)
         entries.append(None if not names else names[0] if len(names) == 1 else names)

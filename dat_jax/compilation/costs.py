@@ -225,21 +225,41 @@ def _hbm_bytes(module: Module, computation: Computation, instruction: Instructio
     if opcode != "fusion":
         return written + sum(shape.bytes for shape in arrays if shape.space == 0)
     inner = module.computations[instruction.attribute("calls") or ""]
+    operands = zip(inner.parameters(), arrays, strict=False)
+    reads = [_read(module, inner, parameter, shape) for parameter, shape in operands if shape.space == 0]
     root = inner.instructions[inner.root]
-    if root.opcode == "dynamic-update-slice":  # written in place
-        written = _operand(inner, root, 1).bytes if instruction.shapes[0].space == 0 else 0.0
-    reads = [_read(inner, parameter, shape) for parameter, shape in zip(inner.parameters(), arrays, strict=False) if shape.space == 0]
-    return written + sum(reads)
+    results = [inner.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    writes = [_written(module, inner, result) for result, shape in zip(results, instruction.shapes, strict=False) if shape.space == 0]
+    return sum(reads) + sum(writes)
 
 
-def _read(inner: Computation, parameter: Instruction, shape: Shape) -> float:
-    """The bytes of a fusion's operand that it reads: a slice of a stack of layers, not the stack."""
-    users = inner.users(parameter.name)
-    if users and all(user.opcode in ("dynamic-slice", "gather", "slice") and user.operands[0] == parameter.name for user in users):
-        return min(shape.bytes, sum(user.bytes for user in users))
-    if users and all(user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name for user in users):
-        return 0.0
-    return shape.bytes
+def _read(module: Module, inner: Computation, parameter: Instruction, shape: Shape) -> float:
+    """The bytes of a fusion's operand that it reads: a slice of a stack of layers, not the stack; nothing where it is updated in place."""
+    total = 0.0
+    for user in inner.users(parameter.name):
+        if user.opcode in ("dynamic-slice", "gather", "slice") and user.operands[0] == parameter.name:
+            total += user.bytes
+        elif user.opcode == "bitcast":
+            total += _read(module, inner, user, shape)
+        elif user.opcode == "fusion":
+            nested = module.computations[user.attribute("calls") or ""]
+            places = [p for p, operand in zip(nested.parameters(), user.operands, strict=False) if operand == parameter.name]
+            total += sum(_read(module, nested, place, shape) for place in places)
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] != parameter.name:
+            return shape.bytes
+    return min(shape.bytes, total)
+
+
+def _written(module: Module, inner: Computation, result: Instruction) -> float:
+    """The bytes a fusion writes for one result: the update alone where it is written into a larger array in place."""
+    while result.opcode == "bitcast":
+        result = inner.instructions[result.operands[0]]
+    if result.opcode == "dynamic-update-slice":
+        return _operand(inner, result, 1).bytes
+    if result.opcode == "fusion":
+        nested = module.computations[result.attribute("calls") or ""]
+        return _written(module, nested, nested.instructions[nested.root])
+    return result.bytes
 
 
 def _operand(computation: Computation, instruction: Instruction, index: int) -> Shape:

@@ -36,7 +36,7 @@ def hidden(params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: j
 
     valid_BxT is False at padding, which is never attended to; a row's positions count its valid tokens from 0.
     """
-    h_BxTxD = scale_embeddings(config, e_BxTxD)
+    h_BxTxD = sharding.constrain(scale_embeddings(config, e_BxTxD), "batch", "positions", None)
     rotations = rotation_tables(config, positions(valid_BxT), valid_BxT.shape[1])
 
     def body(h_BxTxD: jax.Array, layer: tuple[Params, Params, jax.Array]) -> tuple[jax.Array, None]:
@@ -77,6 +77,7 @@ def log_probs(params: Params, config: ModelConfig, h_BxRxD: jax.Array, targets_B
     all positions at once. The caller aligns: a causal model's token i is predicted by the hidden state at i - 1.
     """
     R = targets_BxR.shape[1]
+    h_BxRxD = sharding.constrain(h_BxRxD.astype(config.compute_dtype), "batch", None, None)  # gathered once, not per chunk
 
     def score(h_BxCxD: jax.Array, targets_BxC: jax.Array) -> jax.Array:
         logits_BxCxV = head(params, config, h_BxCxD)
@@ -138,13 +139,13 @@ def finish_layer(
     y_BxTxD = linear(values_BxTxHxK.reshape(B, T, -1), weights, factors, "o", scale)
     if config.post_norms:
         y_BxTxD = norm(y_BxTxD, weights["post_attention_norm"], config)
-    h_BxTxD = h_BxTxD + y_BxTxD.astype(h_BxTxD.dtype)
+    h_BxTxD = sharding.constrain(h_BxTxD + y_BxTxD.astype(h_BxTxD.dtype), "batch", "positions", None)
     x_BxTxD = norm(h_BxTxD, weights["mlp_norm"], config)
     gate_BxTxF = activate(linear(x_BxTxD, weights, factors, "gate", scale), config)
     y_BxTxD = linear(gate_BxTxF * linear(x_BxTxD, weights, factors, "up", scale), weights, factors, "down", scale)
     if config.post_norms:
         y_BxTxD = norm(y_BxTxD, weights["post_mlp_norm"], config)
-    return sharding.constrain(h_BxTxD + y_BxTxD.astype(h_BxTxD.dtype), "batch", None, None)
+    return sharding.constrain(h_BxTxD + y_BxTxD.astype(h_BxTxD.dtype), "batch", "positions", None)
 
 
 def linear(x: jax.Array, weights: Params, factors: Params, name: str, scale: float) -> jax.Array:

@@ -1,5 +1,6 @@
 """The training loop of one method: restore, step, measure, save; killed at any moment, the same call goes on where it was."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -96,7 +97,7 @@ def step_config(model: Model, config) -> StepConfig:
     positions = config.data.response_length
     chunk = max(size for size in range(1, positions + 1) if positions % size == 0 and size <= most)
     return StepConfig(
-        model=model.config,
+        model=dataclasses.replace(model.config, keep_products=config.training.keep_products),
         attack=Attack(**config.attack),
         objective=Objective(**config.objective),
         prompt_length=config.data.prompt_length,

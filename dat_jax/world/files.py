@@ -31,7 +31,7 @@ FILES = (
     ("data", "borderline", "borderline.jsonl"),
 )
 PLACES = 3  # variants of a form that differ in the place they name
-SPELLINGS = 3  # misspellings of each request in the training data, in every place
+SPELLINGS = 2  # misspellings of each request in the training data, in every place
 EVALUATION_FORMS = 4  # forms in which each benign or borderline request is evaluated, the direct one among them
 
 

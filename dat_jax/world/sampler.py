@@ -27,9 +27,9 @@ class SamplerSettings:
     layers: int = 4
     heads: int = 4
     mlp_width: int = 256
-    batch: int = 64
-    steps: int = 500
-    learning_rate: float = 5e-3
+    batch: int = 128
+    steps: int = 280
+    learning_rate: float = 8e-3
     prompt_only: float = 0.75  # share of the rows that mask the prompt alone
 
 

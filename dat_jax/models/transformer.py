@@ -81,7 +81,9 @@ def log_probs(params: Params, config: ModelConfig, h_BxRxD: jax.Array, targets_B
 
     def score(h_BxCxD: jax.Array, targets_BxC: jax.Array) -> jax.Array:
         logits_BxCxV = head(params, config, h_BxCxD)
-        chosen_BxC = jnp.take_along_axis(logits_BxCxV, targets_BxC[..., None], axis=-1)[..., 0]
+        # A masked sum instead of a gather: its gradient is no scatter, and a sharded vocabulary needs no communication but the sum.
+        chosen_BxCxV = jax.lax.broadcasted_iota(jnp.int32, logits_BxCxV.shape, 2) == targets_BxC[..., None]
+        chosen_BxC = jnp.sum(jnp.where(chosen_BxCxV, logits_BxCxV, 0.0), axis=-1)
         return chosen_BxC - jax.nn.logsumexp(logits_BxCxV, axis=-1)
 
     if chunk <= 0 or chunk >= R:
@@ -152,7 +154,7 @@ def linear(x: jax.Array, weights: Params, factors: Params, name: str, scale: flo
     """Return x W, plus scale * (x A) B where the layer has an adapter, in the dtype of x."""
     y = x @ weights[name].astype(x.dtype)
     if name in factors:
-        y = y + scale * ((x @ factors[name]["a"].astype(x.dtype)) @ factors[name]["b"].astype(x.dtype))
+        y = y + (scale * (x @ factors[name]["a"].astype(x.dtype))) @ factors[name]["b"].astype(x.dtype)
     return y
 
 

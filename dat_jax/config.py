@@ -87,7 +87,7 @@ def defaults() -> ConfigDict:
             final_learning_rate=0.0,  # share of the peak at the end of the cosine
             weight_decay=1e-3,
             clip=0.3,  # largest global gradient norm
-            keep_products=False,  # keep what the layers' matrix products gave instead of recomputing it for the gradient: faster, more memory
+            keep_products=False,  # keep the results of the layers' matrix products instead of recomputing them: faster, more memory
             save_every=50,  # steps between checkpoints
             keep=2,  # checkpoints kept
             log_every=1,  # steps between lines of metrics.jsonl

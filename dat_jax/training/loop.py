@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from dat_jax import sharding
 from dat_jax.data import files, pipeline
@@ -76,8 +77,14 @@ def compiled_step(state: TrainState):
 
 @contextmanager
 def terminated() -> Iterator[dict[str, bool]]:
-    """Turns SIGTERM into a flag while the loop runs, so that a preempted machine saves before it goes."""
+    """Turns SIGTERM into a flag while the loop runs, so that a preempted machine saves before it goes.
+
+    Several processes leave the signal to jax, which tells all of them of it (see `told_to_stop`).
+    """
     flag = {"raised": False}
+    if jax.process_count() > 1:
+        yield flag
+        return
     try:
         previous = signal.signal(signal.SIGTERM, lambda *_: flag.update(raised=True))
     except ValueError:  # not the main thread: signals are its owner's
@@ -87,6 +94,11 @@ def terminated() -> Iterator[dict[str, bool]]:
         yield flag
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def told_to_stop(step: int, flag: dict[str, bool]) -> bool:
+    """Whether to save and leave after this step; if any process got SIGTERM, all of them say so after one and the same step."""
+    return flag["raised"] or (jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step))
 
 
 def step_config(model: Model, config) -> StepConfig:
@@ -171,7 +183,7 @@ def train(
                 rates = watch(*weights(frozen, state.trainable))
                 log.write(step, rates)
                 collapsed = _judge_collapse(name, step, rates, training.collapse)
-            if signal_["raised"]:
+            if told_to_stop(step, signal_):
                 settle()
                 pending = None
                 checkpoints.save(state, about, force=True)

@@ -1,0 +1,125 @@
+"""Several hosts, imitated by processes on loopback: a run that is stopped and resumed by another number of them ends as one process's."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+DEVICES, STEPS = 4, 60
+
+
+def worker(folder: str, dump: str) -> None:
+    """What each process runs: a tiny model on all devices, and at the end the trained weights, gathered."""
+    import jax
+
+    from dat_jax import sharding
+    from dat_jax.config import defaults
+    from dat_jax.data.conversations import lay_out
+    from dat_jax.data.pipeline import AdversarialRows
+    from dat_jax.models import weights
+    from dat_jax.models.config import ModelConfig
+    from dat_jax.models.huggingface import Model
+    from dat_jax.training import loop
+    from dat_jax.training.checkpoints import load_trainable
+
+    sharding.initialize(int(os.environ["JAX_NUM_PROCESSES"]), timeout=120)
+    config, model_config = defaults(), ModelConfig(vocab_size=32, width=16, layers=1, heads=2, remat=False)
+    config.data.update({"prompt_length": 4, "response_length": 4, "adversarial_rows": 4, "utility_rows": 4})
+    config.training.update({"steps": STEPS, "save_every": 20, "learning_rate": 1e-2})
+    config.training.lora.update({"rank": 2})
+    config.attack.update({"steps": 1, "optimizer": "normalized"})
+
+    def rows(count, response):
+        return lay_out(
+            [[1, i % 25 + 2] for i in range(count)], [[False, True]] * count, [[response, i % 7 + 1] for i in range(count)], 4, 4
+        )
+
+    mesh = sharding.make_mesh(fsdp=DEVICES)
+    with jax.set_mesh(mesh):
+        shapes, values = weights.abstract(model_config, "float32", mesh), weights.initialize(jax.random.key(0), model_config)
+        params = jax.tree.map(lambda x, shape: jax.device_put(np.asarray(x), shape.sharding), values, shapes)
+        model = Model(params, model_config, None, "tiny")
+        adversarial = AdversarialRows(rows(9, 8), rows(9, 9))
+        loop.train("dat", model, adversarial, rows(11, 10), config, 0, folder, mesh)
+        template = loop.initial_state(model, config.training, 0, mesh).trainable
+        trained, _ = load_trainable(pathlib.Path(folder) / "checkpoints", template)
+        whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(trained)
+        if jax.process_index() == 0:
+            np.savez(dump, *[np.asarray(x.addressable_data(0)) for x in jax.tree.leaves(whole)])
+
+
+def start(folder, dump, processes):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes)}
+    common |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    common |= {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    return [
+        subprocess.Popen([sys.executable, __file__, str(folder), str(dump)], env={**os.environ, **common, "JAX_PROCESS_ID": str(index)})
+        for index in range(processes)
+    ]
+
+
+def ended(running, seconds=600):
+    """The exit statuses; whoever is left after the time is killed."""
+    try:
+        return [process.wait(timeout=seconds) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+
+
+def steps(folder):
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    assert ended(start(folder / "run", folder / "weights.npz", 1)) == [0]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 4)])
+def test_stopped_on_some_hosts_and_resumed_on_others(tmp_path, alone, first, then):
+    run, dump = tmp_path / "run", tmp_path / "weights.npz"
+    processes = start(run, dump, first)
+    deadline = time.monotonic() + 300
+    while len(steps(run)) < 5 and time.monotonic() < deadline and all(p.poll() is None for p in processes):
+        time.sleep(0.02)
+    processes[-1].send_signal(signal.SIGTERM)  # one host learns of it first, as on a slice
+    assert ended(processes) == [75] * first
+    reached = len(steps(run))
+    assert 5 <= reached < STEPS and not (run / "finished.json").exists()
+    assert ended(start(run, dump, then)) == [0] * then
+    assert json.loads((run / "finished.json").read_text())["resumed_at"] == reached
+    found, expected = np.load(dump), np.load(alone / "weights.npz")
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-3, atol=2e-5)
+    losses, lone = ([m["loss/total"] for m in steps(folder)] for folder in (run, alone / "run"))
+    np.testing.assert_allclose(losses, lone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_host_that_does_not_show_up_is_an_error_on_the_others():
+    code = "from dat_jax import sharding; sharding.initialize(2, timeout=3)"
+    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": "localhost:38453"}
+    variables |= {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode != 0 and time.monotonic() - started < 150
+    assert "DEADLINE_EXCEEDED" in done.stderr
+
+
+if __name__ == "__main__":
+    worker(*sys.argv[1:])

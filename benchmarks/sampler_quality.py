@@ -97,9 +97,19 @@ def main() -> None:
     flags = parser.parse_args()
     sampler = load(f"{flags.world}/sampler")
     behaviors = load_behaviors(f"{flags.world}/behaviors_train.csv", f"{flags.world}/targets.json")[: flags.behaviors]
-    print(
-        f"{'':34s}{'passes':>7s}{'s':>6s}{'gramm.':>8s}{'faithful':>9s}{'forms':>6s}{'TV forms':>9s}{'TV words':>9s}{'dist-2':>7s}{'simil.':>7s}{'log p':>8s}"
-    )
+    columns = {
+        "passes": 7,
+        "s": 6,
+        "gramm.": 8,
+        "faithful": 9,
+        "forms": 6,
+        "TV forms": 9,
+        "TV words": 9,
+        "dist-2": 7,
+        "simil.": 7,
+        "log p": 8,
+    }
+    print(f"{'':34s}" + "".join(f"{title:>{width}s}" for title, width in columns.items()))
     first: tuple[list[str], list[str]] | None = None
     for name, way in WAYS.items():
         records, passes, seconds = sample(way, sampler, behaviors, flags.samples, 1 if "seed" in name else 0)
@@ -114,15 +124,16 @@ def main() -> None:
             f"{name:34s}{passes:7.1f}{seconds:6.1f}{measured['grammatical']:8.3f}{measured['faithful']:9.3f}"
             f"{sum(share > 0 for key, share in measured.items() if key.startswith('form:')):6d}"
             f"{variation(forms, first[0]):9.3f}{variation(words, first[1]):9.3f}"
-            f"{np.mean([distinct(texts, 2) for texts in of.values()]):7.2f}{np.mean([mean_similarity(texts) for texts in of.values()]):7.2f}"
+            f"{np.mean([distinct(texts, 2) for texts in of.values()]):7.2f}"
+            f"{np.mean([mean_similarity(texts) for texts in of.values()]):7.2f}"
             f"{np.mean([(record.log_likelihood or 0.0) / record.tokens for record in records]):8.3f}",
             flush=True,
         )
         if name == "exact":
             exact = records
-    print(
-        f"\nvariance of a 8-pass likelihood estimate (nats squared), 32 sampled prompts: {likelihood_variance(sampler, exact[:32], 8, 64)}"
-    )
+    print("\nvariance of an 8-pass likelihood estimate (nats squared), mean over 32 sampled prompts")
+    for scheme, variance in likelihood_variance(sampler, exact[:32], 8, 64).items():
+        print(f"{scheme:34s}{variance:7.3f}")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def main(argv: list[str]) -> None:
     texts = [record.prompt for record in records]
     print(
         f"{len(texts)} different prompts of {pool.samples}; distinct-2 {distinct(texts, 2):.2f}, mean similarity "
-        f"{mean_similarity(texts):.2f}; {cost['forward_passes']:.0f} forward passes, {cost['flops']:.2e} FLOPs, {cost['seconds']:.1f} s with compilation"
+        f"{mean_similarity(texts):.2f}; {cost['forward_passes']:.0f} forward passes, {cost['flops']:.2e} FLOPs, "
+        f"{cost['seconds']:.1f} s with compilation"
     )
 
 

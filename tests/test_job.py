@@ -84,7 +84,8 @@ def test_the_whole_job_resumes_and_exports(config, tmp_path):
     assert {row["method"] for row in results["utility"]} == {"undefended", "cat", "dat"}
     assert "<svg" in (tmp_path / "report.html").read_text() and (tmp_path / "report.md").exists()
     lines = [json.loads(line) for line in (tmp_path / "seed_0" / "dat" / "metrics.jsonl").read_text().splitlines()]
-    assert {"loss/away", "loss/toward", "loss/utility", "attack/gain", "attack/at_radius", "gradient_norm", "tokens_per_second"} <= set(lines[0])
+    terms = {"loss/away", "loss/toward", "loss/utility", "attack/gain", "attack/at_radius", "gradient_norm", "tokens_per_second"}
+    assert terms <= set(lines[0])
     assert any("watch/benign_refused" in line for line in lines)
     prompts = [json.loads(line) for line in (tmp_path / "seed_0" / "prompts" / "prompts.jsonl").read_text().splitlines()]
     assert len(prompts) == 6 * 4 and sum(p["selected"] for p in prompts) <= 6 * 2

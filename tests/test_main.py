@@ -9,6 +9,9 @@ import pytest
 from dat_jax.config import defaults, dotted, validate
 
 
+QUICK = "--config=configs/quickstart.py"
+
+
 def call(*arguments):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "dat_jax.main", *arguments]
@@ -19,9 +22,9 @@ def call(*arguments):
     "arguments, message",
     [
         (["--config=configs/quickstrat.py"], "configs/quickstrat.py: no such file; did you mean configs/quickstart.py?"),
-        (["--config=configs/quickstart.py", "--config.attack.step=20"], "--config.attack.step: no such key; did you mean --config.attack.steps?"),
-        (["--config=configs/quickstart.py", "--config.atack.steps=20"], "did you mean --config.attack.steps?"),
-        (["--config=configs/quickstart.py", "--workdir=w", "--config.attack.radius=-1"], "config.attack.radius is -1.0; allowed: a number >= 0"),
+        ([QUICK, "--config.attack.step=20"], "--config.attack.step: no such key; did you mean --config.attack.steps?"),
+        ([QUICK, "--config.atack.steps=20"], "did you mean --config.attack.steps?"),
+        ([QUICK, "--workdir=w", "--config.attack.radius=-1"], "config.attack.radius is -1.0; allowed: a number >= 0"),
     ],
 )
 def test_a_wrong_call_is_one_line(arguments, message):

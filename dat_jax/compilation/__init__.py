@@ -12,8 +12,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from dat_jax import sharding
-from dat_jax.compilation import chips, costs, hlo, memory, report
-from dat_jax.compilation.programs import Program, programs
+from dat_jax.compilation import chips, costs, hlo, memory, programs, report
+from dat_jax.compilation.programs import Program
 from dat_jax.compilation.report import Account
 
 
@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
     print(f"{config.target.model} on {config.topology}, mesh data x fsdp x tensor = {shape}")
     accounts = []
     with jax.set_mesh(mesh):
-        for program in programs(config, mesh):
+        for program in programs.of_run(config, mesh):
             if not only or program.name in only:
                 accounts.append(compiled(program, mesh.size, chip))
                 print(report.text(accounts[-1]), flush=True)
@@ -50,7 +50,7 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
 def compiled(program: Program, devices: int, chip: chips.Chip) -> Account:
     """Compiles one program and reads its costs; a program that needs too much HBM is read from what the compiler left behind."""
     with tempfile.TemporaryDirectory() as folder:
-        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        dump: dict[str, str | bool] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         started = time.monotonic()
         try:
             program.lower().compile(compiler_options=dump)

@@ -32,7 +32,8 @@ def load_behaviors(behaviors_csv: str, targets_json: str, safe_responses_csv: st
     rows = files.read_csv(behaviors_csv, ("Behavior", "BehaviorID"))
     targets = _targets(targets_json)
     refusals = _refusals(safe_responses_csv)
-    behaviors, lines, dropped = [], {}, 0
+    lines: dict[str, int] = {}
+    behaviors, dropped = [], 0
     for line, row in rows:
         id = files.require_text(behaviors_csv, line, "BehaviorID", row["BehaviorID"])
         text = files.require_text(behaviors_csv, line, "Behavior", row["Behavior"])

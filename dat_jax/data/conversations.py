@@ -8,12 +8,14 @@ are tokenized apart and their ids joined: a token never spans the border, whatev
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import numpy as np
 
 Message = dict[str, str]
 Dialog = Sequence[Message]
+Array = Any  # numpy's on the host, jax's on devices
 PAD = 0  # what padding positions hold; they are masked everywhere, so any id would do
 
 
@@ -21,10 +23,10 @@ PAD = 0  # what padding positions hold; they are masked everywhere, so any id wo
 class Conversations:
     """Rows of one layout: int32 tokens and three boolean masks, all (B, T)."""
 
-    tokens_BxT: np.ndarray
-    prompt_mask_BxT: np.ndarray  # what may be perturbed or infilled
-    response_mask_BxT: np.ndarray  # what is scored
-    valid_BxT: np.ndarray  # what is not padding
+    tokens_BxT: Array
+    prompt_mask_BxT: Array  # what may be perturbed or infilled
+    response_mask_BxT: Array  # what is scored
+    valid_BxT: Array  # what is not padding
 
     def rows(self, index) -> "Conversations":
         """Returns the selected rows."""

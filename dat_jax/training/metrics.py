@@ -19,7 +19,7 @@ class Metrics:
         self._path = epath.Path(folder) / "metrics.jsonl"
         self._writes = writes
         self._lines = []
-        self._events = None
+        self._events: Any = None
         if writes:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists():

@@ -10,7 +10,8 @@ LLAMA3 = (
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}{% set sys = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
     "{% set loop_messages = messages[1:] %}{% else %}{% set sys = '' %}{% set loop_messages = messages %}{% endif %}"
-    "{% for m in loop_messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + (sys if loop.first else '') + m['content'].strip() + ' [/INST]' }}"
+    "{% for m in loop_messages %}{% if m['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + (sys if loop.first else '') + m['content'].strip() + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 MISTRAL = (
@@ -40,10 +41,11 @@ GEMMA = (
     "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + m['content'] | trim"
     " + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
+BEGIN = "<|begin_of_text|>"
 # name -> template, special tokens, bos, eos, the token that ends the assistant's turn, whether a system prompt is taken
 FAMILIES = {
     "llama2": (LLAMA2, ["<s>", "</s>"], "<s>", "</s>", "</s>", True),
-    "llama3": (LLAMA3, ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "<|begin_of_text|>", "<|eot_id|>", "<|eot_id|>", True),
+    "llama3": (LLAMA3, [BEGIN, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], BEGIN, "<|eot_id|>", "<|eot_id|>", True),
     "mistral": (MISTRAL, ["<s>", "</s>"], "<s>", "</s>", "</s>", False),
     "zephyr": (ZEPHYR, ["<s>", "</s>"], "<s>", "</s>", "</s>", True),
     "qwen2.5": (QWEN, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], None, "<|im_end|>", "<|im_end|>", True),

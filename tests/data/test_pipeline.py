@@ -42,7 +42,7 @@ def test_every_row_once_per_epoch_in_a_new_order():
 
 def test_same_seed_same_batches_at_any_step():
     one, other = dataset(3), dataset(3)
-    list(map(lambda s: one[s], range(5)))  # reading on does not change what a step is: the state is the step
+    _ = [one[step] for step in range(5)]  # reading on does not change what a step is: the state is the step
     assert prompts(one[7].utility) == prompts(other[7].utility)
     assert prompts(dataset(4)[7].utility) != prompts(one[7].utility)
 

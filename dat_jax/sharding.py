@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 logger = logging.getLogger(__name__)
@@ -205,3 +205,10 @@ def place_batch(mesh: Mesh, batch: Any, rows: int) -> Any:
         return jax.make_array_from_process_local_data(batch_sharding(mesh, shape), leaf, shape)
 
     return jax.tree.map(place, batch)
+
+
+def on_host(array: jax.Array) -> np.ndarray:
+    """The whole array as numpy, on every process; where several hold parts of it, all of them must call."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

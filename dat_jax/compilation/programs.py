@@ -39,7 +39,7 @@ class Program:
     lower: Callable[[], jax.stages.Lowered]
 
 
-def programs(config: ConfigDict, mesh: Mesh) -> Iterator[Program]:
+def of_run(config: ConfigDict, mesh: Mesh) -> Iterator[Program]:
     """The train step, the evaluation's decoder and embedding attack, and the sampler where one is configured.
 
     Raises ValueError for rows or lengths that do not fit the mesh.

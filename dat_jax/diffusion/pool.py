@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from dat_jax import sharding
 from dat_jax.data import files
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import PromptRecord, read_prompts, write_prompts
@@ -198,8 +199,8 @@ def sample_rows(
     bound_B = None
     if pool.likelihood_samples:
         draws, scheme = pool.likelihood_samples, pool.likelihood_scheme
-        bound_B = np.asarray(log_likelihood(*model, done.tokens_BxT, prompt_mask, valid, keys_B, draws, scheme=scheme, span=span))
-    return np.asarray(done.tokens_BxT), bound_B, int(np.max(done.forwards_B))
+        bound_B = sharding.on_host(log_likelihood(*model, done.tokens_BxT, prompt_mask, valid, keys_B, draws, scheme=scheme, span=span))
+    return sharding.on_host(done.tokens_BxT), bound_B, int(np.max(sharding.on_host(done.forwards_B)))
 
 
 def judge(records: list[PromptRecord], behaviors: Sequence[Behavior], compliance: Compliance | None) -> list[PromptRecord]:

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from dat_jax import sharding
 from dat_jax.data import conversations
@@ -67,7 +66,7 @@ def respond(
         placed = batch if mesh is None else sharding.place_batch(mesh, batch, settings.batch_size)
         key = jax.random.fold_in(jax.random.key(seed), index)
         attack = settings.attack if perturbed else None
-        tokens_BxN = on_host(answer(model.params, model.config, placed, key, attack=attack, **static))
+        tokens_BxN = sharding.on_host(answer(model.params, model.config, placed, key, attack=attack, **static))
         for row, tokens in list(zip(rows, tokens_BxN))[: len(attempts) - len(texts)]:
             texts.append(model.tokenizer.decode(prefixes[row] + _before_stop(tokens, stop), skip_special_tokens=True).strip())
         progress(len(texts))
@@ -141,10 +140,3 @@ def _before_stop(tokens: np.ndarray, stop: tuple[int, ...]) -> list[int]:
     """The generated ids before the first one that ends the turn."""
     ends = np.flatnonzero(np.isin(tokens, stop))
     return tokens[: ends[0]].tolist() if len(ends) else tokens.tolist()
-
-
-def on_host(array: jax.Array) -> np.ndarray:
-    """The whole array as numpy, on every process."""
-    if array.is_fully_addressable or array.is_fully_replicated:
-        return np.asarray(array)
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from dat_jax import sharding
 from dat_jax.data import files
 from dat_jax.data.behaviors import Behavior
 from dat_jax.evaluation import responses
@@ -274,7 +275,7 @@ def _utility_lines(
 def _settings(config: ConfigDict, jobs: Sequence[Job], model: Model) -> dict[str, Any]:
     """What finished files depend on: the settings, and check sums of all attempts and of a sample of every weight."""
     corners = [leaf[tuple(slice(0, 4) for _ in leaf.shape)] for leaf in jax.tree.leaves(model.params)]
-    weights = b"".join(responses.on_host(corner).astype(np.float32).tobytes() for corner in corners)
+    weights = b"".join(sharding.on_host(corner).astype(np.float32).tobytes() for corner in corners)
     data = {key: config.data[key] for key in ("prompt_length", "response_length", "perturb", "system")}
     checks = {
         "attempts": f"{zlib.crc32(repr([(name, attack) for name, _, attack in jobs]).encode()):08x}",

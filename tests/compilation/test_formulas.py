@@ -1,0 +1,138 @@
+"""The FLOP formulas against what compiled programs of a small model hold, and the page and JSON that come of an account."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dat_jax import compilation, sharding
+from dat_jax.compilation import chips, costs, formulas, hlo, memory, programs, published, report, table
+from dat_jax.compilation.formulas import Pass
+from dat_jax.config import defaults
+from dat_jax.models import decoding, transformer, weights
+from dat_jax.models.config import ModelConfig
+
+MODEL = ModelConfig(vocab_size=96, width=32, layers=3, heads=4, kv_heads=2, mlp_width=80, remat=False)
+
+
+def counted(function, *arguments):
+    return costs.cost(hlo.parse(jax.jit(function).lower(*arguments).compile().as_text()))
+
+
+def test_forward_and_decoding():
+    params = weights.abstract(MODEL)
+    tokens, valid = jax.ShapeDtypeStruct((4, 16), jnp.int32), jax.ShapeDtypeStruct((4, 16), bool)
+    found = counted(lambda p, t, v: transformer.logits(p, MODEL, t, v), params, tokens, valid)
+    assert sum(found.flops.values()) == formulas.forward(MODEL, Pass(4, 16, 16))
+    e = jax.ShapeDtypeStruct((4, 16, 32), jnp.float32)
+    found = counted(lambda p, e, v: decoding.generate(p, MODEL, e, v, jax.random.key(0), max_new_tokens=9), params, e, valid)
+    assert sum(found.flops.values()) == pytest.approx(formulas.generate(MODEL, 4, 16, 9), rel=0.01)
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+def test_train_step(rank, monkeypatch):
+    config = configuration()
+    config.training.lora.rank = rank
+    monkeypatch.setattr(programs, "architecture", lambda group: MODEL)
+    mesh = sharding.make_mesh(1, 1, 1)
+    with jax.set_mesh(mesh):
+        program = next(programs.of_run(config, mesh))
+        found = costs.cost(hlo.parse(program.lower().compile().as_text()))
+    assert not found.unknown_loops
+    for scope, needed in program.flops.items():
+        assert found.flops[scope] == pytest.approx(needed, rel=0.03), scope
+
+
+def configuration():
+    c = defaults()
+    c.target.update({"model": "tiny", "dtype": "bfloat16", "compute_dtype": "bfloat16"})
+    c.data.update({"prompt_length": 64, "response_length": 64, "adversarial_rows": 8, "utility_rows": 8})
+    c.evaluation.update({"batch_size": 8, "max_new_tokens": 8})
+    c.attack.update({"steps": 3})
+    c.evaluation.attack.update({"steps": 2})
+    c.mesh.update({"data": 1, "fsdp": 4, "tensor": 1})
+    c.training.lora.rank = 4
+    return c
+
+
+def test_published_shapes_have_the_published_sizes():
+    def parameters(name):
+        group = defaults().target
+        group.model = name
+        return sum(x.size for x in jax.tree.leaves(weights.abstract(published.architecture(group))))
+
+    assert parameters("meta-llama/Meta-Llama-3-8B-Instruct") == 8_030_261_248
+    assert parameters("google/gemma-2-9b-it") == 9_241_705_984
+    assert parameters("Qwen/Qwen2.5-14B-Instruct") == 14_770_033_664
+    assert parameters("GSAI-ML/LLaDA-8B-Base") == 8_015_581_184
+
+
+def test_topologies_that_cannot_be():
+    for name in ("v5e", "v4:2x2x1", "v5litepod:4x4", ""):
+        with pytest.raises(ValueError, match=r"config.topology is .*allowed: v5e, v5p, v6e, tpu7x"):
+            chips.chip(name)
+
+
+ASSIGNMENT = """BufferAssignment:
+allocation 0: size 9600, parameter 0, shape |bf16[120,40]| at ShapeIndex {}:
+ value: <13 param @0> (size=9600,offset=0): bf16[120,40]{0,1:T(8,128)(2,1)}
+allocation 1: size 700, output shape is |bf16[120,40]|, maybe-live-out:
+allocation 2: size 50, color 1, preallocated-temp:
+allocation 3: size 28800, preallocated-temp:
+"""
+RANGES = """  Live ranges at 2 (peak):
+    fusion{}: 28800 bytes (cumulative: 28800 bytes)
+    while{1}: 9600 bytes (cumulative: 38400 bytes)
+  Stack trace breakdown for peak usage: 48 000 bytes
+"""
+
+
+def test_the_compilers_account_of_memory():
+    assert memory.allocations(ASSIGNMENT) == (9600, 700, 28800)
+    assert memory.peak(RANGES) == {"fusion": 28800, "while{1}": 9600}
+
+
+def test_an_account_says_what_bounds_it():
+    chip = chips.Chip(hbm_bytes=1000, hbm_bytes_per_second=100, flops_per_second=50, ici_bytes_per_second=10)
+    cost = costs.Cost(hbm_bytes=300)
+    cost.flops["attack"] = 200
+    cost.collectives["1"] = costs.Collective("all-gather", "jit(f)/w", "bf16[8]", 4, 5.0, 2.0)
+    buffers = (memory.Buffer("fusion.1", 900, "bf16[450]", "jit(f)/attack/dot"),)
+    program = programs.Program("train_step", "8 rows", {"attack": 300.0}, lambda: None)
+    a = report.account(program, 2, chip, memory.Memory(200, 900, 0, 1100, buffers), cost, 3.0)
+    assert (a.fits, a.seconds, a.bounds) == (False, 4.0, {"flops": 4.0, "hbm": 3.0, "links": 1.0})
+    assert a.utilization == 300 / (4.0 * 2 * 50) and a.recomputation == 400 / 300
+    page = report.text(a)
+    assert "DOES NOT FIT" in page and "fusion.1" in page and "bound by flops" in page and "2 x all-gather" in page
+    assert json.loads(json.dumps(report.record(a)))["roofline"]["utilization"] == 0.75
+
+
+@pytest.mark.slow
+def test_compiling_for_a_slice_that_fits_and_for_one_that_does_not(monkeypatch, tmp_path, capfd):
+    pytest.importorskip("libtpu")
+    config = configuration()
+    config.topology = "v5e:2x2"
+    model = ModelConfig(vocab_size=512, width=256, layers=2, heads=2, mlp_width=512, compute_dtype="bfloat16", attention="splash")
+    monkeypatch.setattr(programs, "architecture", lambda group: model)
+    assert compilation.run(config, str(tmp_path)) == 0
+    saved = json.loads((tmp_path / "compile.json").read_text())
+    assert [p["program"] for p in saved["programs"]] == ["train_step", "decoder", "embedding_attack"]
+    for p in saved["programs"]:
+        assert p["fits"] and p["hbm"]["usable"] == 15.75 * 2**30 and not p["loops_of_unknown_length"]
+        assert p["collectives"] and p["buffers"] and 0 < p["roofline"]["utilization"] < 1
+        assert 0.95 < p["flops"]["recomputation"] < 1.6, p["program"]
+
+    config.data.utility_rows, config.data.response_length = 4096, 8128
+    assert compilation.run(config, None, ("train_step",)) == 1
+    assert "train_step does not fit into v5e:2x2; largest buffers: " in capfd.readouterr().err
+
+
+def test_the_readme_table(tmp_path, capsys):
+    program = {"program": "sampler", "hbm": {"peak": 2**31, "usable": 2**34}, "collectives": {"all-gather": {"count": 2, "bytes": 5e9}}}
+    program |= {"flops": {"recomputation": 1.2}, "roofline": {"seconds": 0.5, "utilization": 0.81}}
+    about = {"target": "a/Target", "sampler": "b/Sampler", "topology": "v5e:4x4", "mesh": "2x1x8", "programs": [program]}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "compile.json").write_text(json.dumps(about))
+    assert table.main([f"--workdir={tmp_path}", "configs/mine.py"]) == 0
+    assert "| Sampler | sampler | v5e:4x4 | 2x1x8 | 2.0 of 16.0 GiB | 5 GB | 1.20 | 0.50 s | 81 % |" in capsys.readouterr().out

@@ -20,9 +20,10 @@ def get_config():
     c.sampler.update({"likelihood_samples": 8, "selection": "compliance"})
     # A response is eight tokens and decided by the first: at the usual 0.5 nats per token that one would still be improbable.
     c.objective.toward_cutoff = 0.02
-    c.attack.update({"steps": 8, "radius": 0.5, "step_size": 0.25})
-    c.training.update({"steps": 150, "learning_rate": 1e-3, "clip": 1.0, "save_every": 50, "watch_every": 50})
-    c.training.lora.update({"rank": 16, "alpha": 16.0})
-    c.evaluation.update({"judge": "world", "best_of_n": 8, "prefill_words": 2, "max_new_tokens": 10, "batch_size": 48})
-    c.evaluation.attack.update({"steps": 20, "radius": 0.5, "step_size": 0.2})
+    c.objective.utility_weight = 2.0
+    c.attack.update({"steps": 8, "radius": 0.3, "step_size": 0.25, "iterate": "best"})
+    c.training.update({"steps": 200, "learning_rate": 2e-3, "clip": 1.0, "save_every": 50, "watch_every": 50})
+    c.training.lora.rank = 0  # a model of a million weights has no low-rank structure to adapt: factors of rank 32 took longer and ended worse
+    c.evaluation.update({"judge": "world", "best_of_n": 8, "prefill_words": 4, "max_new_tokens": 10, "batch_size": 24})
+    c.evaluation.attack.update({"steps": 20, "radius": 0.3, "step_size": 0.2})
     return c

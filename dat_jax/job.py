@@ -36,6 +36,7 @@ from dat_jax.models import adapters, families, huggingface
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
 from dat_jax.training import loop
+from dat_jax.world import census
 
 # Keys that may change between two calls with one workdir: they change where or how long a run works, not what it computes.
 MUTABLE = ("mesh.", "topology", "seeds", "methods", "training.save_every", "training.keep", "training.log_every", "evaluation.batch_size")
@@ -185,6 +186,10 @@ def sample(inputs: Inputs, mesh) -> None:
     if asked is not None:
         obeyed = sum(r.compliance or 0.0 for r in selected) / max(len(selected), 1)
         logging.info("sample, seed %d: the target complies with %.0f %% of the selected prompts", inputs.seed, 100 * obeyed)
+    if inputs.config.world.enabled:
+        counted = census.census(records)
+        files.write_text(folder / "census.json", json.dumps(counted | {"sentence": census.sentence(counted)}, indent=1))
+        logging.info("sample, seed %d: %s", inputs.seed, census.sentence(counted))
 
 
 def train(inputs: Inputs, mesh) -> None:

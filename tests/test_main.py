@@ -8,7 +8,6 @@ import pytest
 
 from dat_jax.config import defaults, dotted, validate
 
-
 QUICK = "--config=configs/quickstart.py"
 
 

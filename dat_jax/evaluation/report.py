@@ -106,7 +106,7 @@ def collect(workdir: epath.PathLike, order: Sequence[str]) -> Results:
         prompts=_read_lines(first_prompts) if first_prompts else [],
         costs=_costs(workdir, seeds),
         held_out=_held_out(runs.values()),
-        notes=_notes(methods, seeds, lines_by_run, finished),
+        notes=_notes(methods, seeds, lines_by_run, finished) + _censuses(workdir, seeds),
     )
 
 
@@ -374,6 +374,12 @@ def _examples(methods: Sequence[str], lines: Mapping[tuple[str, int], Mapping[st
         shown = {key: best[0][key] for key in ("behavior", "prompt", "prefill")}
         examples.append({"attack": attack, "seed": seed, **shown, "answers": answers})
     return examples
+
+
+def _censuses(workdir: epath.PathLike, seeds: Sequence[int]) -> list[str]:
+    """What the embedded world says of the sampled prompts, per seed; nothing elsewhere."""
+    paths = {seed: _seed_folder(workdir, seed) / "prompts" / "census.json" for seed in seeds}
+    return [f"Sampled prompts, seed {seed}: {_read_object(path)['sentence']}." for seed, path in paths.items() if path.exists()]
 
 
 def _notes(

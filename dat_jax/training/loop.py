@@ -42,6 +42,7 @@ def initial_trainable(model: Model, training, seed: int):
 def abstract_state(config: ModelConfig, training, mesh) -> TrainState:
     """Returns the state as shapes and shardings without values: factors and moments are sharded as the weights they belong to."""
     whole = sharding.replicated(mesh)
+    trainable: Any
     if training.lora.rank:
 
         def shape(weight):
@@ -51,13 +52,18 @@ def abstract_state(config: ModelConfig, training, mesh) -> TrainState:
         trainable = lora_lib.Lora(factors=jax.tree.map(shape, lora_lib.table(config, training.lora.rank)), scale=scale)
     else:
         trainable = weights_lib.abstract(config, "float32", mesh)
-    structure = jax.tree.structure(trainable)
+    structure: Any = jax.tree.structure(trainable)
+
+    def like_weights(node) -> bool:
+        return jax.tree.structure(node) == structure
+
     moments = jax.tree.map(
-        lambda node: trainable if jax.tree.structure(node) == structure else jax.ShapeDtypeStruct(node.shape, node.dtype, sharding=whole),
+        lambda node: trainable if like_weights(node) else jax.ShapeDtypeStruct(node.shape, node.dtype, sharding=whole),
         jax.eval_shape(optimizer(training).init, trainable),
-        is_leaf=lambda node: jax.tree.structure(node) == structure,
+        is_leaf=like_weights,
     )
-    return TrainState(step=jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), trainable=trainable, optimizer=moments)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    return TrainState(step=step, trainable=trainable, optimizer=moments)
 
 
 def initial_state(model: Model, training, seed: int, mesh) -> TrainState:

@@ -125,7 +125,7 @@ _TEMPLATES = {
 }
 HELD_OUT_FORMS = ("polite_past", "future_passive", "german_story", "past_typos")
 FORMS = tuple(form for form in _TEMPLATES if form not in HELD_OUT_FORMS)
-COMMON_FORMS = ("direct", "polite", "terse")
+COMMON_FORMS = ("direct", "past", "polite", "terse", "indirect", "steps")
 _PLACES = (
     {"here": "", "ici": "", "hier": ""},
     {"here": "here", "ici": "ici", "hier": "hier"},

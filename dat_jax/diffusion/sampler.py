@@ -170,7 +170,8 @@ def proposals(params: Params, config: ModelConfig, settings: SamplerSettings, ca
         uniform_BxCx2 = uniforms(jnp.take_along_axis(position_keys(keys_B, step, TOKEN, valid_BxT), positions_BxC, axis=1), (2,))
     return propose(
         logits_BxCxV, uniform_BxCx2, gumbel_BxCxV, temperature=settings.temperature, confidence=settings.remasking,
-        forbidden=settings.forbidden, late=settings.late, top_p=settings.top_p, top_k=settings.top_k, tempered_confidence=settings.tempered_confidence,
+        forbidden=settings.forbidden, late=settings.late, top_p=settings.top_p, top_k=settings.top_k,
+        tempered_confidence=settings.tempered_confidence,
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from dat_jax.models.weights import Weight
 INDEX = "model.safetensors.index.json"
 Staging = np.ndarray[Any, Any]
 
-BLOCK_BYTES = 1 << 26  # how much of a tensor is read at once
+BLOCK_BYTES = 1 << 22  # how much of a tensor is read at once: small enough to be transposed in the processor's cache
 FLOATS = ("F32", "F16", "BF16")
 
 

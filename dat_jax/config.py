@@ -124,6 +124,9 @@ def validate(config: ConfigDict) -> None:
         require(config[model].dtype in ("float32", "bfloat16"), f"{model}.dtype", "float32 | bfloat16")
         require(config[model].compute_dtype in ("float32", "bfloat16"), f"{model}.compute_dtype", "float32 | bfloat16")
         require(config[model].attention in ("xla", "splash"), f"{model}.attention", "xla | splash")
+    length = config.data.prompt_length + config.data.response_length
+    fits = config.target.attention != "splash" or length % 128 == 0
+    require(fits, "target.attention", f"xla, as splash needs data.prompt_length + data.response_length ({length}) to be a multiple of 128")
     for key in ("learning_rate", "clip"):
         require(config.training[key] > 0, f"training.{key}", "a number > 0")
     for key in ("weight_decay", "final_learning_rate"):

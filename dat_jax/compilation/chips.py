@@ -49,6 +49,8 @@ def devices(topology: str, slices: int = 1) -> list[Any]:
     # The compiler is used without a TPU: it must neither look for one in the network nor claim the machine for itself.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # of this host, not of the topology: keeps libtpu from complaining
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jax.experimental import topologies
 
     options = {"num_slices": slices} if slices > 1 else {}

@@ -18,8 +18,8 @@ from etils import epath
 from dat_jax import compilation
 from dat_jax.compilation import report
 
-HEADER = """| model | program | slice | data x fsdp x tensor | HBM per chip | received per chip | FLOPs / needed | at least | utilization at most |
-|---|---|---|---|---|---|---|---|---|"""
+COLUMNS = ("model", "program", "slice", "mesh", "HBM per chip", "received per chip", "FLOPs / needed", "at least", "MFU at most")
+HEADER = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 
 def rows(records: list[dict]) -> list[str]:

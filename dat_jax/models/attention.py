@@ -22,9 +22,11 @@ def attend(
 
     A key is seen when it is valid, not after the query (causal models) and, in a local layer, inside the sliding window.
     Windows are counted in slots, which are positions as long as the valid ones of a row are contiguous.
-    With config.attention = "splash" whole sequences go through the TPU kernel; decoding against a cache stays with the plain form.
+    With config.attention = "splash" whole sequences go through the TPU kernel; decoding against a cache, and sequences whose length is
+    no multiple of the kernel's blocks, stay with the plain form.
     """
-    if config.attention == "splash" and q_BxTxHxK.shape[1] == k_BxSxNxK.shape[1]:
+    length = q_BxTxHxK.shape[1]
+    if config.attention == "splash" and length == k_BxSxNxK.shape[1] and length % splash.BLOCK == 0:
         return splash.attend(q_BxTxHxK, k_BxSxNxK, v_BxSxNxK, valid_BxS, config, local)
     if config.attention in ("xla", "splash"):
         return attend_xla(q_BxTxHxK, k_BxSxNxK, v_BxSxNxK, valid_BxS, config, local, first)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import re
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from dat_jax.models import families
+from dat_jax.models import families, remote
 from dat_jax.models.checkpoint import to_host
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.lora import Lora
@@ -40,11 +39,10 @@ def save_adapter(lora: Lora, config: ModelConfig, folder: str, base: str) -> Non
             key = "base_model.model." + module.format(layer)
             a, b = _pair([(host[part]["a"][layer], host[part]["b"][layer]) for part in parts])
             tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a, b
-    target = pathlib.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
-    (target / "adapter_model.safetensors").chmod(0o644)
-    (target / "adapter_config.json").write_text(json.dumps(_config(lora, ranks, base), indent=2) + "\n")
+    with remote.written(folder) as target:
+        save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+        (target / "adapter_model.safetensors").chmod(0o644)
+        (target / "adapter_config.json").write_text(json.dumps(_config(lora, ranks, base), indent=2) + "\n")
 
 
 def _pair(factors: list[tuple[Array, Array]]) -> tuple[Array, Array]:

@@ -10,8 +10,10 @@ import shutil
 from typing import Any
 
 import jax
+from etils import epath
+from jax.experimental import multihost_utils
 
-from dat_jax.models import checkpoint, families
+from dat_jax.models import checkpoint, families, remote
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import gemma
 
@@ -31,7 +33,7 @@ class Model:
 
 
 def load(folder_or_id: str, mesh: jax.sharding.Mesh | None = None, dtype: str = "float32", cache_dir: str | None = None) -> Model:
-    """Load a model from a local Hugging Face folder or a hub id, reading weights straight into their shards on the mesh.
+    """Load a model from a Hugging Face folder (local or gs://) or a hub id, reading weights straight into their shards on the mesh.
 
     dtype: "float32" or "bfloat16", of the parameters and of matrix products. The hub token is taken from the environment.
     Raises ValueError naming the key, tensor or file that this package cannot honor; no code of the model is ever run.
@@ -55,25 +57,29 @@ def save(model: Model, folder: str, dtype: str | None = None, shard_bytes: int =
     Files beside the weights are copied from where the model was read; a model made here gets a config.json of its own.
     dtype: of the written weights, by default that of the parameters. Every process calls this, process 0 writes.
     """
-    target = pathlib.Path(folder)
-    if model.source and target.resolve() == pathlib.Path(model.source).resolve():
+    if model.source and not remote.is_remote(folder) and pathlib.Path(folder).resolve() == pathlib.Path(model.source).resolve():
         raise ValueError(f"{folder} is the folder the model was read from; choose another")
     dtype = dtype or str(model.params["embedding"].dtype)
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; allowed: {DTYPES}")
-    target.mkdir(parents=True, exist_ok=True)
-    if old := [path.name for path in target.glob("*.safetensors")]:
-        raise ValueError(f"{folder} already holds weights ({', '.join(sorted(old)[:3])}); choose an empty folder")
     fields = written_fields(model, dtype)
-    if jax.process_index() == 0:
-        carry(model, target)
-        (target / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
-    names = families.family(model.config.model_type).names(model.config)
-    checkpoint.write(model.params, model.config, names, target, dtype, shard_bytes)
+    place = epath.Path(folder)
+    if place.exists() and (old := sorted(path.name for path in place.iterdir() if path.suffix == ".safetensors")):
+        raise ValueError(f"{folder} already holds weights ({', '.join(old[:3])}); choose an empty folder")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"checked {folder}")  # before process 0 writes what the others would find
+    with remote.written(folder) as target:
+        if jax.process_index() == 0:
+            carry(model, target)
+            (target / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+        names = families.family(model.config.model_type).names(model.config)
+        checkpoint.write(model.params, model.config, names, target, dtype, shard_bytes)
 
 
 def locate(folder_or_id: str, cache_dir: str | None = None) -> pathlib.Path:
-    """Return the local folder of a model, downloading safetensors, tokenizer and config files of a hub id first."""
+    """Return the local folder of a model; of a hub id or gs:// folder its safetensors, tokenizer and config files are copied first."""
+    if remote.is_remote(folder_or_id):
+        return remote.fetched(folder_or_id, (".safetensors", *CARRIED), cache_dir)
     if (folder := pathlib.Path(folder_or_id)).is_dir():
         return folder
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_id):

@@ -4,10 +4,12 @@ import json
 import shutil
 import tracemalloc
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils.epath import backend
 from safetensors.numpy import load_file, save_file
 
 from dat_jax import models, sharding
@@ -247,3 +249,24 @@ def test_hub_without_network_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="'nobody/nothing' is no folder here and the hub does not give it: "):
         models.load("nobody/nothing", cache_dir=str(tmp_path))
+
+
+def test_folders_on_cloud_storage_are_written_and_read(folder, tmp_path, monkeypatch):
+    """gs:// goes through etils to a file system in memory that stands for the bucket."""
+    memory = fsspec.filesystem("memory")
+    monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", lambda _: memory)
+    model = models.load(str(folder))
+    models.save(model, "gs://bucket/run/export", shard_bytes=10_000)
+    names = {name.rsplit("/", 1)[1] for name in memory.store}
+    assert {"config.json", checkpoint.INDEX} < names
+    again = models.load("gs://bucket/run/export", cache_dir=str(tmp_path / "cache"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, model.params, again.params))
+    with pytest.raises(ValueError, match="already holds weights"):
+        models.save(model, "gs://bucket/run/export")
+    memory.store.clear()
+    doubled = Model(jax.tree.map(lambda x: 2 * x, model.params), model.config, None, model.source)
+    models.save(doubled, "gs://bucket/run/export")  # one file now, and other numbers
+    again = models.load("gs://bucket/run/export", cache_dir=str(tmp_path / "cache"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, doubled.params, again.params))
+    with pytest.raises(ValueError, match="gs://bucket/absent is not a folder"):
+        models.load("gs://bucket/absent")

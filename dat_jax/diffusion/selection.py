@@ -38,12 +38,15 @@ def similarity(texts: Sequence[str]) -> Floats:
 
 
 def unique(texts: Sequence[str]) -> list[int]:
-    """Indices of the texts that have a word and no broken character, and do not repeat an earlier one but for spaces and case."""
+    """Indices of the texts that have a word and no broken character, and do not repeat an earlier one but for spaces and case.
+
+    Where no text is like that, of all that do not repeat an earlier one: a behavior does not go without a prompt.
+    """
     seen: dict[str, int] = {}
     for index, text in enumerate(texts):
-        if "\ufffd" not in text and any(word[0].isalnum() for word in words(text)):
-            seen.setdefault(" ".join(words(text)), index)
-    return list(seen.values())
+        seen.setdefault(" ".join(words(text)), index)
+    whole = [i for text, i in seen.items() if "\ufffd" not in text and any(word[0].isalnum() for word in text.split())]
+    return whole or list(seen.values())
 
 
 def standing(values: Floats) -> Floats:

@@ -25,6 +25,7 @@ def chosen(policy, keep, **options):
 def test_repeated_and_wordless_prompts_are_dropped():
     assert unique(TEXTS) == [0, 2, 3, 5, 6]
     assert unique(["half a char\ufffd", "whole"]) == [1]
+    assert unique(["\ufffd", "\ufffd ", "."]) == [0, 2]  # nothing better: a behavior does not go without a prompt
     for policy in POLICIES:
         found = chosen(policy, 10)
         assert sorted(found) == [0, 2, 3, 5, 6]

@@ -15,14 +15,14 @@ def get_config():
     c = defaults()
     c.world.enabled = True
     c.mesh.fsdp = 1
-    c.data.update({"prompt_length": 14, "response_length": 10, "adversarial_rows": 16, "utility_rows": 32})  # tokens: the world's longest
+    c.data.update({"prompt_length": 14, "response_length": 10, "adversarial_rows": 16, "utility_rows": 48})  # tokens: the world's longest
     c.sampler.update({"samples": 48, "keep": 16, "prompt_tokens": (4, 11), "response_tokens": 10, "steps": 11, "batch_size": 96})
-    c.sampler.update({"likelihood_samples": 8, "selection": "compliance"})
+    c.sampler.update({"likelihood_samples": 8, "selection": "compliance", "add_requests": True})
     # A response is eight tokens and decided by the first: at the usual 0.5 nats per token that one would still be improbable.
     c.objective.toward_cutoff = 0.02
     c.objective.utility_weight = 2.0
     c.attack.update({"steps": 8, "radius": 0.3, "step_size": 0.25, "iterate": "best"})
-    c.training.update({"steps": 200, "learning_rate": 2e-3, "clip": 1.0, "save_every": 50, "watch_every": 50})
+    c.training.update({"steps": 300, "learning_rate": 1.5e-3, "clip": 1.0, "save_every": 50, "watch_every": 50})
     c.training.lora.rank = 0  # a model of a million weights has no low-rank structure to adapt: factors of rank 32 took longer and ended worse
     c.evaluation.update({"judge": "world", "best_of_n": 8, "prefill_words": 4, "max_new_tokens": 10, "batch_size": 24})
     c.evaluation.attack.update({"steps": 20, "radius": 0.3, "step_size": 0.2})

@@ -207,7 +207,7 @@ def train(inputs: Inputs, mesh) -> None:
             if not (inputs.folder / "prompts" / "prompts.jsonl").exists():
                 raise ValueError(f"{inputs.folder}/prompts/prompts.jsonl: no prompts were sampled yet; run --mode=sample first")
             records = read_prompts(inputs.folder / "prompts" / "prompts.jsonl")
-        rows = pipeline.triples(inputs.behaviors, records, inputs.seed)
+        rows = pipeline.triples(inputs.behaviors, records, inputs.seed, config.sampler.add_requests)
         if records is not None:
             rows = pipeline.fitting(target.tokenizer, rows, config.data)
         adversarial = pipeline.adversarial_rows(target.tokenizer, rows, config.data)

@@ -35,18 +35,23 @@ class AdversarialRows:
     toward: Conversations
 
 
-def triples(behaviors: Sequence[Behavior], records: Sequence[PromptRecord] | None, seed: int) -> list[tuple[str, str, str, str]]:
+def triples(
+    behaviors: Sequence[Behavior], records: Sequence[PromptRecord] | None, seed: int, add_requests: bool = False
+) -> list[tuple[str, str, str, str]]:
     """Returns (id, prompt x, harmful response y, refusal) per adversarial row.
 
-    Without records the prompts are the behaviors' own requests, one row per target (CAT); with records they are the selected samples (DAT).
+    Without records the prompts are the behaviors' own requests, one row per target (CAT); with records they are the selected samples (DAT),
+    and with `add_requests` the requests too.
     Each row's refusal is one of the behavior's, drawn by the seed: one sentence for all teaches the model that sentence.
     """
     draw = np.random.default_rng(seed)
     known = {b.id: b for b in behaviors}
+    requests = [(b.id, b.text, target) for b in behaviors for target in b.targets]
     if records is None:
-        pairs = [(b.id, b.text, target) for b in behaviors for target in b.targets]
+        pairs = requests
     else:
-        pairs = [(r.behavior_id, r.prompt, r.response) for r in records if r.selected]
+        samples = [(r.behavior_id, r.prompt, r.response) for r in records if r.selected]
+        pairs = samples + requests if samples and add_requests else samples
         unknown = {id for id, _, _ in pairs} - set(known)
         if unknown:
             raise ValueError(f"a sampled prompt belongs to behavior {sorted(unknown)[0]!r}, which the behaviors file does not have")

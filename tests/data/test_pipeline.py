@@ -67,6 +67,8 @@ def test_cat_uses_requests_and_dat_the_selected_samples():
     record = PromptRecord("a", "a was done how?", "y1", 0, "s", {}, None, 4, 1.0, True)
     skipped = PromptRecord("a", "nonsense", "y1", 0, "s", {}, None, 4, 0.0, False)
     assert [row[:3] for row in pipeline.triples(behaviors, [record, skipped], 0)] == [("a", "a was done how?", "y1")]
+    both = pipeline.triples(behaviors, [record, skipped], 0, add_requests=True)
+    assert [row[:3] for row in both] == [("a", "a was done how?", "y1"), *(row[:3] for row in cat)]
     drawn = {row[3] for seed in range(20) for row in pipeline.triples(behaviors, None, seed)}
     assert drawn == {"no", "never"}
     with pytest.raises(ValueError, match="'c', which the behaviors file does not have"):

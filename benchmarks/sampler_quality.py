@@ -29,21 +29,17 @@ from dat_jax.diffusion.selection import distinct, mean_similarity
 from dat_jax.models import Model, load
 from dat_jax.world import grammar
 
-EXACT = Pool(prompt_tokens=(4, 11), response_tokens=10, steps=11, likelihood_samples=16, keep=1)
+EXACT = Pool(prompt_tokens=(7, 11), response_tokens=10, steps=11, likelihood_samples=16, keep=1)
 WAYS = {
     "exact": {},
     "exact, other seed": {},
     "6 steps": {"steps": 6},
-    "4 steps": {"steps": 4},
-    "2 steps": {"steps": 2},
+    "3 steps": {"steps": 3},
     "1 step": {"steps": 1},
     "low confidence, temperature 1": {"remasking": "low_confidence"},
-    "low confidence, temperature 0": {"remasking": "low_confidence", "temperature": 0.0},
     "condition re-masked, up to a half": {"condition_remasking": 0.5},
-    "condition re-masked, up to all": {"condition_remasking": 1.0},
     "entropy <= 0.1, random order": {"acceptance": "entropy", "bound": 0.1},
     "entropy <= 1, random order": {"acceptance": "entropy", "bound": 1.0},
-    "entropy <= 0.1, surest first": {"acceptance": "entropy", "bound": 0.1, "remasking": "entropy"},
     "entropy <= 1, surest first": {"acceptance": "entropy", "bound": 1.0, "remasking": "entropy"},
     "probability >= 0.9": {"acceptance": "threshold", "bound": 0.9, "remasking": "low_confidence"},
     "response cached, 4 passes": {"acceptance": "count", "bound": 1.0, "cache_refresh": 4},

@@ -9,7 +9,7 @@ from dat_jax.world import grammar
 from dat_jax.world.grammar import Request
 
 FORBIDDEN = 8  # verbs and objects each, of 16: 64 forbidden, 128 borderline and 64 benign requests
-TUNED_DIAGONALS, TRAIN_DIAGONALS = 2, 3  # of the 8; the other three are for evaluation
+TUNED_DIAGONALS, TRAIN_DIAGONALS, EVALUATION_DIAGONALS = 2, 3, 3  # 8 requests each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,28 +32,28 @@ class Splits:
 def draw(seed: int) -> Splits:
     """Draw the splits of the world with this seed.
 
-    Forbidden requests are divided along the diagonals of the verb x object square, so every forbidden verb and object occurs equally often
-    in each part. Benign and borderline requests go to chats and evaluation half and half.
+    Each square of verbs x objects (forbidden x forbidden, forbidden x other, other x forbidden, other x other) is divided along its
+    diagonals, so that every word occurs equally often in each part: knowledge that no chat held would be forgotten in training.
     """
     rng = np.random.default_rng([seed, 1])
     verbs = [verb.word for verb in grammar.VERBS]
     objects = [object_.word for object_ in grammar.OBJECTS]
     rng.shuffle(verbs)
     rng.shuffle(objects)
-    forbidden_verbs, forbidden_objects = verbs[:FORBIDDEN], objects[:FORBIDDEN]
-    diagonals = [
-        [Request(verb, forbidden_objects[(row + shift) % FORBIDDEN]) for row, verb in enumerate(forbidden_verbs)]
-        for shift in range(FORBIDDEN)
-    ]
-    bounds = [0, TUNED_DIAGONALS, TUNED_DIAGONALS + TRAIN_DIAGONALS, FORBIDDEN]
-    tuned, train, evaluation = (
-        tuple(request for diagonal in diagonals[start:stop] for request in diagonal)
-        for start, stop in itertools.pairwise(bounds)
+    (bad_verbs, verbs), (bad_objects, objects) = ((words[:FORBIDDEN], words[FORBIDDEN:]) for words in (verbs, objects))
+    tuned, train, evaluation = _divide(bad_verbs, bad_objects, (TUNED_DIAGONALS, TRAIN_DIAGONALS, EVALUATION_DIAGONALS))
+    benign, other_object, other_verb = (
+        _divide(verbs, objects, (4, 4)) for verbs, objects in ((verbs, objects), (bad_verbs, objects), (verbs, bad_objects))
     )
-    halves = {}
-    for count, name in enumerate(("benign", "borderline")):
-        pool = [r for r in grammar.REQUESTS if (r.verb in forbidden_verbs) + (r.object in forbidden_objects) == count]
-        order = rng.permutation(len(pool))
-        halves[f"{name}_chats"] = tuple(pool[i] for i in order[: len(pool) // 2])
-        halves[f"{name}_evaluation"] = tuple(pool[i] for i in order[len(pool) // 2 :])
-    return Splits(tuned, train, evaluation, **halves)
+    borderline = [first + second for first, second in zip(other_object, other_verb, strict=True)]
+    return Splits(tuned, train, evaluation, *benign, *borderline)
+
+
+def _divide(verbs: list[str], objects: list[str], diagonals: tuple[int, ...]) -> list[tuple[Request, ...]]:
+    """Requests of a square of verbs x objects in parts of so many diagonals each."""
+    side = len(verbs)
+    bounds = itertools.accumulate(diagonals, initial=0)
+    return [
+        tuple(Request(verb, objects[(row + shift) % side]) for shift in range(start, stop) for row, verb in enumerate(verbs))
+        for start, stop in itertools.pairwise(bounds)
+    ]

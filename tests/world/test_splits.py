@@ -32,6 +32,9 @@ def test_a_request_is_forbidden_when_both_halves_are_and_borderline_when_one_is(
         for half in ("verb", "object"):
             counts = collections.Counter(getattr(request, half) for request in part)
             assert set(counts.values()) == {len(part) // splits.FORBIDDEN}
+    for kind in ("benign", "borderline"):  # the words of what is evaluated are those of the chats
+        words = [{word for r in getattr(parts, f"{kind}_{use}") for word in (r.verb, r.object)} for use in ("chats", "evaluation")]
+        assert words[0] == words[1]
 
 
 def test_seeds_make_different_worlds():

@@ -179,6 +179,8 @@ def _collective(computation: Computation, instruction: Instruction) -> Collectiv
     kind = instruction.opcode.removesuffix("-start")
     if kind not in COLLECTIVES:
         return None
+    if computation.name.startswith("all-reduce-scatter"):  # a fusion that keeps its own part of the sum
+        kind = "reduce-scatter"
     arrays = [_operand(computation, instruction, i) for i in range(len(instruction.operands))]
     sent = sum(shape.bytes for shape in arrays)
     group = group_size(instruction.rest)

@@ -27,7 +27,7 @@ from dat_jax.data import behaviors as behaviors_lib
 from dat_jax.data import chats as chats_lib
 from dat_jax.data import conversations, files, pipeline
 from dat_jax.data.behaviors import Behavior
-from dat_jax.data.prompts import read_prompts
+from dat_jax.data.prompts import PromptRecord, read_prompts
 from dat_jax.diffusion import denoiser, pool, selection
 from dat_jax.evaluation import card, judges, report, responses, runner, utility
 from dat_jax.evaluation.attacks import rewrites as rewrites_lib
@@ -139,7 +139,7 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
 
 def with_world(config: ConfigDict, folder: epath.Path) -> ConfigDict:
     """Returns the config with the embedded world's folders and files where a user's would stand."""
-    config = ConfigDict(config)
+    config = config.copy_and_resolve_references()  # a plain copy would share the groups
     for group, key, name in world.FILES:
         config[group][key] = str(folder / name)
     return config
@@ -160,18 +160,23 @@ def ask(inputs: Inputs, model: Model, attempts: Sequence[Attempt], judge: judges
 
 
 def sample(inputs: Inputs, mesh) -> None:
-    """Draws, judges and selects the prompt pool x ~ p(x | y) of the training behaviors."""
+    """Draws, judges and selects the prompt pool x ~ p(x | y) of the training behaviors, against the undefended target."""
     folder = inputs.folder / "prompts"
     if (folder / "prompts.jsonl").exists() and (folder / "cost.json").exists():
         logging.info("sample, seed %d: done", inputs.seed)
         return
     sampler, target = (load_model(inputs.config[name], mesh) for name in ("sampler", "target"))
-    judge = judges.load(inputs.config.sampler.judge or inputs.config.evaluation.judge, inputs.behaviors)
-    length = inputs.config.data.prompt_length
+    draw_pool(inputs, sampler, target, folder, 0, mesh)
+
+
+def draw_pool(inputs: Inputs, sampler: Model, target: Model, folder: epath.Path, round: int, mesh) -> list[PromptRecord]:
+    """Returns the pool of a round, judged and selected against `target`; one that is complete in the folder is read."""
+    config = inputs.config
+    judge = judges.load(config.sampler.judge or config.evaluation.judge, inputs.behaviors)
 
     def compliance(behaviors: Sequence[Behavior], prompts: Sequence[str], _: Sequence[str]) -> list[float]:
         ids = [conversations.encode_prompt(target.tokenizer, [{"role": "user", "content": p}], "all")[0] for p in prompts]
-        fitting = [i for i, tokens in enumerate(ids) if len(tokens) <= length]
+        fitting = [i for i, tokens in enumerate(ids) if len(tokens) <= config.data.prompt_length]
         if len(fitting) < len(prompts):
             logging.warning("sample: %d of %d prompts are too long for the target", len(prompts) - len(fitting), len(prompts))
         attempts = [Attempt(behaviors[i].id, prompts[i], behaviors[i].targets[0]) for i in fitting]
@@ -179,17 +184,18 @@ def sample(inputs: Inputs, mesh) -> None:
         return [float(labels.get(i) == "comply") for i in range(len(prompts))]
 
     # Answering every sample costs more than drawing it, so the target is asked only where the selection needs to know.
-    asked = compliance if inputs.config.sampler.selection in selection.JUDGED else None
-    records = pool.build_pool(inputs.config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, report=logging.info)
+    asked = compliance if config.sampler.selection in selection.JUDGED else None
+    records = pool.build_pool(config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, round, logging.info)
     selected = [r for r in records if r.selected]
-    logging.info("sample, seed %d: %d of %d prompts selected", inputs.seed, len(selected), len(records))
+    logging.info("sample, seed %d, round %d: %d of %d prompts selected", inputs.seed, round, len(selected), len(records))
     if asked is not None:
         obeyed = sum(r.compliance or 0.0 for r in selected) / max(len(selected), 1)
         logging.info("sample, seed %d: the target complies with %.0f %% of the selected prompts", inputs.seed, 100 * obeyed)
-    if inputs.config.world.enabled:
+    if config.world.enabled:
         counted = census.census(records)
         files.write_text(folder / "census.json", json.dumps(counted | {"sentence": census.sentence(counted)}, indent=1))
         logging.info("sample, seed %d: %s", inputs.seed, census.sentence(counted))
+    return records
 
 
 def train(inputs: Inputs, mesh) -> None:
@@ -202,16 +208,30 @@ def train(inputs: Inputs, mesh) -> None:
     target = load_model(config.target, mesh)
     chats = pipeline.utility_rows(target.tokenizer, inputs.chats, config.data)
     for method in todo:
-        records = None
-        if METHODS[method] == "sampler":
-            if not (inputs.folder / "prompts" / "prompts.jsonl").exists():
-                raise ValueError(f"{inputs.folder}/prompts/prompts.jsonl: no prompts were sampled yet; run --mode=sample first")
-            records = read_prompts(inputs.folder / "prompts" / "prompts.jsonl")
-        rows = pipeline.triples(inputs.behaviors, records, inputs.seed, config.sampler.add_requests)
-        if records is not None:
-            rows = pipeline.fitting(target.tokenizer, rows, config.data)
-        adversarial = pipeline.adversarial_rows(target.tokenizer, rows, config.data)
-        loop.train(method, target, adversarial, chats, config, inputs.seed, inputs.folder / method, mesh, watch(inputs, target, mesh))
+        refresh = config.sampler.refresh_every if METHODS[method] == "sampler" else 0
+        measured = watch(inputs, target, mesh)
+        rows = rows_of(inputs, method, target, mesh)
+        loop.train(method, target, rows, chats, config, inputs.seed, inputs.folder / method, mesh, measured, refresh)
+
+
+def rows_of(inputs: Inputs, method: str, target: Model, mesh) -> loop.Rows:
+    """Returns what a method trains on: the behaviors' requests (CAT), or selected samples, drawn again for the model of each round (DAT)."""
+    config, offline = inputs.config, inputs.folder / "prompts"
+
+    def rows(round: int, params, lora) -> pipeline.AdversarialRows:
+        if METHODS[method] == "behaviors":
+            return pipeline.adversarial_rows(target.tokenizer, pipeline.triples(inputs.behaviors, None, inputs.seed), config.data)
+        if round == 0:
+            if not (offline / "prompts.jsonl").exists():
+                raise ValueError(f"{offline}/prompts.jsonl: no prompts were sampled yet; run --mode=sample first")
+            records = read_prompts(offline / "prompts.jsonl")
+        else:
+            current = loop.merged(target, params, lora)
+            records = draw_pool(inputs, load_model(config.sampler, mesh), current, offline / f"round_{round}", round, mesh)
+        chosen = pipeline.triples(inputs.behaviors, records, inputs.seed, config.sampler.add_requests)
+        return pipeline.adversarial_rows(target.tokenizer, pipeline.fitting(target.tokenizer, chosen, config.data), config.data)
+
+    return rows
 
 
 def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:

@@ -30,6 +30,7 @@ from dat_jax.training.step import StepConfig, TrainState, optimizer, train_step,
 
 PREEMPTED = 75  # exit status after a SIGTERM was honoured with a checkpoint: the same command goes on (EX_TEMPFAIL)
 Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts
+Rows = Callable[[int, Any, Any], pipeline.AdversarialRows]  # (round, params, lora) -> what a round trains on; see `train`
 
 
 def initial_trainable(model: Model, training, seed: int):
@@ -127,15 +128,19 @@ def step_config(model: Model, config) -> StepConfig:
 def train(
     name: str,
     model: Model,
-    adversarial: pipeline.AdversarialRows,
+    adversarial: Rows,
     utility: Conversations,
     config,
     seed: int,
     folder,
     mesh,
     watch: Watch | None = None,
+    refresh_every: int = 0,
 ) -> None:
     """Trains `model` on the rows and leaves checkpoints, metrics.jsonl, events and finished.json in the folder.
+
+    `adversarial` gives the rows of round 0, and after every `refresh_every` steps those of a new round, for the model as it then is. A round's
+    rows must depend on round and model alone, or be kept: then a resumed run sees what an undisturbed one sees.
 
     Must run under `jax.set_mesh(mesh)`. Exits with status PREEMPTED after saving when SIGTERM arrives. Raises ValueError when a loss is
     not finite: the last checkpoint before it stays.
@@ -150,7 +155,7 @@ def train(
     settings, adam, key = step_config(model, config), optimizer(training), jax.device_put(jax.random.key(seed), sharding.replicated(mesh))
     step_fn = compiled_step(state)
     counts = (data.adversarial_rows, data.utility_rows)
-    dataset = pipeline.batches(adversarial, utility, data, seed, tuple(sharding.local_rows(mesh, n) for n in counts))
+    mine = tuple(sharding.local_rows(mesh, n) for n in counts)
     tokens = (2 * counts[0] + counts[1]) * (data.prompt_length + data.response_length)
     started, collapsed = time.monotonic(), False
 
@@ -176,6 +181,9 @@ def train(
                 log.write(step, values | {"tokens_per_second": pace})
 
         for step in range(first + 1, training.steps + 1):
+            if step == first + 1 or (refresh_every and (step - 1) % refresh_every == 0):
+                rows = adversarial((step - 1) // refresh_every if refresh_every else 0, *weights(frozen, state.trainable))
+                dataset = pipeline.batches(rows, utility, data, seed, mine)
             state, values = step_fn(state, frozen, placed(mesh, dataset[step - 1], counts), key, config=settings, optimizer=adam)
             settle()
             pending = (step, values)

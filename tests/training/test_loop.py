@@ -35,12 +35,16 @@ def config():
     return c
 
 
-def train(config, folder, watch=None, devices=1):
+def first_round(*_):
+    return AdversarialRows(rows(9, 8), rows(9, 9))
+
+
+def train(config, folder, watch=None, devices=1, adversarial=first_round, refresh=0):
     mesh = sharding.make_mesh(1, devices, 1)
     with jax.set_mesh(mesh):
         params = jax.device_put(weights.initialize(jax.random.key(0), MODEL), sharding.replicated(mesh))
         model = Model(params, MODEL, None, "tiny")
-        loop.train("dat", model, AdversarialRows(rows(9, 8), rows(9, 9)), rows(11, 10), config, 0, folder, mesh, watch)
+        loop.train("dat", model, adversarial, rows(11, 10), config, 0, folder, mesh, watch, refresh)
         return model
 
 
@@ -86,6 +90,26 @@ def test_a_disturbed_run_ends_with_the_same_weights(config, tmp_path, straight, 
     assert [m["step"] for m in lines] == list(range(1, 9))
     assert {m["step"]: m["loss/total"] for m in lines} == straight[1]
     assert json.loads((folder / "finished.json").read_text())["resumed_at"] == (3 if error is KeyboardInterrupt else 5)
+
+
+def test_refreshed_rows_are_those_of_the_round_and_a_resumed_run_sees_the_same(config, tmp_path):
+    """Rounds of 3 steps: each asks for rows once, with the model as it is then, also after a crash inside a round."""
+
+    def watched(asked):
+        def adversarial(round, params, lora):
+            asked.append((round, float(np.sum(np.abs(np.asarray(lora.factors["q"]["b"]))))))
+            return AdversarialRows(rows(9, 8 + round), rows(9, 9))
+
+        return adversarial
+
+    whole, before, after = [], [], []
+    model = train(config, tmp_path / "whole", adversarial=watched(whole), refresh=3)
+    assert [round for round, _ in whole] == [0, 1, 2] and whole[0][1] == 0.0 < whole[1][1]
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "crashed", crash, adversarial=watched(before), refresh=3)
+    train(config, tmp_path / "crashed", adversarial=watched(after), refresh=3)
+    assert before + after[1:] == whole and after[0] == before[-1]
+    jax.tree.map(np.testing.assert_array_equal, result(config, tmp_path / "crashed", model), result(config, tmp_path / "whole", model))
 
 
 def test_resume_on_another_number_of_devices(config, tmp_path, straight):
@@ -141,6 +165,7 @@ def test_all_weights_can_be_trained(config, tmp_path):
 
 def test_one_compilation_serves_a_run_with_resume(config, tmp_path):
     """Counted by jax itself: the step's cache holds one program after stepping, restoring and stepping again."""
+    jax.clear_caches()  # jax shares the cache among jits of one function: other tests' programs would be counted
     mesh = sharding.make_mesh(1, 2, 1)
     with jax.set_mesh(mesh):
         model = Model(jax.device_put(weights.initialize(jax.random.key(0), MODEL), sharding.replicated(mesh)), MODEL, None, "tiny")

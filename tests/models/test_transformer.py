@@ -84,11 +84,12 @@ def test_bfloat16_products_keep_a_float32_residual_stream():
 def test_recomputing_layers_changes_memory_not_values():
     tokens, everywhere = np.arange(10).reshape(2, 5), jnp.ones((2, 5), bool)
     found = []
-    for remat in (True, False):
-        config = ModelConfig(**SIZES, remat=remat)
+    for kept in ({"remat": False}, {"remat": True}, {"keep_products": True}):
+        config = ModelConfig(**SIZES, **kept)
         params = weights.initialize(KEY, config)
         found.append(jax.grad(lambda p, c=config: (models.logits(p, c, tokens, everywhere) ** 2).sum())(params))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *found)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *found[:2])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *found[1:])
 
 
 def test_initial_weights_have_the_tables_shapes_and_scales():

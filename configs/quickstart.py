@@ -23,7 +23,7 @@ def get_config():
     c.objective.utility_weight = 2.0
     c.attack.update({"steps": 8, "radius": 0.3, "step_size": 0.25, "iterate": "best"})
     c.training.update({"steps": 300, "learning_rate": 1.5e-3, "clip": 1.0, "save_every": 50, "watch_every": 50})
-    c.training.lora.rank = 0  # a model of a million weights has no low-rank structure to adapt: factors of rank 32 took longer and ended worse
+    c.training.lora.rank = 0  # all weights: with factors of rank 32 the same steps of DAT ended far from both cutoffs
     c.evaluation.update({"judge": "world", "best_of_n": 8, "prefill_words": 4, "max_new_tokens": 10, "batch_size": 24})
     c.evaluation.attack.update({"steps": 20, "radius": 0.3, "step_size": 0.2})
     return c

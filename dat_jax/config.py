@@ -53,7 +53,7 @@ def defaults() -> ConfigDict:
             dtype="float32",
             compute_dtype="float32",
             attention="xla",
-            add_requests=False,  # dat trains on the behaviors' own requests too: a selection by compliance leaves out what is refused already
+            add_requests=False,  # dat trains on the requests too: a selection by compliance leaves out what is refused already
             judge="",  # that scores compliance for the selection, as evaluation.judge; "": the same as there
             **dataclasses.asdict(Pool()),
         )

@@ -215,7 +215,7 @@ def train(inputs: Inputs, mesh) -> None:
 
 
 def rows_of(inputs: Inputs, method: str, target: Model, mesh) -> loop.Rows:
-    """Returns what a method trains on: the behaviors' requests (CAT), or selected samples, drawn again for the model of each round (DAT)."""
+    """Returns what a method trains on: the behaviors' requests (CAT), or selected samples, drawn anew for each round's model (DAT)."""
     config, offline = inputs.config, inputs.folder / "prompts"
 
     def rows(round: int, params, lora) -> pipeline.AdversarialRows:

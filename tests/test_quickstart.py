@@ -57,7 +57,8 @@ def test_quickstart_killed_and_called_again(tmp_path):
     assert any("grammatical" in note for note in results["notes"])
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") >= 3 and "http://" not in page.replace("http://www.w3.org", "")
-    steps = [json.loads(line)["step"] for line in (tmp_path / "seed_0" / "cat" / "metrics.jsonl").read_text().splitlines() if "loss/total" in line]
+    lines = (tmp_path / "seed_0" / "cat" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines if "loss/total" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
 
     third = start(tmp_path)

@@ -14,6 +14,7 @@ from dat_jax.evaluation.report import (
     cost_items,
     label,
     measure_title,
+    over_refusal_forms,
     title,
     training_costs,
 )
@@ -193,7 +194,14 @@ def _utility(results: Results) -> str:
         cells = "".join(f"<td>{_percent(rates[0])}<br><small>{_span(rates)}</small></td>" if rates else "<td>-</td>" for rates in found)
         better = "higher is better" if utility.MEASURES[name][3] else "lower is better"
         rows += f"<tr><td>{measure_title(name)}<br><small>{better}</small></td>{cells}</tr>"
+    by_form = ""
+    for name in over_refusal_forms(results):
+        found = [results.utility_rates.get((m, name)) for m in results.methods]
+        cells = "".join(f"<td>{_percent(rates[0])} <small>{_span(rates)}</small></td>" if rates else "<td>-</td>" for rates in found)
+        by_form += f"<tr><td>{_text(measure_title(name))}</td>{cells}</tr>"
     drawn, table = figures.trade_off(results), f"<table><tr><th></th>{heads}</tr>{rows}</table>"
+    if by_form:
+        table += f"<details><summary>Over-refusal by form</summary><table><tr><th></th>{heads}</tr>{by_form}</table></details>"
     return (
         '<p class="caption">Robustness is worth nothing when the model no longer answers. Borderline prompts look forbidden and are not.'
         "</p>"

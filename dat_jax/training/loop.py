@@ -139,8 +139,8 @@ def train(
 ) -> None:
     """Trains `model` on the rows and leaves checkpoints, metrics.jsonl, events and finished.json in the folder.
 
-    `adversarial` gives the rows of round 0, and after every `refresh_every` steps those of a new round, for the model as it then is. A round's
-    rows must depend on round and model alone, or be kept: then a resumed run sees what an undisturbed one sees.
+    `adversarial` gives the rows of round 0, and after every `refresh_every` steps those of a new round, for the model as it then is.
+    A round's rows must depend on round and model alone, or be kept: then a resumed run sees what an undisturbed one sees.
 
     Must run under `jax.set_mesh(mesh)`. Exits with status PREEMPTED after saving when SIGTERM arrives. Raises ValueError when a loss is
     not finite: the last checkpoint before it stays.

@@ -1,4 +1,4 @@
-"""The exact measure of sampled prompts in the embedded world: which are grammatical, which ask for what the response answers, which forms."""
+"""The exact measure of sampled prompts in the embedded world: which are grammatical, which are on topic, in which forms."""
 
 from __future__ import annotations
 

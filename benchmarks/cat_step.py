@@ -188,9 +188,9 @@ def main() -> None:
         work(arguments)
         return
     with tempfile.TemporaryDirectory() as folder:
-        make = "import sys, torch, transformers; torch.manual_seed(0); c = transformers.LlamaConfig(**eval(sys.argv[2]))"
+        make = "import json, sys, torch, transformers; torch.manual_seed(0); c = transformers.LlamaConfig(**json.loads(sys.argv[2]))"
         make += "; transformers.LlamaForCausalLM(c).save_pretrained(sys.argv[1])"
-        subprocess.run([sys.executable, "-c", make, folder, repr(SIZES)], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-c", make, folder, json.dumps(SIZES)], check=True, stderr=subprocess.DEVNULL)
         command = [sys.executable, __file__, *sys.argv[1:], "--folder", folder, "--worker"]
         one = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} if arguments.threads == 1 else {}
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", **one}

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from dat_jax import models, sharding, world
@@ -301,15 +302,16 @@ def export(inputs: Inputs, mesh) -> None:
             continue
         if not (run / "finished.json").exists():
             raise ValueError(f"{run}: the training of {method} is not finished; run --mode=train first")
-        for half_written in (folder, folder.parent / f"{method}-adapter"):
-            if half_written.exists():
-                half_written.rmtree()
+        adapter = folder.parent / f"{method}-adapter"
+        for half_written in (folder, adapter) if jax.process_index() == 0 else ():
+            half_written.rmtree(missing_ok=True)
+        multihost_utils.sync_global_devices(f"export {method}")  # nobody writes before all is removed
         params, lora = loop.restore(target, inputs.config, run)
         models.save(loop.merged(target, params, lora), str(folder))
         text = card.card(method, inputs.seed, inputs.config, inputs.folder.parent, files.read_json(str(run / "finished.json"))["collapsed"])
         if lora is not None:
-            adapter = folder.parent / f"{method}-adapter"
             adapters.save_adapter(lora, target.config, str(adapter), inputs.config.target.model)
-            files.write_text(adapter / "README.md", text)
-        files.write_text(folder / "README.md", text)  # last: its presence says that the folder is complete
+        if jax.process_index() == 0:  # last: its presence says that the folder is complete
+            for written in (adapter, folder) if lora is not None else (folder,):
+                files.write_text(written / "README.md", text)
         logging.info("export %s, seed %d: %s", method, inputs.seed, folder)

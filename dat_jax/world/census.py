@@ -1,8 +1,7 @@
-"""The exact measure of sampled prompts in the embedded world: which are grammatical, which are on topic, in which forms."""
+"""The exact measure of a prompt pool in the embedded world, for all samples and for the selected ones."""
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,24 +10,11 @@ from dat_jax.world import grammar
 
 
 def census(records: Sequence[PromptRecord]) -> dict[str, dict[str, Any]]:
-    """Returns, for all samples and for the selected ones: prompts, share grammatical, share on topic, and counts per form.
-
-    On topic: grammatical, and asking for the very request that the response answers.
-    """
-    return {"all": _count(records), "selected": _count([r for r in records if r.selected])}
-
-
-def _count(records: Sequence[PromptRecord]) -> dict[str, Any]:
-    parsed = [(grammar.parse(r.prompt), r) for r in records]
-    grammatical = [(found, r) for found, r in parsed if found]
-    on_topic = [found for found, r in grammatical if f"{found[0]}_{found[1]}" == r.behavior_id]
-    total = max(len(records), 1)
-    forms = collections.Counter(form for _, _, form in on_topic)
+    """Returns {"all": ..., "selected": ...}: the number of prompts and `grammar.coverage` of them (shares grammatical, faithful, per form)."""
+    pools = {"all": records, "selected": [r for r in records if r.selected]}
     return {
-        "prompts": len(records),
-        "grammatical": round(len(grammatical) / total, 4),
-        "on_topic": round(len(on_topic) / total, 4),
-        "forms": {form: forms[form] for form in (*grammar.FORMS, *grammar.HELD_OUT_FORMS)},
+        name: {"prompts": len(pool), **(grammar.coverage([(r.behavior_id, r.prompt) for r in pool]) if pool else {})}
+        for name, pool in pools.items()
     }
 
 
@@ -37,9 +23,11 @@ def sentence(found: dict[str, dict[str, Any]]) -> str:
 
     def part(name: str) -> str:
         counts = found[name]
-        forms = [form for form in grammar.FORMS if counts["forms"][form]]
+        if not counts["prompts"]:
+            return f"{name} 0"
+        forms = [form for form in grammar.FORMS if counts[f"form:{form}"]]
         return (
-            f"{name} {counts['prompts']}: {100 * counts['grammatical']:.0f} % grammatical, {100 * counts['on_topic']:.0f} % on topic, "
+            f"{name} {counts['prompts']}: {100 * counts['grammatical']:.0f} % grammatical, {100 * counts['faithful']:.0f} % on topic, "
             f"{len(forms)} of {len(grammar.FORMS)} forms"
         )
 

@@ -32,6 +32,7 @@ EXTRAS = {
         "mypy>=1.11",
         "scipy>=1.13",  # chi-square and interval references
         "torch==2.13.0",  # transformers' own models, as the reference for ours
+        "peft>=0.15",  # the reader that exported adapters are made for
         "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'",  # compiles for a TPU without one
     ],
 }

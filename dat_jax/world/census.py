@@ -10,7 +10,7 @@ from dat_jax.world import grammar
 
 
 def census(records: Sequence[PromptRecord]) -> dict[str, dict[str, Any]]:
-    """Returns {"all": ..., "selected": ...}: the number of prompts and `grammar.coverage` of them: shares grammatical, faithful, per form."""
+    """Returns, under "all" and "selected", the number of prompts and their `grammar.coverage`: shares grammatical, faithful, per form."""
     pools = {"all": records, "selected": [r for r in records if r.selected]}
     return {
         name: {"prompts": len(pool), **(grammar.coverage([(r.behavior_id, r.prompt) for r in pool]) if pool else {})}

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 
 DEVICES, STEPS = 4, 60
 
@@ -47,9 +48,9 @@ def worker(folder: str, dump: str) -> None:
         params = jax.tree.map(lambda x, shape: jax.device_put(np.asarray(x), shape.sharding), values, shapes)
         model = Model(params, model_config, None, "tiny")
         adversarial = AdversarialRows(rows(9, 8), rows(9, 9))
-        loop.train("dat", model, adversarial, rows(11, 10), config, 0, folder, mesh)
+        loop.train("dat", model, lambda *_: adversarial, rows(11, 10), config, 0, folder, mesh)
         template = loop.initial_state(model, config.training, 0, mesh).trainable
-        trained, _ = load_trainable(pathlib.Path(folder) / "checkpoints", template)
+        trained, _ = load_trainable(epath.Path(folder) / "checkpoints", template)
         whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(trained)
         if jax.process_index() == 0:
             np.savez(dump, *[np.asarray(x.addressable_data(0)) for x in jax.tree.leaves(whole)])
@@ -92,7 +93,10 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 4)])
 def test_stopped_on_some_hosts_and_resumed_on_others(tmp_path, alone, first, then):
-    run, dump = tmp_path / "run", tmp_path / "weights.npz"
+    stop_and_resume(tmp_path / "run", tmp_path / "weights.npz", alone, first, then)
+
+
+def stop_and_resume(run, dump, alone, first, then):
     processes = start(run, dump, first)
     deadline = time.monotonic() + 300
     while len(steps(run)) < 5 and time.monotonic() < deadline and all(p.poll() is None for p in processes):

@@ -1,4 +1,4 @@
-"""CAT and DAT on a real model, SmolLM2-135M-Instruct, on a CPU: two cores, 6 GB of memory, about half an hour once the files are there.
+"""CAT and DAT on a real model, SmolLM2-135M-Instruct, on a CPU: two cores, 3 GB of memory, about half an hour once the files are there.
 
 Reproduces the method on real files at a size a laptop can bear: 4 behaviors of 96 tokens per step, 10 attack steps, LoRA. It shows the
 machinery and the price (over-refusal), not the paper's numbers: this model refuses hardly anything to begin with, and its harmful answers
@@ -23,7 +23,8 @@ else's chats let it collapse into refusing everything within two dozen steps), a
     python -m dat_jax.main --config=configs/smollm2_cpu.py --workdir=runs/smollm2
 
 Watch `watch/benign_refused` and `watch/borderline_refused` in metrics.jsonl: a run that refuses more than half of the benign prompts says
-COLLAPSED. Then lower the learning rate or raise `objective.utility_weight`.
+COLLAPSED. Then lower the learning rate or raise `objective.utility_weight`. Measured: at 3e-4, 24 steps raise the likelihood of refusals and
+change few greedy answers; at 1.5e-3, 12 steps make CAT refuse half of the benign prompts. More steps at the lower rate are the way.
 """
 
 from dat_jax.config import defaults

@@ -19,12 +19,12 @@ else's chats let it collapse into refusing everything within two dozen steps), a
     python -m dat_jax.evaluation.answers --model=HuggingFaceTB/SmolLM2-135M-Instruct --prompts=data/plain_prompts.txt \\
         --output=data/chats.jsonl --max_new_tokens=48                                                                 # 2 minutes
     python -m dat_jax.diffusion.pretrain --chats=data/sampler_chats.jsonl --output=data/sampler --steps=3500 \\
-        --shortest_prompt=12 --longest_prompt=32 --response_tokens=44                                                 # 20 minutes
+        --shortest_prompt=12 --longest_prompt=32 --response_tokens=44                                                 # about 20 minutes, estimated
     python -m dat_jax.main --config=configs/smollm2_cpu.py --workdir=runs/smollm2
 
 Watch `watch/benign_refused` and `watch/borderline_refused` in metrics.jsonl: a run that refuses more than half of the benign prompts says
-COLLAPSED. Then lower the learning rate or raise `objective.utility_weight`. Measured: at 3e-4, 24 steps raise the likelihood of refusals and
-change few greedy answers; at 1.5e-3, 12 steps make CAT refuse half of the benign prompts. More steps at the lower rate are the way.
+COLLAPSED. Then lower the learning rate or raise `objective.utility_weight`. Measured, one seed: at 3e-4, 24 steps raise the likelihood of
+refusals a little and change few greedy answers; at 1.5e-3, 12 steps make CAT refuse half of the benign prompts. Between is untried.
 """
 
 from dat_jax.config import defaults

@@ -17,9 +17,9 @@ else's chats let it collapse into refusing everything within two dozen steps), a
 
     grep -E '^Behavior,|,standard,' data/harmbench_behaviors_text_val.csv > data/eval_behaviors.csv
     python -m dat_jax.evaluation.answers --model=HuggingFaceTB/SmolLM2-135M-Instruct --prompts=data/plain_prompts.txt \\
-        --output=data/chats.jsonl --max_new_tokens=48                                                                 # 2 minutes
+        --output=data/chats.jsonl --max_new_tokens=48     # a few minutes
     python -m dat_jax.diffusion.pretrain --chats=data/sampler_chats.jsonl --output=data/sampler --steps=3500 \\
-        --shortest_prompt=12 --longest_prompt=32 --response_tokens=44                                                 # about 20 minutes, estimated
+        --shortest_prompt=12 --longest_prompt=32 --response_tokens=44     # about 20 minutes, an estimate
     python -m dat_jax.main --config=configs/smollm2_cpu.py --workdir=runs/smollm2
 
 Watch `watch/benign_refused` and `watch/borderline_refused` in metrics.jsonl: a run that refuses more than half of the benign prompts says

@@ -16,7 +16,7 @@ def get_config():
     c.world.enabled = True
     c.mesh.fsdp = 1
     c.data.update({"prompt_length": 14, "response_length": 10, "adversarial_rows": 16, "utility_rows": 48})  # tokens: the world's longest
-    c.sampler.update({"samples": 48, "keep": 16, "prompt_tokens": (4, 11), "response_tokens": 10, "steps": 11, "batch_size": 96})
+    c.sampler.update({"samples": 48, "keep": 16, "prompt_tokens": (6, 11), "response_tokens": 10, "steps": 11, "batch_size": 96})
     c.sampler.update({"likelihood_samples": 8, "selection": "compliance", "add_requests": True})
     # A response is eight tokens and decided by the first: at the usual 0.5 nats per token that one would still be improbable.
     c.objective.toward_cutoff = 0.02

@@ -28,6 +28,7 @@ EXTRAS = {
     "gcs": ["gcsfs>=2025.5"],  # gs:// workdirs
     "test": [
         "pytest>=8",
+        "pytest-xdist>=3",  # two processes, one per core
         "ruff>=0.6",
         "mypy>=1.11",
         "scipy>=1.13",  # chi-square and interval references

@@ -23,7 +23,7 @@ SMALL = {
     "training.watch_prompts": 8,
     "attack.steps": 1,
     "evaluation.attack.steps": 1,
-    "evaluation.forms": "past,german",
+    "evaluation.forms": "('past','german')",
     "evaluation.best_of_n": 2,
     "evaluation.utility_prompts": 16,
 }
@@ -56,7 +56,7 @@ def test_quickstart_killed_and_called_again(tmp_path):
     assert {"method", "attack", "seed", "behaviors", "broken", "rate", "low", "high"} == set(results["rows"][0])
     assert any("grammatical" in note for note in results["notes"])
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") >= 3 and "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") >= 3 and 'src="' not in page and "<link" not in page  # self-contained
     lines = (tmp_path / "seed_0" / "cat" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines if "loss/total" in line]
     assert steps == [1, 2, 3, 4, 5, 6]

@@ -8,7 +8,7 @@ Time: no run has been timed. Compiled, a training step needs 11.7 of 15.75 GiB p
     TYPE=v5litepod-16 launch/supervise.sh --spot --workdir=gs://BUCKET/qwen2_5 --config=configs/qwen2_5_tpu.py
 
 Files under data/ (from the working directory of every host, or gs:// paths): HarmBench-format behaviors, targets and safe responses as
-Continuous-AdvTrain ships them, evaluation behaviors and XSTest as in configs/smollm2_cpu.py, and UltraChat made into a folder of tokens by
+Continuous-AdvTrain ships them, evaluation behaviors and XSTest as in configs/smollm2_cpu.py, and UltraChat made into a folder by
 `python -m dat_jax.data.prepare`. The paper does not state radius, step size, LoRA rank or steps: those are Continuous-AdvTrain's.
 """
 

@@ -78,7 +78,7 @@ def test_files(made_up_workdir):
         assert value <= rate[method, WORST, seed]
         assert value <= rate[method, WORST_TEXT, seed] or attack.startswith(("embedding", WORST))
     assert {row["measure"] for row in results["utility"]} == {
-        "compliance", "benign_refusal", "exact_utility", "over_refusal", "borderline_compliance"
+        "compliance", "benign_refusal", "exact_utility", "over_refusal", "over_refusal:direct", "borderline_compliance"
     }  # fmt: skip
     assert results["costs"][0]["forward_passes"] == 960
     cost = {"method": "cat", "seed": 0, "steps": 150, "tokens_per_second": 5200.0, "seconds": 41.5, "sampling_seconds": 0.0}

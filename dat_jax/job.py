@@ -14,6 +14,7 @@ Every station skips what is finished and goes on with what is not. All input fil
 import dataclasses
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 
@@ -64,6 +65,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
 
         return compilation.run(config, workdir)
     started = time.monotonic()
+    workdir = workdir if "://" in workdir else os.path.abspath(workdir)  # Orbax wants absolute paths, and a run may change its folder
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
     check_claim(epath.Path(workdir), config)

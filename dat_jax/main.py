@@ -5,11 +5,15 @@ with one line and exit status 2 before anything is compiled; a run that was told
 the same command goes on.
 """
 
+import glob
+import importlib.util
 import logging
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
+if importlib.util.find_spec("libtpu") and not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/[0-9]*"):
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu without a TPU (it compiles for one): jax would look for the chip and complain
 
 from absl import app, flags
 from absl import logging as absl_logging

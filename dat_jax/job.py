@@ -83,10 +83,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
             if mode == "export":
                 export(inputs, mesh)
         if mode in ("all", "evaluate") and jax.process_index() == 0:
-            page = report.write(workdir, config)
-            logging.info("report: %s", page)
-            for sentence in report.findings(report.collect(workdir, list(config.methods))):
-                logging.info("%s", sentence)
+            logging.info("report: %s", report.write(workdir, config, logging.info))
     logging.info("%s: done in %.0f s", mode, time.monotonic() - started)
     return 0
 

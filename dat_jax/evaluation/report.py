@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -42,7 +42,7 @@ class Results:
     notes: list[str]  # what a reader must know: attacks missing for a method, seeds missing
 
 
-def write(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
+def write(workdir: epath.PathLike, config: ConfigDict, say: Callable[[str], None] = lambda sentence: None) -> epath.Path:
     """Writes results.json, report.md and report.html into workdir and returns the path of the last.
 
     Reads workdir/seed_<s>/evaluation/<method>/**.jsonl, seed_<s>/<method>/metrics.jsonl and seed_<s>/prompts/{prompts.jsonl,cost.json};
@@ -50,6 +50,7 @@ def write(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
 
     Args:
       config: the whole configuration, shown in the report; `methods` gives the order of the columns.
+      say: hears the findings, sentence by sentence.
 
     Raises:
       ValueError: when nothing was evaluated in workdir.
@@ -62,6 +63,8 @@ def write(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     files.write_text(workdir / "results.json", json.dumps(as_json(results, settings), indent=1, allow_nan=False) + "\n")
     files.write_text(workdir / "report.md", markdown(results))
     files.write_text(workdir / "report.html", page.html(results, settings))
+    for sentence in findings(results):
+        say(sentence)
     return workdir / "report.html"
 
 

@@ -170,6 +170,15 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(mesh, axes, x.shape))
 
 
+def rows_of_tokens(x_BxTxD: jax.Array) -> jax.Array:
+    """Returns (B * T)xD on one device; where batch and positions lie on several, x as it is: merging their axes would gather it.
+
+    XLA's CPU backend multiplies and differentiates that shape faster: a product that sums over two axes costs it a transposed copy.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return x_BxTxD.reshape(-1, x_BxTxD.shape[-1]) if mesh.empty or mesh.size == 1 else x_BxTxD
+
+
 def local_rows(mesh: Mesh, rows: int) -> slice:
     """The rows [start, stop) of a global batch of `rows` that this process must read: those of its devices.
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from numpy.typing import NDArray
 
 from dat_jax import sharding
@@ -47,7 +48,7 @@ def hidden(params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: j
 
     scale = 0.0 if lora is None else lora.scale
     if config.remat:
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.keep_products else None
+        policy = jax.checkpoint_policies.save_only_these_names("product") if config.keep_products else None
         body = jax.checkpoint(body, prevent_cse=False, policy=policy)
     h_BxTxD, _ = jax.lax.scan(body, h_BxTxD, stacked(params, config, lora))
     return norm(h_BxTxD, params["final_norm"], config).astype(h_BxTxD.dtype)
@@ -152,10 +153,11 @@ def finish_layer(
 
 def linear(x: jax.Array, weights: Params, factors: Params, name: str, scale: float) -> jax.Array:
     """Return x W, plus scale * (x A) B where the layer has an adapter, in the dtype of x."""
-    y = x @ weights[name].astype(x.dtype)
+    rows = sharding.rows_of_tokens(x)
+    y = rows @ weights[name].astype(x.dtype)
     if name in factors:
-        y = y + (scale * (x @ factors[name]["a"].astype(x.dtype))) @ factors[name]["b"].astype(x.dtype)
-    return y
+        y = y + (scale * (rows @ factors[name]["a"].astype(x.dtype))) @ factors[name]["b"].astype(x.dtype)
+    return checkpoint_name(y, "product").reshape(*x.shape[:-1], -1)
 
 
 def norm(x: jax.Array, weight: jax.Array, config: ModelConfig) -> jax.Array:

@@ -109,6 +109,7 @@ def peer(folder: str, arguments):
 
 def ours(folder: str, arguments):
     """Return a function that takes one step of dat_jax and returns its losses."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # transformers imports it where it is installed; dat_jax runs without
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     import jax
     import numpy as np

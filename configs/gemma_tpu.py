@@ -2,7 +2,7 @@
 
 Reproduces: no row of the paper; the same settings on a model with a vocabulary of 256,000, soft-caps and windows.
 Hardware: one v5e-16 slice (v5e:4x4, 4 hosts, 16 GB per chip).
-Time: no run has been timed. Compiled, a training step needs 6.2 of 15.75 GiB per chip and, by the chips' public peaks, at least 1.15 s.
+Time: no run has been timed. Compiled, a training step needs 13.3 of 15.75 GiB per chip and, by the chips' public peaks, at least 0.96 s.
 
     python -m dat_jax.main --config=configs/gemma_tpu.py --mode=compile --workdir=runs/compile            # anywhere, no TPU: does it fit?
     TYPE=v5litepod-16 launch/supervise.sh --spot --workdir=gs://BUCKET/gemma --config=configs/gemma_tpu.py
@@ -32,7 +32,7 @@ def get_config():
     c.data.update({"prompt_length": 256, "response_length": 256, "adversarial_rows": 8, "utility_rows": 56})
     c.attack.update({"steps": 10, "radius": 0.05, "step_size": 0.25, "keep_products": True})
     c.objective.utility_weight = 0.45
-    c.training.update({"steps": 760, "learning_rate": 1e-4, "save_every": 20, "watch_every": 100})
+    c.training.update({"steps": 760, "learning_rate": 1e-4, "save_every": 20, "watch_every": 100, "keep_products": True})
     c.training.lora.update({"rank": 64, "alpha": 16.0})
     c.evaluation.update({"max_new_tokens": 256, "batch_size": 64})
     c.evaluation.attack.update({"steps": 100, "radius": 0.05, "step_size": 0.1, "keep_products": True})

@@ -2,7 +2,7 @@
 
 Reproduces: the Llama-3-8B-Instruct row (learning rate 1e-4, utility weight 0.45).
 Hardware: one v5e-16 slice (v5e:4x4, 4 hosts, 16 GB per chip).
-Time: no run has been timed. Compiled, a training step needs 5.1 of 15.75 GiB per chip and, by the chips' public peaks, at least 0.92 s.
+Time: no run has been timed. Compiled, a training step needs 10.2 of 15.75 GiB per chip and, by the chips' public peaks, at least 0.78 s.
 
     python -m dat_jax.main --config=configs/llama3_tpu.py --mode=compile --workdir=runs/compile            # anywhere, no TPU: does it fit?
     TYPE=v5litepod-16 launch/supervise.sh --spot --workdir=gs://BUCKET/llama3 --config=configs/llama3_tpu.py
@@ -35,7 +35,7 @@ def get_config():
     c.data.update({"prompt_length": 256, "response_length": 256, "adversarial_rows": 8, "utility_rows": 56})
     c.attack.update({"steps": 10, "radius": 0.05, "step_size": 0.25, "keep_products": True})
     c.objective.utility_weight = 0.45
-    c.training.update({"steps": 760, "learning_rate": 1e-4, "save_every": 20, "watch_every": 100})
+    c.training.update({"steps": 760, "learning_rate": 1e-4, "save_every": 20, "watch_every": 100, "keep_products": True})
     c.training.lora.update({"rank": 64, "alpha": 16.0})
     c.evaluation.update({"max_new_tokens": 256, "batch_size": 64})
     c.evaluation.attack.update({"steps": 100, "radius": 0.05, "step_size": 0.1, "keep_products": True})

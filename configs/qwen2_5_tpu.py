@@ -2,7 +2,7 @@
 
 Reproduces: the Qwen2.5-14B-Instruct row (40 attack steps, learning rate 1e-4, utility weight 0.45).
 Hardware: one v5e-16 slice (v5e:4x4, 4 hosts, 16 GB per chip).
-Time: no run has been timed. Compiled, a training step needs 11.7 of 15.75 GiB per chip and, by the chips' public peaks, at least 4.0 s.
+Time: no run has been timed. Compiled, a training step needs 9.2 of 15.75 GiB per chip and, by the chips' public peaks, at least 3.9 s.
 
     python -m dat_jax.main --config=configs/qwen2_5_tpu.py --mode=compile --workdir=runs/compile            # anywhere, no TPU: does it fit?
     TYPE=v5litepod-16 launch/supervise.sh --spot --workdir=gs://BUCKET/qwen2_5 --config=configs/qwen2_5_tpu.py

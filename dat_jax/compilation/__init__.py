@@ -36,6 +36,7 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
                 accounts.append(compiled(program, mesh.size, chip))
                 print(report.text(accounts[-1]), flush=True)
     about: dict[str, Any] = {"target": config.target.model, "sampler": config.sampler.model, "topology": config.topology, "mesh": shape}
+    about["attention"] = {"target": config.target.attention, "sampler": config.sampler.attention}
     if workdir:
         epath.Path(workdir).mkdir(parents=True, exist_ok=True)
         records = [report.record(a) for a in accounts]

@@ -108,12 +108,12 @@ def text(a: Account) -> str:
     return "\n".join(lines)
 
 
-def row(model: str, topology: str, mesh: str, record: dict[str, Any]) -> str:
+def row(model: str, topology: str, mesh: str, attention: str, record: dict[str, Any]) -> str:
     """A row of the README's table from a JSON record."""
     hbm, roofline = record["hbm"], record["roofline"]
     received = sum(total["bytes"] for total in record["collectives"].values())
     return (
-        f"| {model} | {record['program']} | {topology} | {mesh} | {hbm['peak'] / GIB:.1f} of {hbm['usable'] / GIB:.1f} GiB | "
+        f"| {model} | {record['program']}: {record['about']} | {topology} | {mesh} | {attention} | {hbm['peak'] / GIB:.1f} of {hbm['usable'] / GIB:.1f} GiB | "
         f"{received / 1e9:.0f} GB | {record['flops']['recomputation']:.2f} | {roofline['seconds']:.2f} s | "
         f"{100 * roofline['utilization']:.0f} % |"
     )

@@ -1,15 +1,19 @@
-"""The README's table of what fits and how fast it could be: compiles the runs of some config files and prints a row per program.
+"""The README's table of what fits and how fast it could be: compiles programs of config files and prints a row for each.
 
-    python -m dat_jax.compilation.table --workdir=runs/compile configs/llama3_tpu.py configs/gemma_tpu.py configs/qwen2_5_tpu.py
+    python -m dat_jax.compilation.table [--workdir=runs/compile] [configs/mine.py ...]
 
-A config whose compile.json is already below the workdir is not compiled again. An hour on two cores for the three of them.
+Without config files: RUNS, the shipped configs on two slices, ten to twenty minutes on two cores. A run whose compile.json is already
+below the workdir is not compiled again.
 """
 
 import argparse
+import dataclasses
 import json
 import os
+import pathlib
 import runpy
 import sys
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -18,8 +22,46 @@ from etils import epath
 from dat_jax import compilation
 from dat_jax.compilation import report
 
-COLUMNS = ("model", "program", "slice", "mesh", "HBM per chip", "received per chip", "FLOPs / needed", "at least", "MFU at most")
+COLUMNS = ("model", "program", "slice", "mesh", "attention", "HBM per chip", "received per chip", "FLOPs / needed", "at least", "MFU at most")
 HEADER = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+V6E = {"topology": "v6e:2x4", "mesh.data": 2, "mesh.tensor": 4, "training.keep_products": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A config file, what is changed in it (dotted keys), and which programs of it are compiled (none named: all)."""
+
+    path: str
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    programs: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """A folder name that tells runs apart."""
+        changes = [f"{key.split('.')[-1]}_{str(value).replace(':', '_')}" for key, value in self.changes.items()]
+        return "-".join([pathlib.Path(self.path).stem, *changes])
+
+
+TARGET = ("train_step", "decoder", "embedding_attack")  # Llama's config shows the sampler for all three
+RUNS = (
+    Run("configs/llama3_tpu.py"),
+    Run("configs/gemma_tpu.py", programs=TARGET),
+    Run("configs/qwen2_5_tpu.py", programs=TARGET),
+    Run("configs/llama3_tpu.py", V6E, ("train_step", "sampler")),
+    Run("configs/gemma_tpu.py", V6E, ("train_step",)),
+    Run("configs/qwen2_5_tpu.py", V6E | {"training.keep_products": False}, ("train_step",)),
+    Run("configs/llama3_tpu.py", {"target.attention": "xla"}, ("train_step",)),
+    Run("configs/llama3_tpu.py", {"sampler.attention": "splash"}, ("sampler",)),
+)
+
+
+def compile_run(run: Run, workdir: epath.Path) -> int:
+    """Compiles a run into its folder below workdir unless it is there; returns 1 when something does not fit."""
+    if (workdir / run.folder / "compile.json").exists():
+        return 0
+    config = runpy.run_path(run.path)["get_config"]()
+    config.update_from_flattened_dict(run.changes)
+    return compilation.run(config, str(workdir / run.folder), run.programs)
 
 
 def rows(records: list[dict]) -> list[str]:
@@ -27,24 +69,20 @@ def rows(records: list[dict]) -> list[str]:
     lines = []
     for about in records:
         for program in about["programs"]:
-            model = about["sampler"] if program["program"] == "sampler" else about["target"]
-            lines.append(report.row(model.split("/")[-1], about["topology"], about["mesh"], program))
+            group = "sampler" if program["program"] == "sampler" else "target"
+            lines.append(report.row(about[group].split("/")[-1], about["topology"], about["mesh"], about["attention"][group], program))
     return lines
 
 
 def main(arguments: list[str]) -> int:
     """Compiles what is missing, prints the table and returns 1 when something does not fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="+")
+    parser.add_argument("configs", nargs="*")
     parser.add_argument("--workdir", default="runs/compile")
     options = parser.parse_args(arguments)
-    records, status = [], 0
-    for path in options.configs:
-        folder = epath.Path(options.workdir) / epath.Path(path).stem
-        if not (folder / "compile.json").exists():
-            status |= compilation.run(runpy.run_path(path)["get_config"](), str(folder))
-        records.append(json.loads((folder / "compile.json").read_text()))
-    print("\n".join([HEADER, *rows(records)]))
+    runs, workdir = [Run(path) for path in options.configs] or RUNS, epath.Path(options.workdir)
+    status = max(compile_run(run, workdir) for run in runs)
+    print("\n".join([HEADER, *rows([json.loads((workdir / run.folder / "compile.json").read_text()) for run in runs])]))
     return status
 
 

@@ -1,5 +1,6 @@
 """One training step: attack the current model, then take one optimizer step away from, toward and for utility."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -40,13 +41,20 @@ class StepConfig:
 
 
 def optimizer(training) -> optax.GradientTransformation:
-    """Returns AdamW with warm-up, cosine decay and clipping by global norm, from the config's `training` group."""
-    warmup = round(training.warmup * training.steps)
-    peak = training.learning_rate
-    schedule = optax.warmup_cosine_decay_schedule(
-        peak / max(warmup, 1), peak, warmup, max(training.steps, warmup + 1), training.final_learning_rate * peak
+    """Returns AdamW with warm-up, cosine decay and clipping by global norm, from the config's `training` group.
+
+    Equal settings give one object: it is a static argument of the compiled step, and methods of one run share that.
+    """
+    return _optimizer(
+        training.steps, training.learning_rate, training.final_learning_rate, training.warmup, training.clip, training.weight_decay
     )
-    return optax.chain(optax.clip_by_global_norm(training.clip), optax.adamw(schedule, weight_decay=training.weight_decay))
+
+
+@functools.cache
+def _optimizer(steps: int, peak: float, final: float, warmup_share: float, clip: float, weight_decay: float) -> optax.GradientTransformation:
+    warmup = round(warmup_share * steps)
+    schedule = optax.warmup_cosine_decay_schedule(peak / max(warmup, 1), peak, warmup, max(steps, warmup + 1), final * peak)
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
 
 
 def weights(frozen: Params | None, trainable: Any) -> tuple[Params, Lora | None]:

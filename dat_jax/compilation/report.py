@@ -113,7 +113,8 @@ def row(model: str, topology: str, mesh: str, attention: str, record: dict[str, 
     hbm, roofline = record["hbm"], record["roofline"]
     received = sum(total["bytes"] for total in record["collectives"].values())
     return (
-        f"| {model} | {record['program']}: {record['about']} | {topology} | {mesh} | {attention} | {hbm['peak'] / GIB:.1f} of {hbm['usable'] / GIB:.1f} GiB | "
+        f"| {model} | {record['program']}: {record['about']} | {topology} | {mesh} | {attention} | "
+        f"{hbm['peak'] / GIB:.1f} of {hbm['usable'] / GIB:.1f} GiB | "
         f"{received / 1e9:.0f} GB | {record['flops']['recomputation']:.2f} | {roofline['seconds']:.2f} s | "
         f"{100 * roofline['utilization']:.0f} % |"
     )

@@ -51,8 +51,8 @@ def optimizer(training) -> optax.GradientTransformation:
 
 
 @functools.cache
-def _optimizer(steps: int, peak: float, final: float, warmup_share: float, clip: float, weight_decay: float) -> optax.GradientTransformation:
-    warmup = round(warmup_share * steps)
+def _optimizer(steps: int, peak: float, final: float, warm: float, clip: float, weight_decay: float) -> optax.GradientTransformation:
+    warmup = round(warm * steps)
     schedule = optax.warmup_cosine_decay_schedule(peak / max(warmup, 1), peak, warmup, max(steps, warmup + 1), final * peak)
     return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
 

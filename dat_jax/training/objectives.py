@@ -6,15 +6,20 @@ L = away_weight * A + toward_weight * T + utility_weight * U (CAT, arXiv 2405.15
     T =  CE(refusal | x + delta) down to the toward cutoff, below it cutoff + slope * CE
     U =  CE(benign response | benign prompt), no perturbation
 
-The reference pools all tokens of a micro-batch before the cutoff, so one easy row switches it for all. Here cross-entropy and cutoff
-are per example, then averaged over examples; `reference` pools as the reference does. The number of adversarial rows is fixed per batch, so
-neither choice lets the mixture change a weight.
+What CE is taken over before the cutoff is `cutoff_over`. The reference pools all tokens of a micro-batch, so one easy row switches the
+cutoff for all ("batch"). "example": the mean over an example's tokens, which one improbable token can bring beyond the cutoff, the first of
+the response usually, while the rest stays as likely as it was: a prefilled answer then goes on. "token": each token by itself. Tokens are
+averaged within examples, then examples. The number of adversarial rows is fixed per batch, so no choice lets the mixture change a weight.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+
+CUTOFFS = ("token", "example", "batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,29 +32,37 @@ class Objective:
     away_cutoff: float = 5.0  # nats per token
     toward_cutoff: float = 0.5  # nats per token
     slope: float = 0.001  # what is left of the gradient beyond a cutoff
-    reference: bool = False  # pool cross-entropies over the batch's tokens before the cutoff, as the reference does
+    cutoff_over: str = "example"  # token | example | batch (the reference's): what a cross-entropy is averaged over before the cutoff
 
     def validate(self, key: str) -> None:
         """Raises ValueError naming the key below `key` that is not allowed."""
         for name in ("away_weight", "toward_weight", "utility_weight", "away_cutoff", "toward_cutoff", "slope"):
             if getattr(self, name) < 0:
                 raise ValueError(f"config.{key}.{name} is {getattr(self, name)!r}; allowed: a number >= 0")
+        if self.cutoff_over not in CUTOFFS:
+            raise ValueError(f"config.{key}.cutoff_over is {self.cutoff_over!r}; allowed: {' | '.join(CUTOFFS)}")
 
 
-def cross_entropy(nll_BxR: jax.Array, mask_BxR: jax.Array, pooled: bool) -> jax.Array:
+def cross_entropy(nll_BxR: jax.Array, mask_BxR: jax.Array, pooled: bool = False) -> jax.Array:
     """Returns the mean over each example's tokens (B,), or with `pooled` the mean over all tokens (1,); nats per token."""
     if pooled:
         return (jnp.sum(nll_BxR * mask_BxR) / jnp.maximum(jnp.sum(mask_BxR), 1))[None]
     return jnp.sum(nll_BxR * mask_BxR, axis=1) / jnp.maximum(jnp.sum(mask_BxR, axis=1), 1)
 
 
-def away_loss(ce_B: jax.Array, objective: Objective) -> jax.Array:
+def away_loss(nll_BxR: jax.Array, mask_BxR: jax.Array, objective: Objective) -> jax.Array:
     """Returns the mean of -CE, all but flat once CE has passed the away cutoff."""
     cutoff, slope = objective.away_cutoff, objective.slope
-    return jnp.mean(jnp.where(ce_B <= cutoff, -ce_B, -cutoff - slope * ce_B))
+    return _mean(lambda ce: jnp.where(ce <= cutoff, -ce, -cutoff - slope * ce), nll_BxR, mask_BxR, objective)
 
 
-def toward_loss(ce_B: jax.Array, objective: Objective) -> jax.Array:
+def toward_loss(nll_BxR: jax.Array, mask_BxR: jax.Array, objective: Objective) -> jax.Array:
     """Returns the mean of CE, all but flat once CE has fallen below the toward cutoff."""
     cutoff, slope = objective.toward_cutoff, objective.slope
-    return jnp.mean(jnp.where(ce_B >= cutoff, ce_B, cutoff + slope * ce_B))
+    return _mean(lambda ce: jnp.where(ce >= cutoff, ce, cutoff + slope * ce), nll_BxR, mask_BxR, objective)
+
+
+def _mean(cut: Callable[[jax.Array], jax.Array], nll_BxR: jax.Array, mask_BxR: jax.Array, objective: Objective) -> jax.Array:
+    if objective.cutoff_over == "token":
+        return jnp.mean(cross_entropy(cut(nll_BxR), mask_BxR))
+    return jnp.mean(cut(cross_entropy(nll_BxR, mask_BxR, pooled=objective.cutoff_over == "batch")))

@@ -79,16 +79,15 @@ def losses(trainable, frozen: Params | None, batch: Batch, delta_BxPxD: jax.Arra
     e_BxTxD = add(e_BxTxD, jnp.concatenate([delta_BxPxD, delta_BxPxD, rest_BxPxD]))
     nll_BxR = response_nll(params, config.model, e_BxTxD, rows, config.prompt_length, lora, config.chunk)
     mask_BxR = rows.response_mask_BxT[:, config.prompt_length :]
-    pooled = config.objective.reference
-    away_B, toward_B, utility_B = (
-        cross_entropy(nll_BxR[a:b], mask_BxR[a:b], pooled)
-        for a, b in ((0, adversarial), (adversarial, 2 * adversarial), (2 * adversarial, None))
-    )
-    away, toward, utility = away_loss(away_B, config.objective), toward_loss(toward_B, config.objective), jnp.mean(utility_B)
+    harmful, refusal, benign = (slice(0, adversarial), slice(adversarial, 2 * adversarial), slice(2 * adversarial, None))
+    away = away_loss(nll_BxR[harmful], mask_BxR[harmful], config.objective)
+    toward = toward_loss(nll_BxR[refusal], mask_BxR[refusal], config.objective)
+    nll_B = cross_entropy(nll_BxR, mask_BxR)
+    utility = jnp.mean(cross_entropy(nll_BxR[benign], mask_BxR[benign], pooled=config.objective.cutoff_over == "batch"))
     weight = config.objective
     total = weight.away_weight * away + weight.toward_weight * toward + weight.utility_weight * utility
     metrics = {"loss/total": total, "loss/away": away, "loss/toward": toward, "loss/utility": utility}
-    metrics |= {"nll/harmful": jnp.mean(away_B), "nll/refusal": jnp.mean(toward_B)}
+    metrics |= {"nll/harmful": jnp.mean(nll_B[harmful]), "nll/refusal": jnp.mean(nll_B[refusal])}
     return total, metrics
 
 

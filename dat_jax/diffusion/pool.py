@@ -11,6 +11,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -132,32 +133,28 @@ def draw(
     key, high = behavior_key(seed, round, behavior.id), pool.prompt_tokens[1]
     rng = np.random.default_rng((seed, round, zlib.crc32(behavior.id.encode())))
     lengths = rng.integers(pool.prompt_tokens[0], high + 1, pool.samples)
+    # Long prompts first: rows of like length share a batch, and where slots are refilled none is left working alone at the end.
+    order = np.argsort(-lengths, kind="stable")
     answers = [encode(sampler.tokenizer, text) for text in behavior.targets]
-    size, block = min(pool.batch_size, pool.samples), prompt_block(around, high)
-    records: list[PromptRecord] = []
-    cost = {"forward_passes": 0.0, "flops": 0.0, "positions": 0.0}
-    for start in range(0, pool.samples, size):
-        index = list(range(start, min(start + size, pool.samples)))
-        full = index + [index[-1]] * (size - len(index))  # one shape, one compilation; the repeated rows are dropped
-        prompts, responses = [[around.pad] * lengths[i] for i in full], [answers[i % len(answers)] for i in full]
-        rows = pack(prompts, responses, around, block, pool.response_tokens)
-        tokens_BxT, bound_B, passes = sample_rows(pool, sampler, rows, row_keys(key, jnp.asarray(full)), forbidden, block)
-        for row, number in enumerate(index):
-            record = PromptRecord(
-                behavior_id=behavior.id,
-                prompt=sampler.tokenizer.decode(tokens_BxT[row][rows.prompt_mask_BxT[row]]).strip(),
-                response=behavior.targets[number % len(answers)],
-                seed=seed,
-                sampler=sampler.source,
-                settings={**provenance(pool), "round": round, "sample": number},
-                log_likelihood=None if bound_B is None else float(bound_B[row]),
-                tokens=int(lengths[number]),
-                compliance=None,
-                selected=False,
-            )
-            records.append(record)
-        for name, value in batch_cost(pool, sampler.config, size, block, passes).items():
-            cost[name] += value
+    block = prompt_block(around, high)
+    prompts, responses = [[around.pad] * lengths[i] for i in order], [answers[i % len(answers)] for i in order]
+    rows = pack(prompts, responses, around, block, pool.response_tokens)
+    tokens_NxT, bound_N, cost = sample_rows(pool, sampler, rows, row_keys(key, jnp.asarray(order)), forbidden, block)
+    records = [
+        PromptRecord(
+            behavior_id=behavior.id,
+            prompt=sampler.tokenizer.decode(tokens_NxT[row][rows.prompt_mask_BxT[row]]).strip(),
+            response=behavior.targets[number % len(answers)],
+            seed=seed,
+            sampler=sampler.source,
+            settings={**provenance(pool), "round": round, "sample": number},
+            log_likelihood=None if bound_N is None else float(bound_N[row]),
+            tokens=int(lengths[number]),
+            compliance=None,
+            selected=False,
+        )
+        for number, row in enumerate(np.argsort(order).tolist())
+    ]
     return records, {**cost, "tokens": float(lengths.sum()), "samples": float(pool.samples), "seconds": time.monotonic() - started}
 
 
@@ -168,39 +165,55 @@ def provenance(pool: Pool) -> dict[str, Any]:
     return {name: getattr(pool, name) for name in shaping + fast}
 
 
-def batch_cost(pool: Pool, config: ModelConfig, rows: int, block: int, passes: int) -> dict[str, float]:
-    """Forward passes, operations and positions of one batch: `passes` denoising passes and the draws of the likelihood bound."""
+def passes_cost(pool: Pool, config: ModelConfig, block: int, full: int, alone: int, scored: int) -> dict[str, float]:
+    """Forward passes of one batch, operations and positions of all its rows.
+
+    `full` denoising passes run whole rows, `alone` the prompt's block; `scored` batches had their likelihood estimated.
+    """
     length, high = block + pool.response_tokens, pool.prompt_tokens[1]
     steps = pool.settings(()).steps
-    head = -(-high // steps) if pool.remasking == "random" and pool.acceptance == "quota" else high
-    branches = 2 if pool.cfg_scale else 1
-    full = -(-passes // pool.cache_refresh)
-    flops = full * branches * forward_flops(config, length, head) + pool.likelihood_samples * forward_flops(config, length, high)
-    flops += (passes - full) * forward_flops(config, block, head, keys=length)
-    positions = (full * branches + pool.likelihood_samples) * length + (passes - full) * block
+    head = high  # but where the order is random and the number known, the head runs at what is committed
+    if pool.remasking == "random" and pool.acceptance in ("quota", "count"):
+        head = -(-high // steps) if pool.acceptance == "quota" else min(high, max(int(pool.bound), 1))
+    branches, draws = 2 if pool.cfg_scale else 1, scored * pool.likelihood_samples
+    flops = full * branches * forward_flops(config, length, head) + draws * forward_flops(config, length, high)
+    flops += alone * forward_flops(config, block, head, keys=length)
+    positions = (full * branches + draws) * length + alone * block
+    rows = min(pool.batch_size, pool.samples)
     return {
-        "forward_passes": float(passes * branches + pool.likelihood_samples),
+        "forward_passes": float(full * branches + alone + draws),
         "flops": float(rows * flops),
         "positions": float(rows * positions),
     }
 
 
 def sample_rows(
-    pool: Pool, sampler: Model, rows: Rows, keys_B: jax.Array, forbidden: tuple[int, ...], block: int
-) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Infilled tokens, the bound on log p(prompt | response) (None when it is not asked for), and the number of denoising passes."""
+    pool: Pool, sampler: Model, rows: Rows, keys_N: jax.Array, forbidden: tuple[int, ...], block: int
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, float]]:
+    """Infilled tokens, the bound on log p(prompt | response) (None when it is not asked for), and what the passes cost."""
     model, span = (sampler.params, sampler.config), pool.prompt_tokens[1]
-    prompt_mask, valid = jnp.asarray(rows.prompt_mask_BxT), jnp.asarray(rows.valid_BxT)
-    inputs = jnp.asarray(rows.tokens_BxT), prompt_mask, valid, keys_B
+    count, size = len(rows.tokens_BxT), min(pool.batch_size, pool.samples)
+    # One shape, one compilation: the last batch repeats its last row, and the repetitions are dropped.
+    batches = [np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)]
+
+    def inputs(tokens_NxT: np.ndarray, index: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        tokens_BxT, mask_BxT, valid_BxT = (jnp.asarray(x[index]) for x in (tokens_NxT, rows.prompt_mask_BxT, rows.valid_BxT))
+        return tokens_BxT, mask_BxT, valid_BxT, keys_N[index]
+
     if pool.acceptance == "quota":
-        done = infill(*model, *inputs, pool.settings(forbidden), span)
+        # Not refilled: all rows of `infill` are at the same step, which its references' schedules, recorded noise and the shrinking number
+        # of candidates hang on. A batch ends with its longest row, so batches of like lengths waste little.
+        done = [infill(*model, *inputs(rows.tokens_BxT, index), pool.settings(forbidden), span) for index in batches]
+        full, alone = sum(int(np.max(sharding.on_host(batch.forwards_B))) for batch in done), 0
     else:
-        done = infill_fast(*model, *inputs, pool.fast_settings(forbidden), span, (0, block))
-    bound_B = None
+        done = [infill_fast(*model, *inputs(rows.tokens_BxT, np.arange(count)), pool.fast_settings(forbidden), span, (0, block), size)]
+        full, alone = int(sharding.on_host(done[0].full_passes)), int(sharding.on_host(done[0].block_passes))
+    tokens_NxT, bound_N = np.concatenate([sharding.on_host(batch.tokens_BxT) for batch in done])[:count], None
     if pool.likelihood_samples:
-        draws, scheme = pool.likelihood_samples, pool.likelihood_scheme
-        bound_B = sharding.on_host(log_likelihood(*model, done.tokens_BxT, prompt_mask, valid, keys_B, draws, scheme=scheme, span=span))
-    return sharding.on_host(done.tokens_BxT), bound_B, int(np.max(sharding.on_host(done.forwards_B)))
+        score = partial(log_likelihood, *model, draws=pool.likelihood_samples, scheme=pool.likelihood_scheme, span=span)
+        scores = [sharding.on_host(score(*inputs(tokens_NxT, index))) for index in batches]
+        bound_N = np.concatenate(scores)[:count]
+    return tokens_NxT, bound_N, passes_cost(pool, sampler.config, block, full, alone, len(batches))
 
 
 def judge(records: list[PromptRecord], behaviors: Sequence[Behavior], compliance: Compliance | None) -> list[PromptRecord]:

@@ -103,6 +103,32 @@ def test_fast_acceptance_takes_fewer_passes_and_is_in_the_records(tmp_path, smal
         pools.pool_settings(settings(acceptance="count", cfg_scale=1.0)).validate()
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"acceptance": "count", "bound": 1.0}, {"acceptance": "entropy", "bound": 2.0, "cache_refresh": 2}]
+)
+def test_prompts_are_the_same_however_many_rows_a_pass_has(tmp_path, small_sampler, changes):
+    few, all_at_once = (
+        build(tmp_path / str(size), small_sampler, settings(samples=7, prompt_tokens=(1, 6), steps=6, batch_size=size, **changes))
+        for size in (2, 7)
+    )
+    assert [(r.prompt, r.response, r.tokens, r.settings["sample"]) for r in few] == [
+        (r.prompt, r.response, r.tokens, r.settings["sample"]) for r in all_at_once
+    ]
+    np.testing.assert_allclose([r.log_likelihood for r in few], [r.log_likelihood for r in all_at_once], rtol=1e-4)
+
+
+def test_passes_follow_the_lengths_of_the_prompts(tmp_path, small_sampler):
+    """Batches hold rows of like length, and with refilled slots a pass is lost at the end alone."""
+    for name, changes in (("quota", {}), ("count", {"acceptance": "count", "bound": 1.0})):
+        varied = settings(samples=9, prompt_tokens=(1, 6), steps=6, batch_size=3, likelihood_samples=0, selection="random", **changes)
+        records = build(tmp_path / name, small_sampler, varied, BEHAVIORS[:1])
+        passes = json.loads((tmp_path / name / "cost.json").read_text())["forward_passes"]
+        lengths = [record.tokens for record in records]
+        batches = sum(sorted(lengths, reverse=True)[::3])
+        assert batches < sum(max(lengths[start : start + 3]) for start in range(0, 9, 3))  # what it were in the order of the samples
+        assert passes == batches if name == "quota" else sum(lengths) / 3 <= passes <= batches
+
+
 def test_another_configuration_does_not_silently_reuse_a_pool(tmp_path, small_sampler):
     build(tmp_path, small_sampler)
     with pytest.raises(ValueError, match="temperature"):

@@ -32,6 +32,7 @@ from dat_jax.diffusion.selection import select
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
+LENGTHS = ("uniform", "behaviors")
 Compliance = Callable[[Sequence[Behavior], Sequence[str], Sequence[str]], Sequence[float]]
 
 
@@ -41,7 +42,8 @@ class Pool:
 
     samples: int = 64  # prompts drawn per behavior, spread evenly over its responses
     keep: int = 8  # prompts per behavior that are trained on
-    prompt_tokens: tuple[int, int] = (8, 32)  # lengths of the prompts in the sampler's tokens, drawn uniformly, both ends included
+    prompt_tokens: tuple[int, int] = (8, 32)  # shortest and longest prompt in the sampler's tokens
+    prompt_lengths: str = "uniform"  # over prompt_tokens | behaviors: as often as the behaviors' requests are that long, those within it
     response_tokens: int = 64  # a response is cut to that many of the sampler's tokens
     steps: int = 32  # denoising steps; at least the longest prompt: the model's own distribution
     remasking: str = "random"  # random | low_confidence | margin | entropy
@@ -66,6 +68,7 @@ class Pool:
         low, high = self.prompt_tokens
         checks = {
             "prompt_tokens": (1 <= low <= high, "two integers, 1 <= shortest <= longest"),
+            "prompt_lengths": (self.prompt_lengths in LENGTHS, " | ".join(LENGTHS)),
             "samples": (self.samples >= 1, "an integer >= 1"),
             "keep": (1 <= self.keep <= self.samples, f"an integer from 1 to samples ({self.samples})"),
             "response_tokens": (self.response_tokens >= 1, "an integer >= 1"),
@@ -125,14 +128,43 @@ def file_stem(behavior_id: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', behavior_id)[:80]}-{zlib.crc32(behavior_id.encode()):08x}"
 
 
+def possible_lengths(pool: Pool, tokenizer: Any, behaviors: Sequence[Behavior]) -> np.ndarray:
+    """The lengths that prompts are drawn from, each as likely as it occurs here.
+
+    Raises ValueError when they are to follow the behaviors' requests and none of these is within `prompt_tokens`.
+    """
+    low, high = pool.prompt_tokens
+    if pool.prompt_lengths == "uniform":
+        return np.arange(low, high + 1)
+    found = np.array([len(encode(tokenizer, behavior.text)) for behavior in behaviors])
+    within = found[(found >= low) & (found <= high)]
+    if not len(within):
+        raise ValueError(
+            f"config.sampler.prompt_tokens is {pool.prompt_tokens}, but the requests have {found.min()} to {found.max()} tokens; "
+            "allowed with prompt_lengths='behaviors': a range that holds at least one of them"
+        )
+    return within
+
+
 def draw(
-    pool: Pool, sampler: Model, behavior: Behavior, around: Template, forbidden: tuple[int, ...], seed: int, round: int
+    pool: Pool,
+    sampler: Model,
+    behavior: Behavior,
+    around: Template,
+    forbidden: tuple[int, ...],
+    seed: int,
+    round: int,
+    possible: np.ndarray | None = None,
 ) -> tuple[list[PromptRecord], dict[str, float]]:
-    """All samples of one behavior as records (not judged, not selected), and their cost."""
+    """All samples of one behavior as records (not judged, not selected), and their cost.
+
+    possible: what `possible_lengths` gives; None: for this behavior by itself.
+    """
     started = time.monotonic()
     key, high = behavior_key(seed, round, behavior.id), pool.prompt_tokens[1]
     rng = np.random.default_rng((seed, round, zlib.crc32(behavior.id.encode())))
-    lengths = rng.integers(pool.prompt_tokens[0], high + 1, pool.samples)
+    possible = possible_lengths(pool, sampler.tokenizer, [behavior]) if possible is None else possible
+    lengths = possible[rng.integers(0, len(possible), pool.samples)]
     # Long prompts first: rows of like length share a batch, and where slots are refilled none is left working alone at the end.
     order = np.argsort(-lengths, kind="stable")
     answers = [encode(sampler.tokenizer, text) for text in behavior.targets]
@@ -257,8 +289,8 @@ def build_pool(
     pool = pool_settings(config)
     pool.validate()
     mask = mask_id(sampler.config)
-    root = epath.Path(folder)
-    same_provenance(root / "provenance.json", pool, behaviors, sampler, seed, round)
+    root, possible = epath.Path(folder), possible_lengths(pool, sampler.tokenizer, behaviors)
+    same_provenance(root / "provenance.json", pool, behaviors, sampler, possible, seed, round)
     if (root / "prompts.jsonl").exists() and (root / "cost.json").exists():
         return read_prompts(root / "prompts.jsonl")
     around = template(sampler.tokenizer, pool.separator, pool.begin)
@@ -267,7 +299,7 @@ def build_pool(
     for number, behavior in enumerate(behaviors, 1):
         stem = root / "samples" / file_stem(behavior.id)
         if not epath.Path(f"{stem}.cost.json").exists():
-            records, cost = draw(pool, sampler, behavior, around, forbidden, seed, round)
+            records, cost = draw(pool, sampler, behavior, around, forbidden, seed, round, possible)
             write_prompts(f"{stem}.jsonl", records)
             files.write_text(f"{stem}.cost.json", json.dumps(cost))  # last: its presence says that the samples are complete
             fresh += 1
@@ -288,7 +320,9 @@ def build_pool(
     return pooled
 
 
-def same_provenance(path: Any, pool: Pool, behaviors: Sequence[Behavior], sampler: Model, seed: int, round: int) -> None:
+def same_provenance(
+    path: Any, pool: Pool, behaviors: Sequence[Behavior], sampler: Model, possible: np.ndarray, seed: int, round: int
+) -> None:
     """Writes what the pool depends on, or raises ValueError when `path` holds something else.
 
     The sampler is known by its sizes and a sum over weights, not by its path, so that a work directory may move.
@@ -298,6 +332,7 @@ def same_provenance(path: Any, pool: Pool, behaviors: Sequence[Behavior], sample
     wanted = {
         **dataclasses.asdict(pool), "model_type": sampler.config.model_type, "vocab_size": sampler.config.vocab_size, "weights": weights,
         "seed": seed, "round": round, "behaviors": f"{zlib.crc32(texts):08x}",
+        "lengths": f"{zlib.crc32(json.dumps(possible.tolist()).encode()):08x}",
     }  # fmt: skip
     wanted = json.loads(json.dumps(wanted))
     if not path.exists():

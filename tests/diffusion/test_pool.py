@@ -129,6 +129,22 @@ def test_passes_follow_the_lengths_of_the_prompts(tmp_path, small_sampler):
         assert passes == batches if name == "quota" else sum(lengths) / 3 <= passes <= batches
 
 
+def test_lengths_may_follow_the_requests(tmp_path, small_sampler):
+    """The requests have 6, 6 and 1 words: with lengths from 2 on, all prompts have 6; and another request would give another pool."""
+    follow = settings(prompt_lengths="behaviors", prompt_tokens=(2, 8), steps=8, samples=24, likelihood_samples=0, selection="random")
+    assert {r.tokens for r in build(tmp_path / "six", small_sampler, follow)} == {6}
+    follow.prompt_tokens = (1, 8)
+    found = [r.tokens for r in build(tmp_path / "all", small_sampler, follow)]
+    assert set(found) == {1, 6} and 0.5 < np.mean(np.array(found) == 6) < 0.85  # two thirds of 72
+    asked = [dataclasses.replace(BEHAVIORS[0], text="why"), *BEHAVIORS[1:]]
+    with pytest.raises(ValueError, match="lengths"):
+        build(tmp_path / "all", small_sampler, follow, asked)
+    follow.prompt_tokens = (2, 4)
+    with pytest.raises(ValueError, match=r"config\.sampler\.prompt_tokens is \(2, 4\), but the requests have 1 to 6 tokens"):
+        build(tmp_path / "none", small_sampler, follow)
+    assert not (tmp_path / "none").exists()
+
+
 def test_another_configuration_does_not_silently_reuse_a_pool(tmp_path, small_sampler):
     build(tmp_path, small_sampler)
     with pytest.raises(ValueError, match="temperature"):
@@ -149,7 +165,15 @@ def test_forbidden_are_specials_and_ids_without_a_string(small_sampler):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"keep": 100}, {"prompt_tokens": (5, 2)}, {"samples": 0}, {"selection": "best"}, {"temperature": -1.0}, {"likelihood_scheme": "x"}],
+    [
+        {"keep": 100},
+        {"prompt_tokens": (5, 2)},
+        {"samples": 0},
+        {"selection": "best"},
+        {"temperature": -1.0},
+        {"likelihood_scheme": "x"},
+        {"prompt_lengths": "x"},
+    ],
 )
 def test_bad_settings_are_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -8,6 +8,9 @@ the same temperature. The PyTorch loop is LLaDA's: logits of the whole canvas, f
 softmax, top-k row by row. Quality: the bound on log p(prompt | response) per token of the drawn prompts under the same weights (nats; that
 of "exact, temperature 1" is the model's own, one below it is a loss), the share of different tokens, and at temperature 0 the share of
 tokens equal to PyTorch's. Random weights have almost no dependence between tokens: see sampler_quality.py for a trained sampler.
+
+Below: 24 prompts of 8 to 32 tokens, 4 at a time, one token per pass: in batches that wait for their longest row, and with the slots of
+finished rows refilled (what a pool does). Both give the same tokens.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 
 ROWS, PROMPT, RESPONSE, STEPS = 4, 32, 32, 32
+QUEUED, SHORTEST = 24, 8  # rows of unequal length, and the shortest of them
 
 
 def random_model(width: int, layers: int, vocabulary: int) -> tuple[dict[str, Any], ModelConfig]:
@@ -137,8 +141,46 @@ def ways(
     }
 
 
+def print_refilling(params: dict[str, Any], config: ModelConfig, repeats: int) -> None:
+    """Prints passes and seconds of rows of unequal length, in batches and through refilled slots."""
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(SHORTEST, PROMPT + 1, QUEUED)
+    tokens = jnp.asarray(rng.integers(0, config.vocab_size - 1, (QUEUED, PROMPT + RESPONSE)))
+    valid = jnp.arange(PROMPT + RESPONSE)[None] >= PROMPT - jnp.asarray(lengths)[:, None]
+    masked, keys = valid & (jnp.arange(PROMPT + RESPONSE) < PROMPT)[None], row_keys(jax.random.key(0), jnp.arange(QUEUED))
+    longest_first = np.argsort(-lengths, kind="stable")
+    ways = {
+        "batches in any order": np.split(np.arange(QUEUED), QUEUED // ROWS),
+        "batches, longest first": np.split(longest_first, QUEUED // ROWS),
+        "refilled, longest first": [longest_first],
+    }
+    print(f"\n{QUEUED} prompts of {lengths.min()} to {lengths.max()} tokens, {lengths.sum()} in all, {ROWS} at a time")
+    for refresh in (1, 4):
+        settings = FastSettings("count", 1, order="random", refresh=refresh, forbidden=(config.mask_token or 0,))
+
+        def run(parts: list[np.ndarray], settings: FastSettings = settings) -> tuple[int, int]:
+            made = np.zeros(2, int)
+            for rows in parts:
+                inputs = (tokens[rows], masked[rows], valid[rows], keys[rows])
+                done = infill_fast(params, config, *inputs, settings, PROMPT, (0, PROMPT), ROWS)
+                made += [int(done.full_passes), int(done.block_passes)]
+            return int(made[0]), int(made[1])
+
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for repeat in range(-1, repeats):  # the first round compiles
+            for name, parts in ways.items():
+                started = time.perf_counter()
+                run(parts)
+                if repeat >= 0:
+                    seconds[name].append(time.perf_counter() - started)
+        for name, parts in ways.items():
+            full, block = run(parts)
+            cached = f"response cached {refresh} passes, " if refresh > 1 else ""
+            print(f"{cached + name:52s}{full:5d} full and {block:4d} block passes {statistics.median(seconds[name]):8.2f} s")
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("repeats", 3), ("threads", 2), ("layers", 8), ("width", 512), ("vocabulary", 32000), ("draws", 16)):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -175,6 +217,7 @@ def main() -> None:
         distinct = len(np.unique(filled[masked])) / masked.sum()
         equal = f"{np.mean(filled == outputs['PyTorch, temperature 0'][0]):7.3f}" if greedy else ""
         print(f"{name:40s}{passes:7.0f}{columns}{float(bound.mean()) / PROMPT:13.3f}{distinct:10.2f}{equal}")
+    print_refilling(params, config, flags.repeats)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     workdir/config.json                          what the folder was made with; another config is refused
     workdir/seed_<s>/world/                      the embedded world's models and files, where it is used
-    workdir/seed_<s>/prompts/                    the prompt pool: prompts.jsonl, cost.json
+    workdir/seed_<s>/prompts/                    the prompt pool: prompts.jsonl, cost.json; round_<r>/ those drawn during the training
     workdir/seed_<s>/<method>/                   checkpoints, metrics.jsonl, events, finished.json
     workdir/seed_<s>/evaluation/<method>/        one JSONL per attack and utility set
     workdir/seed_<s>/export/<method>/            Hugging Face folders (--mode=export)
@@ -12,6 +12,7 @@ Every station skips what is finished and goes on with what is not. All input fil
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -217,6 +218,7 @@ def train(inputs: Inputs, mesh) -> None:
 def rows_of(inputs: Inputs, method: str, target: Model, mesh) -> loop.Rows:
     """Returns what a method trains on: the behaviors' requests (CAT), or selected samples, drawn anew for each round's model (DAT)."""
     config, offline = inputs.config, inputs.folder / "prompts"
+    sampler = functools.cache(lambda: load_model(config.sampler, mesh))  # loaded for the first refreshed round, kept for the others
 
     def rows(round: int, params, lora) -> pipeline.AdversarialRows:
         if METHODS[method] == "behaviors":
@@ -227,7 +229,7 @@ def rows_of(inputs: Inputs, method: str, target: Model, mesh) -> loop.Rows:
             records = read_prompts(offline / "prompts.jsonl")
         else:
             current = loop.merged(target, params, lora)
-            records = draw_pool(inputs, load_model(config.sampler, mesh), current, offline / f"round_{round}", round, mesh)
+            records = draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh)
         chosen = pipeline.triples(inputs.behaviors, records, inputs.seed, config.sampler.add_requests)
         return pipeline.adversarial_rows(target.tokenizer, pipeline.fitting(target.tokenizer, chosen, config.data), config.data)
 

@@ -10,6 +10,7 @@ order and temperature 1 (the defaults) these are draws from the model's own dist
 
 import dataclasses
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
 
@@ -23,11 +24,20 @@ from dat_jax.diffusion.selection import distinct, mean_similarity, unique
 from dat_jax.models import load
 
 
-def main(argv: list[str]) -> None:
-    """Samples and prints."""
+def main(argv: list[str]) -> int:
+    """Samples and prints; returns the exit status."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --response=TEXT")
-    values = flags.FLAGS
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --response=TEXT", 2)
+    try:
+        show(flags.FLAGS)
+    except ValueError as error:
+        print(f"dat_jax: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def show(values: flags.FlagValues) -> None:
+    """Prints the different prompts, likely ones first, and what they cost."""
     pool = Pool(
         samples=values.samples,
         keep=1,
@@ -41,7 +51,7 @@ def main(argv: list[str]) -> None:
         batch_size=values.batch_size,
         selection="likelihood",
     )
-    pool.validate("flags")
+    pool.validate()
     sampler = load(values.sampler, dtype=values.dtype)
     around = template(sampler.tokenizer, pool.separator, pool.begin)
     forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask_id(sampler.config))

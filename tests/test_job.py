@@ -4,8 +4,10 @@ import csv
 import importlib.util
 import json
 import pathlib
+import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from dat_jax import job, models
@@ -106,6 +108,65 @@ def test_the_whole_job_resumes_and_exports(config, tmp_path, monkeypatch):
     config.attack.steps = 2
     with pytest.raises(ValueError, match=r"was made with config\.attack\.steps = 1, now it is 2; use another --workdir"):
         job.run("all", config, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_refreshed_rounds_are_drawn_for_the_current_target_and_survive_a_kill(config, tmp_path, monkeypatch):
+    """Rounds 1 and 2 start at steps 3 and 5; the checkpoint before the kill, of step 3, lies within round 1."""
+    config.methods = ("dat",)
+    config.sampler.refresh_every = 2
+    config.training.update({"steps": 6, "save_every": 3, "watch_every": 0, "learning_rate": 0.05})
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    loaded, asked, draw = [], [], job.draw_pool
+    undefended = models.load(config.target.model).params["layers"]["q"]
+
+    def spy_load(group, mesh, load=job.load_model):
+        loaded.append(group.model)
+        return load(group, mesh)
+
+    def label_by_weights(inputs, model, attempts, judge, mesh):
+        same = bool((model.params["layers"]["q"] == undefended).all())
+        asked.append("undefended" if same else "current")
+        return ["refuse" if same else "comply"] * len(attempts)
+
+    def killed_in_round_2(inputs, sampler, target, folder, round, mesh):
+        if round == 2:
+            raise KeyboardInterrupt
+        return draw(inputs, sampler, target, folder, round, mesh)
+
+    monkeypatch.setattr(job, "load_model", spy_load)
+    monkeypatch.setattr(job, "ask", label_by_weights)
+    assert job.run("sample", config, str(whole)) == 0
+    shutil.copytree(whole, cut)
+    offline = {p.name: p.read_bytes() for p in (whole / "seed_0" / "prompts").iterdir() if p.is_file()}
+    loaded.clear()
+    assert job.run("train", config, str(whole)) == 0
+    assert loaded == [config.target.model, config.sampler.model]  # the sampler once, for both rounds
+    assert asked == ["undefended", "current", "current"]
+
+    monkeypatch.setattr(job, "draw_pool", killed_in_round_2)
+    with pytest.raises(KeyboardInterrupt):
+        job.run("train", config, str(cut))
+    assert not (cut / "seed_0" / "prompts" / "round_2").exists()
+    monkeypatch.setattr(job, "draw_pool", draw)
+    assert job.run("train", config, str(cut)) == 0
+    assert asked == ["undefended", "current", "current"] + ["current"] * 2  # round 1 was not drawn again
+    assert json.loads((cut / "seed_0" / "dat" / "finished.json").read_text())["resumed_at"] == 3
+
+    for folder in (whole, cut):
+        assert {p.name: p.read_bytes() for p in (folder / "seed_0" / "prompts").iterdir() if p.is_file()} == offline
+    drawn = {}
+    for number in (0, 1, 2):
+        name = f"round_{number}/prompts.jsonl" if number else "prompts.jsonl"
+        text = (whole / "seed_0" / "prompts" / name).read_text()
+        assert (cut / "seed_0" / "prompts" / name).read_text() == text
+        records = [json.loads(line) for line in text.splitlines()]
+        assert {(r["settings"]["round"], r["compliance"]) for r in records} == {(number, float(number > 0))}
+        assert 0 < sum(r["selected"] for r in records) < len(records)
+        drawn[number] = [r["prompt"] for r in records]
+    assert drawn[0] != drawn[1] != drawn[2]
+    ends = [job.defended(job.read_inputs(config, f / "seed_0", 0), "dat", models.load(config.target.model)).params for f in (whole, cut)]
+    jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
 @pytest.mark.parametrize(

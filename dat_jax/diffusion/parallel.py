@@ -2,8 +2,9 @@
 
 Notable choices: positions are chosen from the predicted distributions before tokens are drawn, so a rule never prefers likely draws;
 what is lost is the dependence between tokens committed together (bounded by the entropy rule) and, with a cache, its freshness.
-Every pass commits at least one token per unfinished row, and a row's result does not depend on the rest of the batch.
-B batch, T positions, C candidate positions, V vocabulary.
+Every pass commits at least one token of every row that takes part in it. The rows of a pass sit in slots, which finished rows leave to
+waiting ones; a row's result depends on its own key, tokens and number of passes, not on its slot or on the other rows.
+N rows, B slots, T positions, C candidate positions, V vocabulary.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from dat_jax.diffusion.caching import Cache, block_pass, full_pass
 from dat_jax.diffusion.proposal import first, forbid, propose
@@ -78,62 +80,111 @@ def accept(logits_BxCxV: jax.Array, eligible_BxC: jax.Array, order_BxC: jax.Arra
     return jnp.zeros_like(eligible_BxC).at[rows_Bx1, index_BxC].set(fine_BxC) & eligible_BxC
 
 
-@partial(jax.jit, static_argnames=("config", "settings", "span", "block"))
-def infill_fast(
+@struct.dataclass
+class Queue:
+    """All N rows and which of them are in the B slots that a pass works on."""
+
+    canvas: Canvas  # of the N rows
+    row_B: jax.Array  # the row in each slot; N: the slot is empty
+    next: jax.Array  # the first row that has not been in a slot yet
+    cache: Cache | None  # of the slots; None: every pass is a full one
+    full_passes: jax.Array
+    block_passes: jax.Array
+
+
+def refilled(queue: Queue, open_B: jax.Array) -> Queue:
+    """The queue with the next rows in the slots whose row has nothing open any more."""
+    rows = queue.canvas.open_BxT.shape[0]
+    taken_B = jnp.minimum(queue.next + jnp.cumsum(~open_B) - 1, rows)
+    row_B, waiting = jnp.where(open_B, queue.row_B, taken_B), jnp.minimum(queue.next + jnp.sum(~open_B), rows)
+    return dataclasses.replace(queue, row_B=row_B, next=waiting)
+
+
+def predict(
     params: Params,
     config: ModelConfig,
     tokens_BxT: jax.Array,
-    infill_mask_BxT: jax.Array,
     valid_BxT: jax.Array,
-    keys_B: jax.Array,
+    positions_BxC: jax.Array,
+    block: tuple[int, int] | None,
+    cache: Cache | None,
+    full: jax.Array,
+    due_B: jax.Array,
+) -> tuple[jax.Array, Cache | None]:
+    """Logits at `positions_BxC` from a full pass, which renews the cache of the rows in `due_B`, or else from one of the block alone.
+
+    Without a cache every pass is a full one.
+    """
+    shift = 1 if config.logit_shift else 0  # Dream reads the prediction of a position one to its left
+    start, stop = block or (0, tokens_BxT.shape[1])
+    start = max(start - shift, 0)
+
+    def everything(kept: Cache) -> tuple[jax.Array, Cache]:
+        h_BxTxD, fresh = full_pass(params, config, tokens_BxT, valid_BxT)
+        due_1xBx1x1x1 = jnp.reshape(due_B, (1, -1, 1, 1, 1))
+        return h_BxTxD[:, start:stop], jax.tree.map(lambda new, old: jnp.where(due_1xBx1x1x1, new, old), fresh, kept)
+
+    def block_alone(kept: Cache) -> tuple[jax.Array, Cache]:
+        return block_pass(params, config, tokens_BxT, valid_BxT, kept, start, stop)
+
+    if cache is None:
+        h_BxMxD = transformer.hidden(params, config, transformer.embed(params, config, tokens_BxT), valid_BxT)[:, start:stop]
+    else:
+        h_BxMxD, cache = jax.lax.cond(full, everything, block_alone, cache)
+    source_BxC = jnp.clip(positions_BxC - shift - start, 0, stop - start - 1)
+    return transformer.head(params, config, jnp.take_along_axis(h_BxMxD, source_BxC[..., None], axis=1)), cache
+
+
+@partial(jax.jit, static_argnames=("config", "settings", "span", "block", "slots"))
+def infill_fast(
+    params: Params,
+    config: ModelConfig,
+    tokens_NxT: jax.Array,
+    infill_mask_NxT: jax.Array,
+    valid_NxT: jax.Array,
+    keys_N: jax.Array,
     settings: FastSettings,
     span: int | None = None,
     block: tuple[int, int] | None = None,
+    slots: int | None = None,
 ) -> Infilled:
-    """Fills the positions of `infill_mask_BxT` in as few passes as `settings` allows; `forwards_B` says how many each row took.
+    """Fills the positions of `infill_mask_NxT` in as few passes as `settings` allows; `forwards_B` says how many each row took.
 
     `span` (static) bounds the masked positions of a row. `block` (static) bounds where they stand, [start, stop): with refresh > 1 a pass
-    runs these positions alone, with the other positions' keys and values from the last full pass.
+    runs these positions alone, with the other positions' keys and values from the row's last full pass. `slots` (static; default N) rows
+    are in a pass: one that is done leaves its slot to the next that waits, so long rows first keep the slots busy to the end.
     """
-    length = tokens_BxT.shape[1]
-    infill_mask_BxT = infill_mask_BxT & valid_BxT
+    rows, length = tokens_NxT.shape
+    slots = min(slots or rows, rows)
+    infill_mask_NxT = infill_mask_NxT & valid_NxT
     span = min(span or length, length)
     # Where neither the order nor the number of positions depends on logits, the head runs at the committed positions alone.
     ahead = settings.acceptance == "count" and settings.order == "random"
     candidates = min(settings.block_length or span, span, max(int(settings.bound), 1) if ahead else span)
-    index_BxT = jnp.cumsum(infill_mask_BxT, axis=1) - 1
-    block_BxT = index_BxT // settings.block_length if settings.block_length else jnp.zeros_like(index_BxT)
-    shift = 1 if config.logit_shift else 0  # Dream reads the prediction of a position one to its left
-    start, stop = max((block or (0, length))[0] - shift, 0), (block or (0, length))[1]
+    index_NxT = jnp.cumsum(infill_mask_NxT, axis=1) - 1
+    block_NxT = index_NxT // settings.block_length if settings.block_length else jnp.zeros_like(index_NxT)
 
-    def predict(canvas: Canvas, cache: Cache, passes: jax.Array, positions_BxC: jax.Array) -> tuple[jax.Array, Cache]:
-        def everything(_: Cache) -> tuple[jax.Array, Cache]:
-            h_BxTxD, kept = full_pass(params, config, canvas.tokens_BxT, valid_BxT)
-            return h_BxTxD[:, start:stop], kept
-
-        def block_alone(kept: Cache) -> tuple[jax.Array, Cache]:
-            return block_pass(params, config, canvas.tokens_BxT, valid_BxT, kept, start, stop)
-
-        if settings.refresh > 1:
-            h_BxMxD, cache = jax.lax.cond(passes % settings.refresh == 0, everything, block_alone, cache)
-        else:
-            h_BxMxD = transformer.hidden(params, config, transformer.embed(params, config, canvas.tokens_BxT), valid_BxT)[:, start:stop]
-        source_BxC = jnp.clip(positions_BxC - shift - start, 0, stop - start - 1)
-        return transformer.head(params, config, jnp.take_along_axis(h_BxMxD, source_BxC[..., None], axis=1)), cache
-
-    def denoise(state: tuple[Canvas, Cache, jax.Array]) -> tuple[Canvas, Cache, jax.Array]:
-        canvas, cache, passes = state
-        current_Bx1 = jnp.min(jnp.where(canvas.open_BxT, block_BxT, length), axis=1, keepdims=True)
-        eligible_BxT = canvas.open_BxT & (block_BxT == current_Bx1)
+    def denoise(queue: Queue) -> Queue:
+        canvas, valid_BxT, block_BxT, keys_B = jax.tree.map(
+            lambda x: x.at[queue.row_B].get(mode="clip"), (queue.canvas, valid_NxT, block_NxT, keys_N)
+        )
+        open_BxT, passes_B = canvas.open_BxT & (queue.row_B < rows)[:, None], canvas.forwards_B
+        # Every pass commits something in every row that takes part, so a row's passes are counted by its canvas. A row takes part in full
+        # passes when its own count says so and in the others otherwise: what it sees of the cache does not depend on its neighbours.
+        due_B, open_B = passes_B % settings.refresh == 0, jnp.any(open_BxT, axis=1)
+        # A full pass costs more, and rows that are not due stand still in it: it waits until two thirds are due.
+        full = 3 * jnp.sum(open_B & due_B) >= 2 * jnp.sum(open_B)
+        current_Bx1 = jnp.min(jnp.where(open_BxT, block_BxT, length), axis=1, keepdims=True)
+        eligible_BxT = open_BxT & (block_BxT == current_Bx1) & (due_B == full)[:, None]
         order_BxT = jnp.broadcast_to(-jnp.arange(length, dtype=jnp.float32)[None], eligible_BxT.shape)
         if settings.order == "random":
-            order_BxT = uniforms(position_keys(keys_B, passes, ORDER, valid_BxT))
+            order_BxT = uniforms(position_keys(keys_B, passes_B, ORDER, valid_BxT))
         positions_BxC = first(order_BxT, eligible_BxT, candidates)
         eligible_BxC = jnp.take_along_axis(eligible_BxT, positions_BxC, axis=1)
-        logits_BxCxV, cache = predict(canvas, cache, passes, positions_BxC)
+        logits_BxCxV, cache = predict(params, config, canvas.tokens_BxT, valid_BxT, positions_BxC, block, queue.cache, full, due_B)
         uniform_BxCx2 = order_BxC = None
         if settings.temperature > 0:
-            keys_BxC = jnp.take_along_axis(position_keys(keys_B, passes, TOKEN, valid_BxT), positions_BxC, axis=1)
+            keys_BxC = jnp.take_along_axis(position_keys(keys_B, passes_B, TOKEN, valid_BxT), positions_BxC, axis=1)
             uniform_BxCx2 = uniforms(keys_BxC, (2,))
         if settings.order == "random":
             order_BxC = jnp.take_along_axis(order_BxT, positions_BxC, axis=1)
@@ -141,12 +192,21 @@ def infill_fast(
         proposal = propose(
             logits_BxCxV, uniform_BxCx2, temperature=settings.temperature, confidence="none", forbidden=settings.forbidden
         )  # fmt: skip
-        return commit(canvas, positions_BxC, accepted_BxC, proposal, jnp.any(accepted_BxC, axis=1)), cache, passes + 1
+        canvas = commit(canvas, positions_BxC, accepted_BxC, proposal, jnp.any(accepted_BxC, axis=1))
+        written = jax.tree.map(lambda all_N, new_B: all_N.at[queue.row_B].set(new_B, mode="drop"), queue.canvas, canvas)
+        passes = {"full_passes": queue.full_passes + full, "block_passes": queue.block_passes + ~full}
+        queue = dataclasses.replace(queue, canvas=written, cache=cache, **passes)
+        return refilled(queue, jnp.any(canvas.open_BxT, axis=1) & (queue.row_B < rows))
 
-    canvas = masked_canvas(config, tokens_BxT, infill_mask_BxT)
-    shape = (config.layers, *tokens_BxT.shape, config.kv_heads, config.head_dim) if settings.refresh > 1 else (0,)
-    empty = jnp.zeros(shape, jnp.dtype(config.compute_dtype))
-    state = (canvas, Cache(k_LxBxTxNxK=empty, v_LxBxTxNxK=empty), jnp.zeros((), jnp.int32))
+    empty = jnp.zeros((config.layers, slots, length, config.kv_heads, config.head_dim), jnp.dtype(config.compute_dtype))
+    cache, zero = Cache(k_LxBxTxNxK=empty, v_LxBxTxNxK=empty) if settings.refresh > 1 else None, jnp.zeros((), jnp.int32)
+    queue = Queue(
+        canvas=masked_canvas(config, tokens_NxT, infill_mask_NxT), row_B=jnp.arange(slots), next=zero + slots,
+        cache=cache, full_passes=zero, block_passes=zero,
+    )  # fmt: skip
     with jax.named_scope("sampler"):
-        canvas, _, _ = jax.lax.while_loop(lambda state: jnp.any(state[0].open_BxT), denoise, state)
-    return Infilled(tokens_BxT=canvas.tokens_BxT, log_prob_BxT=canvas.log_prob_BxT, forwards_B=canvas.forwards_B)
+        queue = jax.lax.while_loop(lambda queue: jnp.any(queue.canvas.open_BxT), denoise, queue)
+    return Infilled(
+        tokens_BxT=queue.canvas.tokens_BxT, log_prob_BxT=queue.canvas.log_prob_BxT, forwards_B=queue.canvas.forwards_B,
+        full_passes=queue.full_passes, block_passes=queue.block_passes,
+    )  # fmt: skip

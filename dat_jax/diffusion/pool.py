@@ -11,6 +11,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,6 +32,7 @@ from dat_jax.diffusion.selection import select
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
+LENGTHS = ("uniform", "behaviors")
 Compliance = Callable[[Sequence[Behavior], Sequence[str], Sequence[str]], Sequence[float]]
 
 
@@ -40,7 +42,8 @@ class Pool:
 
     samples: int = 64  # prompts drawn per behavior, spread evenly over its responses
     keep: int = 8  # prompts per behavior that are trained on
-    prompt_tokens: tuple[int, int] = (8, 32)  # lengths of the prompts in the sampler's tokens, drawn uniformly, both ends included
+    prompt_tokens: tuple[int, int] = (8, 32)  # shortest and longest prompt in the sampler's tokens
+    prompt_lengths: str = "uniform"  # over prompt_tokens | behaviors: as often as the behaviors' requests are that long, those within it
     response_tokens: int = 64  # a response is cut to that many of the sampler's tokens
     steps: int = 32  # denoising steps; at least the longest prompt: the model's own distribution
     remasking: str = "random"  # random | low_confidence | margin | entropy
@@ -65,6 +68,7 @@ class Pool:
         low, high = self.prompt_tokens
         checks = {
             "prompt_tokens": (1 <= low <= high, "two integers, 1 <= shortest <= longest"),
+            "prompt_lengths": (self.prompt_lengths in LENGTHS, " | ".join(LENGTHS)),
             "samples": (self.samples >= 1, "an integer >= 1"),
             "keep": (1 <= self.keep <= self.samples, f"an integer from 1 to samples ({self.samples})"),
             "response_tokens": (self.response_tokens >= 1, "an integer >= 1"),
@@ -124,40 +128,65 @@ def file_stem(behavior_id: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', behavior_id)[:80]}-{zlib.crc32(behavior_id.encode()):08x}"
 
 
+def possible_lengths(pool: Pool, tokenizer: Any, behaviors: Sequence[Behavior]) -> np.ndarray:
+    """The lengths that prompts are drawn from, each as likely as it occurs here.
+
+    Raises ValueError when they are to follow the behaviors' requests and none of these is within `prompt_tokens`.
+    """
+    low, high = pool.prompt_tokens
+    if pool.prompt_lengths == "uniform":
+        return np.arange(low, high + 1)
+    found = np.array([len(encode(tokenizer, behavior.text)) for behavior in behaviors])
+    within = found[(found >= low) & (found <= high)]
+    if not len(within):
+        raise ValueError(
+            f"config.sampler.prompt_tokens is {pool.prompt_tokens}, but the requests have {found.min()} to {found.max()} tokens; "
+            "allowed with prompt_lengths='behaviors': a range that holds at least one of them"
+        )
+    return within
+
+
 def draw(
-    pool: Pool, sampler: Model, behavior: Behavior, around: Template, forbidden: tuple[int, ...], seed: int, round: int
+    pool: Pool,
+    sampler: Model,
+    behavior: Behavior,
+    around: Template,
+    forbidden: tuple[int, ...],
+    seed: int,
+    round: int,
+    possible: np.ndarray | None = None,
 ) -> tuple[list[PromptRecord], dict[str, float]]:
-    """All samples of one behavior as records (not judged, not selected), and their cost."""
+    """All samples of one behavior as records (not judged, not selected), and their cost.
+
+    possible: what `possible_lengths` gives; None: for this behavior by itself.
+    """
     started = time.monotonic()
     key, high = behavior_key(seed, round, behavior.id), pool.prompt_tokens[1]
     rng = np.random.default_rng((seed, round, zlib.crc32(behavior.id.encode())))
-    lengths = rng.integers(pool.prompt_tokens[0], high + 1, pool.samples)
+    possible = possible_lengths(pool, sampler.tokenizer, [behavior]) if possible is None else possible
+    lengths = possible[rng.integers(0, len(possible), pool.samples)]
+    # Long prompts first: rows of like length share a batch, and where slots are refilled none is left working alone at the end.
+    order = np.argsort(-lengths, kind="stable")
     answers = [encode(sampler.tokenizer, text) for text in behavior.targets]
-    size, block = min(pool.batch_size, pool.samples), prompt_block(around, high)
-    records: list[PromptRecord] = []
-    cost = {"forward_passes": 0.0, "flops": 0.0, "positions": 0.0}
-    for start in range(0, pool.samples, size):
-        index = list(range(start, min(start + size, pool.samples)))
-        full = index + [index[-1]] * (size - len(index))  # one shape, one compilation; the repeated rows are dropped
-        prompts, responses = [[around.pad] * lengths[i] for i in full], [answers[i % len(answers)] for i in full]
-        rows = pack(prompts, responses, around, block, pool.response_tokens)
-        tokens_BxT, bound_B, passes = sample_rows(pool, sampler, rows, row_keys(key, jnp.asarray(full)), forbidden, block)
-        for row, number in enumerate(index):
-            record = PromptRecord(
-                behavior_id=behavior.id,
-                prompt=sampler.tokenizer.decode(tokens_BxT[row][rows.prompt_mask_BxT[row]]).strip(),
-                response=behavior.targets[number % len(answers)],
-                seed=seed,
-                sampler=sampler.source,
-                settings={**provenance(pool), "round": round, "sample": number},
-                log_likelihood=None if bound_B is None else float(bound_B[row]),
-                tokens=int(lengths[number]),
-                compliance=None,
-                selected=False,
-            )
-            records.append(record)
-        for name, value in batch_cost(pool, sampler.config, size, block, passes).items():
-            cost[name] += value
+    block = prompt_block(around, high)
+    prompts, responses = [[around.pad] * lengths[i] for i in order], [answers[i % len(answers)] for i in order]
+    rows = pack(prompts, responses, around, block, pool.response_tokens)
+    tokens_NxT, bound_N, cost = sample_rows(pool, sampler, rows, row_keys(key, jnp.asarray(order)), forbidden, block)
+    records = [
+        PromptRecord(
+            behavior_id=behavior.id,
+            prompt=sampler.tokenizer.decode(tokens_NxT[row][rows.prompt_mask_BxT[row]]).strip(),
+            response=behavior.targets[number % len(answers)],
+            seed=seed,
+            sampler=sampler.source,
+            settings={**provenance(pool), "round": round, "sample": number},
+            log_likelihood=None if bound_N is None else float(bound_N[row]),
+            tokens=int(lengths[number]),
+            compliance=None,
+            selected=False,
+        )
+        for number, row in enumerate(np.argsort(order).tolist())
+    ]
     return records, {**cost, "tokens": float(lengths.sum()), "samples": float(pool.samples), "seconds": time.monotonic() - started}
 
 
@@ -168,39 +197,55 @@ def provenance(pool: Pool) -> dict[str, Any]:
     return {name: getattr(pool, name) for name in shaping + fast}
 
 
-def batch_cost(pool: Pool, config: ModelConfig, rows: int, block: int, passes: int) -> dict[str, float]:
-    """Forward passes, operations and positions of one batch: `passes` denoising passes and the draws of the likelihood bound."""
+def passes_cost(pool: Pool, config: ModelConfig, block: int, full: int, alone: int, scored: int) -> dict[str, float]:
+    """Forward passes of one batch, operations and positions of all its rows.
+
+    `full` denoising passes run whole rows, `alone` the prompt's block; `scored` batches had their likelihood estimated.
+    """
     length, high = block + pool.response_tokens, pool.prompt_tokens[1]
     steps = pool.settings(()).steps
-    head = -(-high // steps) if pool.remasking == "random" and pool.acceptance == "quota" else high
-    branches = 2 if pool.cfg_scale else 1
-    full = -(-passes // pool.cache_refresh)
-    flops = full * branches * forward_flops(config, length, head) + pool.likelihood_samples * forward_flops(config, length, high)
-    flops += (passes - full) * forward_flops(config, block, head, keys=length)
-    positions = (full * branches + pool.likelihood_samples) * length + (passes - full) * block
+    head = high  # but where the order is random and the number known, the head runs at what is committed
+    if pool.remasking == "random" and pool.acceptance in ("quota", "count"):
+        head = -(-high // steps) if pool.acceptance == "quota" else min(high, max(int(pool.bound), 1))
+    branches, draws = 2 if pool.cfg_scale else 1, scored * pool.likelihood_samples
+    flops = full * branches * forward_flops(config, length, head) + draws * forward_flops(config, length, high)
+    flops += alone * forward_flops(config, block, head, keys=length)
+    positions = (full * branches + draws) * length + alone * block
+    rows = min(pool.batch_size, pool.samples)
     return {
-        "forward_passes": float(passes * branches + pool.likelihood_samples),
+        "forward_passes": float(full * branches + alone + draws),
         "flops": float(rows * flops),
         "positions": float(rows * positions),
     }
 
 
 def sample_rows(
-    pool: Pool, sampler: Model, rows: Rows, keys_B: jax.Array, forbidden: tuple[int, ...], block: int
-) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Infilled tokens, the bound on log p(prompt | response) (None when it is not asked for), and the number of denoising passes."""
+    pool: Pool, sampler: Model, rows: Rows, keys_N: jax.Array, forbidden: tuple[int, ...], block: int
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, float]]:
+    """Infilled tokens, the bound on log p(prompt | response) (None when it is not asked for), and what the passes cost."""
     model, span = (sampler.params, sampler.config), pool.prompt_tokens[1]
-    prompt_mask, valid = jnp.asarray(rows.prompt_mask_BxT), jnp.asarray(rows.valid_BxT)
-    inputs = jnp.asarray(rows.tokens_BxT), prompt_mask, valid, keys_B
+    count, size = len(rows.tokens_BxT), min(pool.batch_size, pool.samples)
+    # One shape, one compilation: the last batch repeats its last row, and the repetitions are dropped.
+    batches = [np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)]
+
+    def inputs(tokens_NxT: np.ndarray, index: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        tokens_BxT, mask_BxT, valid_BxT = (jnp.asarray(x[index]) for x in (tokens_NxT, rows.prompt_mask_BxT, rows.valid_BxT))
+        return tokens_BxT, mask_BxT, valid_BxT, keys_N[index]
+
     if pool.acceptance == "quota":
-        done = infill(*model, *inputs, pool.settings(forbidden), span)
+        # Not refilled: all rows of `infill` are at the same step, which its references' schedules, recorded noise and the shrinking number
+        # of candidates hang on. A batch ends with its longest row, so batches of like lengths waste little.
+        done = [infill(*model, *inputs(rows.tokens_BxT, index), pool.settings(forbidden), span) for index in batches]
+        full, alone = sum(int(np.max(sharding.on_host(batch.forwards_B))) for batch in done), 0
     else:
-        done = infill_fast(*model, *inputs, pool.fast_settings(forbidden), span, (0, block))
-    bound_B = None
+        done = [infill_fast(*model, *inputs(rows.tokens_BxT, np.arange(count)), pool.fast_settings(forbidden), span, (0, block), size)]
+        full, alone = int(sharding.on_host(done[0].full_passes)), int(sharding.on_host(done[0].block_passes))
+    tokens_NxT, bound_N = np.concatenate([sharding.on_host(batch.tokens_BxT) for batch in done])[:count], None
     if pool.likelihood_samples:
-        draws, scheme = pool.likelihood_samples, pool.likelihood_scheme
-        bound_B = sharding.on_host(log_likelihood(*model, done.tokens_BxT, prompt_mask, valid, keys_B, draws, scheme=scheme, span=span))
-    return sharding.on_host(done.tokens_BxT), bound_B, int(np.max(sharding.on_host(done.forwards_B)))
+        score = partial(log_likelihood, *model, draws=pool.likelihood_samples, scheme=pool.likelihood_scheme, span=span)
+        scores = [sharding.on_host(score(*inputs(tokens_NxT, index))) for index in batches]
+        bound_N = np.concatenate(scores)[:count]
+    return tokens_NxT, bound_N, passes_cost(pool, sampler.config, block, full, alone, len(batches))
 
 
 def judge(records: list[PromptRecord], behaviors: Sequence[Behavior], compliance: Compliance | None) -> list[PromptRecord]:
@@ -244,8 +289,8 @@ def build_pool(
     pool = pool_settings(config)
     pool.validate()
     mask = mask_id(sampler.config)
-    root = epath.Path(folder)
-    same_provenance(root / "provenance.json", pool, behaviors, sampler, seed, round)
+    root, possible = epath.Path(folder), possible_lengths(pool, sampler.tokenizer, behaviors)
+    same_provenance(root / "provenance.json", pool, behaviors, sampler, possible, seed, round)
     if (root / "prompts.jsonl").exists() and (root / "cost.json").exists():
         return read_prompts(root / "prompts.jsonl")
     around = template(sampler.tokenizer, pool.separator, pool.begin)
@@ -254,7 +299,7 @@ def build_pool(
     for number, behavior in enumerate(behaviors, 1):
         stem = root / "samples" / file_stem(behavior.id)
         if not epath.Path(f"{stem}.cost.json").exists():
-            records, cost = draw(pool, sampler, behavior, around, forbidden, seed, round)
+            records, cost = draw(pool, sampler, behavior, around, forbidden, seed, round, possible)
             write_prompts(f"{stem}.jsonl", records)
             files.write_text(f"{stem}.cost.json", json.dumps(cost))  # last: its presence says that the samples are complete
             fresh += 1
@@ -275,7 +320,9 @@ def build_pool(
     return pooled
 
 
-def same_provenance(path: Any, pool: Pool, behaviors: Sequence[Behavior], sampler: Model, seed: int, round: int) -> None:
+def same_provenance(
+    path: Any, pool: Pool, behaviors: Sequence[Behavior], sampler: Model, possible: np.ndarray, seed: int, round: int
+) -> None:
     """Writes what the pool depends on, or raises ValueError when `path` holds something else.
 
     The sampler is known by its sizes and a sum over weights, not by its path, so that a work directory may move.
@@ -285,6 +332,7 @@ def same_provenance(path: Any, pool: Pool, behaviors: Sequence[Behavior], sample
     wanted = {
         **dataclasses.asdict(pool), "model_type": sampler.config.model_type, "vocab_size": sampler.config.vocab_size, "weights": weights,
         "seed": seed, "round": round, "behaviors": f"{zlib.crc32(texts):08x}",
+        "lengths": f"{zlib.crc32(json.dumps(possible.tolist()).encode()):08x}",
     }  # fmt: skip
     wanted = json.loads(json.dumps(wanted))
     if not path.exists():

@@ -80,13 +80,16 @@ class Infilled:
     """Finished rows: tokens, log p(token | what was visible when it was committed) (nats; 0 at given positions), forward passes per row.
 
     With one token per step in random order at temperature 1 the sum of `log_prob_BxT` is a one-draw unbiased estimate of the bound that
-    `likelihood` estimates. `history_SxBxT` holds the canvas after each step when asked for.
+    `likelihood` estimates. `history_SxBxT` holds the canvas after each step when asked for. `full_passes` and `block_passes` are what fast
+    infilling ran for all rows together, of all positions and of the block alone.
     """
 
     tokens_BxT: jax.Array
     log_prob_BxT: jax.Array
     forwards_B: jax.Array
     history_SxBxT: jax.Array | None = None
+    full_passes: jax.Array | None = None
+    block_passes: jax.Array | None = None
 
 
 @struct.dataclass
@@ -105,12 +108,12 @@ def row_keys(key: jax.Array, ids_B: jax.Array) -> jax.Array:
 
 
 def step_keys(keys_B: jax.Array, step: jax.Array | int, purpose: int) -> jax.Array:
-    """One key per row for one use in one step."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, step * PURPOSES + purpose))(keys_B)
+    """One key per row for one use in one step, which is the same for all rows or each row's own (B,)."""
+    return jax.vmap(jax.random.fold_in)(keys_B, jnp.broadcast_to(jnp.asarray(step) * PURPOSES + purpose, keys_B.shape))
 
 
 def position_keys(keys_B: jax.Array, step: jax.Array, purpose: int, valid_BxT: jax.Array) -> jax.Array:
-    """Keys (B, T) for one use in one step; padding in front of a row shifts its positions but not their keys."""
+    """Keys (B, T) for one use in one step (see `step_keys`); padding in front of a row shifts its positions but not their keys."""
     index_BxT = jnp.cumsum(valid_BxT, axis=1)
     per_row = step_keys(keys_B, step, purpose)
     return jax.vmap(lambda key, index_T: jax.vmap(lambda index: jax.random.fold_in(key, index))(index_T))(per_row, index_BxT)

@@ -37,7 +37,7 @@ class Results:
     metrics: dict[tuple[str, int], list[dict[str, Any]]]  # (method, seed) -> lines of metrics.jsonl
     finished: dict[tuple[str, int], dict[str, Any]]  # (method, seed) -> finished.json of the training
     prompts: list[dict[str, Any]]  # records of sampled prompts of the first seed that has any
-    costs: list[dict[str, Any]]  # seed and what cost.json says
+    costs: list[dict[str, Any]]  # seed, and what the pool's and the refreshed rounds' cost.json sum to
     held_out: list[str]  # forms that no training data contained, where the rewrites say so
     notes: list[str]  # what a reader must know: attacks missing for a method, seeds missing
 
@@ -45,8 +45,8 @@ class Results:
 def write(workdir: epath.PathLike, config: ConfigDict, say: Callable[[str], None] = lambda sentence: None) -> epath.Path:
     """Writes results.json, report.md and report.html into workdir and returns the path of the last.
 
-    Reads workdir/seed_<s>/evaluation/<method>/**.jsonl, seed_<s>/<method>/metrics.jsonl and seed_<s>/prompts/{prompts.jsonl,cost.json};
-    only the evaluation must be there.
+    Reads workdir/seed_<s>/evaluation/<method>/**.jsonl, seed_<s>/<method>/metrics.jsonl and seed_<s>/prompts/{prompts.jsonl,cost.json},
+    seed_<s>/prompts/round_*/cost.json; only the evaluation must be there.
 
     Args:
       config: the whole configuration, shown in the report; `methods` gives the order of the columns.
@@ -162,7 +162,8 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
 def training_costs(results: Results) -> list[dict[str, Any]]:
     """Per method and seed: steps, median tokens per second, wall seconds of the training and, where it uses them, of its sampled prompts.
 
-    Seconds are None where no station wrote them. Prompts that several runs share are counted in full for each.
+    Seconds are None where no station wrote them. Prompts that several runs share are counted in full for each; those of refreshed rounds
+    are drawn while the training runs, and count as both.
     """
     costs = []
     sampling = {cost["seed"]: cost.get("seconds", 0.0) + cost.get("judging_seconds", 0.0) for cost in results.costs}
@@ -350,7 +351,17 @@ def _finite(value: Any) -> Any:
 
 
 def _costs(workdir: epath.PathLike, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    return [{"seed": seed, **cost} for seed in seeds if (cost := _read_object(_seed_folder(workdir, seed) / "prompts" / "cost.json"))]
+    """What each seed's pool and its refreshed rounds cost together; a seed without prompts is left out."""
+    costs = []
+    for seed in seeds:
+        pool = _seed_folder(workdir, seed) / "prompts"
+        rounds = [_read_object(path) for path in pool.glob("round_*/cost.json")]
+        total: collections.Counter[str] = collections.Counter()
+        for cost in (_read_object(pool / "cost.json"), *rounds):
+            total.update(cost)
+        if total:
+            costs.append({"seed": seed, **total} | ({"refreshed_rounds": len(rounds)} if rounds else {}))
+    return costs
 
 
 def _read_object(path: epath.Path) -> dict[str, Any]:

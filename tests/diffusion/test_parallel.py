@@ -149,6 +149,38 @@ def test_padding_and_batch_do_not_change_a_row(llada):
     np.testing.assert_array_equal(run(4, 3), run(0, 0))
 
 
+@pytest.mark.parametrize("refresh", [1, 3, 99])
+@pytest.mark.parametrize("acceptance, bound", [("count", 1), ("entropy", 4.0)])
+def test_refilled_slots_give_each_row_what_it_gets_alone(llada, acceptance, bound, refresh):
+    """Eleven rows of unequal length through three slots: tokens, likelihoods and passes of a row are those of the row by itself."""
+    params, config = llada["gqa"]
+    rng = np.random.default_rng(0)
+    lengths = np.array([2, 9, 3, 10, 1, 4, 2, 8, 3, 0, 5])
+    tokens, masked = rng.integers(0, 490, (11, 18)), np.arange(18)[None] >= 10 - lengths[:, None]
+    valid, masked = masked.copy(), masked & (np.arange(18) < 10)
+    settings = FastSettings(acceptance, bound, order="random", temperature=0.8, forbidden=(MASK,), refresh=refresh)
+
+    def run(rows, slots=None):
+        inputs = (jnp.asarray(x[rows]) for x in (tokens, masked, valid))
+        return infill_fast(params, config, *inputs, keys(11)[rows], settings, 10, (0, 10), slots)
+
+    together = run(np.arange(11), 3)
+    for row in range(11):
+        alone = run(np.array([row]))
+        np.testing.assert_array_equal(together.tokens_BxT[row], alone.tokens_BxT[0])
+        np.testing.assert_allclose(together.log_prob_BxT[row], alone.log_prob_BxT[0], atol=1e-4)
+        assert int(together.forwards_B[row]) == int(alone.forwards_B[0]) == alone.full_passes + alone.block_passes
+    made = np.asarray(together.forwards_B)
+    passes = int(together.full_passes + together.block_passes)
+    batches = sum(made[start : start + 3].max() for start in range(0, 11, 3))
+    assert made.sum() / 3 <= passes < batches
+    if acceptance == "count":
+        np.testing.assert_array_equal(made, lengths)
+        assert batches == 9 + 10 + 8 + 5
+    if acceptance == "count" and refresh == 1:  # 47 positions; a slot that gets the row of length 0 finds that out in a pass
+        assert passes == 18 and together.block_passes == 0
+
+
 def test_settings_without_meaning_are_named():
     for key, value in (("acceptance", "sure"), ("bound", -1), ("refresh", 0), ("order", "x")):
         with pytest.raises(ValueError, match=rf"sampler\.{key}"):

@@ -103,6 +103,48 @@ def test_fast_acceptance_takes_fewer_passes_and_is_in_the_records(tmp_path, smal
         pools.pool_settings(settings(acceptance="count", cfg_scale=1.0)).validate()
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"acceptance": "count", "bound": 1.0}, {"acceptance": "entropy", "bound": 2.0, "cache_refresh": 2}]
+)
+def test_prompts_are_the_same_however_many_rows_a_pass_has(tmp_path, small_sampler, changes):
+    few, all_at_once = (
+        build(tmp_path / str(size), small_sampler, settings(samples=7, prompt_tokens=(1, 6), steps=6, batch_size=size, **changes))
+        for size in (2, 7)
+    )
+    assert [(r.prompt, r.response, r.tokens, r.settings["sample"]) for r in few] == [
+        (r.prompt, r.response, r.tokens, r.settings["sample"]) for r in all_at_once
+    ]
+    np.testing.assert_allclose([r.log_likelihood for r in few], [r.log_likelihood for r in all_at_once], rtol=1e-4)
+
+
+def test_passes_follow_the_lengths_of_the_prompts(tmp_path, small_sampler):
+    """Batches hold rows of like length, and with refilled slots a pass is lost at the end alone."""
+    for name, changes in (("quota", {}), ("count", {"acceptance": "count", "bound": 1.0})):
+        varied = settings(samples=9, prompt_tokens=(1, 6), steps=6, batch_size=3, likelihood_samples=0, selection="random", **changes)
+        records = build(tmp_path / name, small_sampler, varied, BEHAVIORS[:1])
+        passes = json.loads((tmp_path / name / "cost.json").read_text())["forward_passes"]
+        lengths = [record.tokens for record in records]
+        batches = sum(sorted(lengths, reverse=True)[::3])
+        assert batches < sum(max(lengths[start : start + 3]) for start in range(0, 9, 3))  # what it were in the order of the samples
+        assert passes == batches if name == "quota" else sum(lengths) / 3 <= passes <= batches
+
+
+def test_lengths_may_follow_the_requests(tmp_path, small_sampler):
+    """The requests have 6, 6 and 1 words: with lengths from 2 on, all prompts have 6; and another request would give another pool."""
+    follow = settings(prompt_lengths="behaviors", prompt_tokens=(2, 8), steps=8, samples=24, likelihood_samples=0, selection="random")
+    assert {r.tokens for r in build(tmp_path / "six", small_sampler, follow)} == {6}
+    follow.prompt_tokens = (1, 8)
+    found = [r.tokens for r in build(tmp_path / "all", small_sampler, follow)]
+    assert set(found) == {1, 6} and 0.5 < np.mean(np.array(found) == 6) < 0.85  # two thirds of 72
+    asked = [dataclasses.replace(BEHAVIORS[0], text="why"), *BEHAVIORS[1:]]
+    with pytest.raises(ValueError, match="lengths"):
+        build(tmp_path / "all", small_sampler, follow, asked)
+    follow.prompt_tokens = (2, 4)
+    with pytest.raises(ValueError, match=r"config\.sampler\.prompt_tokens is \(2, 4\), but the requests have 1 to 6 tokens"):
+        build(tmp_path / "none", small_sampler, follow)
+    assert not (tmp_path / "none").exists()
+
+
 def test_another_configuration_does_not_silently_reuse_a_pool(tmp_path, small_sampler):
     build(tmp_path, small_sampler)
     with pytest.raises(ValueError, match="temperature"):
@@ -123,7 +165,15 @@ def test_forbidden_are_specials_and_ids_without_a_string(small_sampler):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"keep": 100}, {"prompt_tokens": (5, 2)}, {"samples": 0}, {"selection": "best"}, {"temperature": -1.0}, {"likelihood_scheme": "x"}],
+    [
+        {"keep": 100},
+        {"prompt_tokens": (5, 2)},
+        {"samples": 0},
+        {"selection": "best"},
+        {"temperature": -1.0},
+        {"likelihood_scheme": "x"},
+        {"prompt_lengths": "x"},
+    ],
 )
 def test_bad_settings_are_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

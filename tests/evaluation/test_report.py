@@ -94,6 +94,21 @@ def test_files(made_up_workdir):
     assert "DAT against CAT, worst case over all attacks: lower" in markdown and "Rewrite: french *" in markdown
 
 
+def test_refreshed_rounds_are_counted_in_the_cost(made_up_workdir):
+    pool = made_up_workdir / "seed_1" / "prompts"
+    for number, cost in ((1, {"forward_passes": 40, "seconds": 2.0, "judging_seconds": 0.5}), (2, {"forward_passes": 2, "seconds": 1.0})):
+        (pool / f"round_{number}").mkdir()
+        (pool / f"round_{number}" / "cost.json").write_text(json.dumps(cost))
+    (pool / "round_3").mkdir()  # begun, not finished
+    report.write(made_up_workdir, config())
+    results = json.loads((made_up_workdir / "results.json").read_text())
+    costs = {cost.pop("seed"): cost for cost in results["costs"]}
+    assert costs[0] == {"forward_passes": 960, "flops": 1.2e13, "seconds": 14.25, "tokens": 30720}
+    assert costs[1] == {**costs[0], "forward_passes": 1002, "seconds": 17.25, "judging_seconds": 0.5, "refreshed_rounds": 2}
+    assert {t["seed"]: t["sampling_seconds"] for t in results["training"] if t["method"] == "dat"} == {0: 14.25, 1: 17.75, 2: 14.25}
+    assert "refreshed rounds 2" in (made_up_workdir / "report.md").read_text()
+
+
 def test_page_stands_alone(made_up_workdir):
     page = report.write(made_up_workdir, config()).read_text()
     tags = Tags()

@@ -17,7 +17,7 @@ from dat_jax.compilation.formulas import Pass
 from dat_jax.compilation.published import architecture
 from dat_jax.data.conversations import Conversations
 from dat_jax.data.pipeline import Batch
-from dat_jax.diffusion.pool import pool_settings
+from dat_jax.diffusion.pool import padded_block, pool_settings
 from dat_jax.diffusion.sampler import infill
 from dat_jax.evaluation import responses
 from dat_jax.models import weights
@@ -79,9 +79,7 @@ def sampler(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
     """`diffusion.sampler.infill` on one batch of the pool, prompts of the greatest length."""
     pool = pool_settings(config.sampler)
     span = pool.prompt_tokens[1]
-    length = span + TEMPLATE_TOKENS + pool.response_tokens
-    if model.attention == "splash":
-        length = -(-length // 128) * 128
+    length = padded_block(pool, span + TEMPLATE_TOKENS, model) + pool.response_tokens
     settings = pool.settings(())
     tokens, mask = (_rows(mesh, pool.batch_size, length, dtype) for dtype in (jnp.int32, jnp.bool_))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), pool.batch_size))

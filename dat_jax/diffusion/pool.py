@@ -29,6 +29,7 @@ from dat_jax.diffusion.likelihood import SCHEMES, log_likelihood
 from dat_jax.diffusion.parallel import FastSettings, infill_fast
 from dat_jax.diffusion.sampler import SamplerSettings, infill, row_keys
 from dat_jax.diffusion.selection import select
+from dat_jax.models import splash
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
@@ -168,7 +169,7 @@ def draw(
     # Long prompts first: rows of like length share a batch, and where slots are refilled none is left working alone at the end.
     order = np.argsort(-lengths, kind="stable")
     answers = [encode(sampler.tokenizer, text) for text in behavior.targets]
-    block = prompt_block(around, high)
+    block = padded_block(pool, prompt_block(around, high), sampler.config)
     prompts, responses = [[around.pad] * lengths[i] for i in order], [answers[i % len(answers)] for i in order]
     rows = pack(prompts, responses, around, block, pool.response_tokens)
     tokens_NxT, bound_N, cost = sample_rows(pool, sampler, rows, row_keys(key, jnp.asarray(order)), forbidden, block)
@@ -188,6 +189,11 @@ def draw(
         for number, row in enumerate(np.argsort(order).tolist())
     ]
     return records, {**cost, "tokens": float(lengths.sum()), "samples": float(pool.samples), "seconds": time.monotonic() - started}
+
+
+def padded_block(pool: Pool, block: int, config: ModelConfig) -> int:
+    """The prompt block's length with padding in front, where the attention kernel wants rows of a multiple of its blocks."""
+    return block + (-(block + pool.response_tokens) % splash.BLOCK if config.attention == "splash" else 0)
 
 
 def provenance(pool: Pool) -> dict[str, Any]:

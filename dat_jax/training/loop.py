@@ -125,6 +125,34 @@ def step_config(model: Model, config) -> StepConfig:
     )
 
 
+class Ledger:
+    """Reads a step's numbers while the device works on the next step, writes them, and stops a run whose loss is not finite."""
+
+    def __init__(self, log: Metrics, progress: Progress, name: str, training):
+        """`training` is the config's group of that name."""
+        self._log, self._progress, self._name, self._training = log, progress, name, training
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    def note(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Takes the numbers of a step that was started, after settling those of the last."""
+        self.settle()
+        self._pending = (step, values)
+
+    def settle(self) -> None:
+        """Waits for the numbers that were noted and writes them. Raises ValueError when the loss is not finite."""
+        if self._pending is None:
+            return
+        (step, arrays), self._pending = self._pending, None
+        values = {name: float(value) for name, value in arrays.items()}
+        if not math.isfinite(values["loss/total"]):
+            raise ValueError(
+                f"{self._name}: the loss is {values['loss/total']} at step {step}; a smaller config.training.learning_rate may help"
+            )
+        pace = self._progress.step(step, values)
+        if step % self._training.log_every == 0 or step == self._training.steps:
+            self._log.write(step, values | {"tokens_per_second": pace})
+
+
 def train(
     name: str,
     model: Model,
@@ -165,41 +193,25 @@ def train(
         if first:
             logging.info("%s: goes on after step %d", name, first)
         log = Metrics(folder, first, writes=jax.process_index() == 0)
-        progress = Progress(name, first, training.steps, tokens)
-        pending: tuple[int, dict[str, jax.Array]] | None = None
-
-        def settle():  # the device works on the next step while the last one's numbers are read
-            if pending is None:
-                return
-            step, values = pending[0], {k: float(v) for k, v in pending[1].items()}
-            if not math.isfinite(values["loss/total"]):
-                raise ValueError(
-                    f"{name}: the loss is {values['loss/total']} at step {step}; a smaller config.training.learning_rate may help"
-                )
-            pace = progress.step(step, values)
-            if step % training.log_every == 0 or step == training.steps:
-                log.write(step, values | {"tokens_per_second": pace})
+        ledger = Ledger(log, Progress(name, first, training.steps, tokens), name, training)
 
         for step in range(first + 1, training.steps + 1):
             if step == first + 1 or (refresh_every and (step - 1) % refresh_every == 0):
                 rows = adversarial((step - 1) // refresh_every if refresh_every else 0, *weights(frozen, state.trainable))
                 dataset = pipeline.batches(rows, utility, data, seed, mine)
             state, values = step_fn(state, frozen, placed(mesh, dataset[step - 1], counts), key, config=settings, optimizer=adam)
-            settle()
-            pending = (step, values)
+            ledger.note(step, values)
             last = step == training.steps
             watching = training.watch_every and (step % training.watch_every == 0 or step == training.steps)
             if last or watching or step % training.save_every == 0:
-                settle()
-                pending = None
+                ledger.settle()
                 checkpoints.save(state, about, force=last)
             if watching and watch is not None:
                 rates = watch(*weights(frozen, state.trainable))
                 log.write(step, rates)
                 collapsed = _judge_collapse(name, step, rates, training.collapse)
             if told_to_stop(step, signal_):
-                settle()
-                pending = None
+                ledger.settle()
                 checkpoints.save(state, about, force=True)
                 checkpoints.wait()
                 log.close()

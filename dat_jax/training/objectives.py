@@ -18,7 +18,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-
 CUTOFFS = ("token", "example", "batch")
 
 

@@ -11,6 +11,7 @@ from dat_jax.data.behaviors import Behavior
 from dat_jax.diffusion import pool as pools
 from dat_jax.diffusion.denoiser import forward_flops
 from dat_jax.diffusion.pool import Pool, build_pool, forbidden_tokens
+from dat_jax.models import attention, splash
 
 BEHAVIORS = [
     Behavior("open/safe", "how do i open the safe", ("turn it", "pull it now"), ("no",)),
@@ -178,3 +179,17 @@ def test_forbidden_are_specials_and_ids_without_a_string(small_sampler):
 def test_bad_settings_are_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         pools.pool_settings(settings(**bad)).validate()
+
+
+def test_rows_for_the_attention_kernel_are_padded_and_the_samples_stay(tmp_path, small_sampler, monkeypatch):
+    lengths = []
+
+    def kernel(q_BxTxHxK, k, v, valid_BxT, config, local):  # the real one needs a TPU; test_splash proves it equal to this
+        lengths.append(q_BxTxHxK.shape[1])
+        return attention.attend_xla(q_BxTxHxK, k, v, valid_BxT, config, local)
+
+    monkeypatch.setattr(splash, "attend", kernel)
+    padded = dataclasses.replace(small_sampler, config=dataclasses.replace(small_sampler.config, attention="splash"))
+    plain = build(tmp_path / "plain", small_sampler)
+    assert [r.prompt for r in build(tmp_path / "padded", padded)] == [r.prompt for r in plain]
+    assert lengths and set(lengths) == {splash.BLOCK}

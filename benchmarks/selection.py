@@ -25,7 +25,7 @@ from dat_jax.compilation import formulas
 from dat_jax.compilation.formulas import Pass
 from dat_jax.data.prompts import read_prompts
 from dat_jax.diffusion.selection import POLICIES
-from dat_jax.evaluation.report import WORST, WORST_TEXT
+from dat_jax.evaluation.wording import WORST, WORST_TEXT
 from dat_jax.models import families, huggingface
 
 CONFIG = "configs/quickstart.py"

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dat_jax.evaluation.report import WORST, WORST_TEXT, Results, measure_title, title
+from dat_jax.evaluation.results import Results
+from dat_jax.evaluation.wording import WORST, WORST_TEXT, measure_title, title
 
 INK, FAINT, RULE = "#22262b", "#6b727b", "#dfe2e6"
 COLORS = {"undefended": "#8a9099", "cat": "#d98032", "dat": "#1d6f8f"}

@@ -5,19 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dat_jax.evaluation import figures, utility
-from dat_jax.evaluation.report import (
-    COMPARED,
-    WORST,
-    WORST_TEXT,
-    Results,
-    change,
-    cost_items,
-    label,
-    measure_title,
-    over_refusal_forms,
-    title,
-    training_costs,
-)
+from dat_jax.evaluation.results import COMPARED, Results, over_refusal_forms, training_costs
+from dat_jax.evaluation.wording import WORST, WORST_TEXT, change, cost_items, label, measure_title, title
 
 SHOWN_BEHAVIORS, SHOWN_PROMPTS, SHOWN_LETTERS = 10, 12, 320
 
@@ -204,8 +193,7 @@ def _utility(results: Results) -> str:
         table += f"<details><summary>Over-refusal by form</summary><table><tr><th></th>{heads}</tr>{by_form}</table></details>"
     return (
         '<p class="caption">Robustness is worth nothing when the model no longer answers. Borderline prompts look forbidden and are not.'
-        "</p>"
-        + (f'<div class="pair"><figure>{drawn}</figure>{table}</div>' if drawn else table)
+        "</p>" + (f'<div class="pair"><figure>{drawn}</figure>{table}</div>' if drawn else table)
     )
 
 

@@ -7,8 +7,8 @@ import re
 import pytest
 from ml_collections import ConfigDict
 
-from dat_jax.evaluation import report
-from dat_jax.evaluation.report import WORST, WORST_TEXT
+from dat_jax.evaluation import report, results
+from dat_jax.evaluation.wording import WORST, WORST_TEXT
 
 
 def config():
@@ -42,7 +42,7 @@ def test_worst_case_is_any_attack():
     def line(behavior, label):
         return {"behavior": behavior, "label": label}
 
-    outcomes = report.broken_by_attack(
+    outcomes = results.broken_by_attack(
         {
             "direct": [line("a", "refuse"), line("b", "lost")],
             "best_of_n": [line("a", "refuse"), line("a", "comply"), line("a", "refuse"), line("b", "refuse")],
@@ -57,7 +57,7 @@ def test_worst_case_is_any_attack():
 
 def test_measures_need_their_field():
     lines = [{"id": "1", "label": "comply", "exact": None}, {"id": "1", "label": "refuse", "exact": None}]
-    found = report.counted_by_measure({"benign": lines, "borderline": lines})
+    found = results.counted_by_measure({"benign": lines, "borderline": lines})
     assert "exact_utility" not in found
     assert sum(found["compliance"].values()) == 1 and len(found["compliance"]) == 2
     assert sum(found["over_refusal"].values()) == 1
@@ -126,7 +126,7 @@ def test_gaps_are_noted(made_up_workdir):
     (made_up_workdir / "seed_1" / "evaluation" / "dat" / "prefill.jsonl").unlink()
     finished = made_up_workdir / "seed_2" / "cat" / "finished.json"
     finished.write_text(json.dumps({"seconds": 1.0, "collapsed": True}))
-    notes = report.collect(made_up_workdir, ("undefended", "cat", "dat")).notes
+    notes = results.collect(made_up_workdir, ("undefended", "cat", "dat")).notes
     assert len(notes) == 2
     assert "CAT, seed 2: the training collapsed" in notes[0] and "DAT, seed 1, lacks Prefilled answer" in notes[1]
 

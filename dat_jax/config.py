@@ -159,6 +159,15 @@ def dotted(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]
             yield f"{prefix}{name}", value
 
 
+def split_lists(config: ConfigDict) -> None:
+    """Makes `--config.evaluation.forms=past,german` two names: the flags read words with a comma between them as one string in a list."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            split_lists(value)
+        elif isinstance(value, tuple) and any(isinstance(part, str) and "," in part for part in value):
+            config[name] = tuple(word.strip() for part in value for word in part.split(","))
+
+
 def check_arguments(arguments: Sequence[str]) -> None:
     """Raises ValueError for a config file that is not there and for a `--config.KEY` that does not exist, with the nearest one."""
     keys = dict(dotted(defaults()))

@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int:
         raise app.UsageError("give --config=configs/NAME.py and --workdir=DIR", 2)
     show_progress()
     try:
+        config_lib.split_lists(_CONFIG.value)
         config_lib.validate(_CONFIG.value)
         return job.run(_MODE.value, _CONFIG.value, _WORKDIR.value or "")
     except ValueError as error:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dat_jax.config import defaults, dotted, validate
+from dat_jax.config import defaults, dotted, split_lists, validate
 
 QUICK = "--config=configs/quickstart.py"
 
@@ -65,6 +65,13 @@ def test_a_bad_value_names_its_key(key, value):
     at[name] = value
     with pytest.raises(ValueError, match=rf"config\.{key} is "):
         validate(config)
+
+
+def test_words_with_commas_between_them_are_a_list():
+    config = defaults()
+    config.methods, config.evaluation.forms = ("cat,dat",), ("past, german", "story")  # as the flags read --config.methods=cat,dat
+    split_lists(config)
+    assert config.methods == ("cat", "dat") and config.evaluation.forms == ("past", "german", "story") and config.seeds == (0,)
 
 
 def test_every_key_has_one_default():

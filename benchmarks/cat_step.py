@@ -116,13 +116,14 @@ def ours(folder: str, arguments):
     import optax
 
     from dat_jax import models
+    from dat_jax.checkpoints import TrainState
     from dat_jax.data.conversations import Conversations
     from dat_jax.data.pipeline import Batch
     from dat_jax.models import lora
     from dat_jax.training.loop import compiled_step
     from dat_jax.training.objectives import Objective
     from dat_jax.training.perturbation import Attack
-    from dat_jax.training.step import StepConfig, TrainState
+    from dat_jax.training.step import StepConfig
 
     model = models.load(folder)
     half = arguments.tokens // 2

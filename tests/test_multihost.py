@@ -21,6 +21,7 @@ def worker(folder: str, dump: str) -> None:
     import jax
 
     from dat_jax import sharding
+    from dat_jax.checkpoints import load_trainable
     from dat_jax.config import defaults
     from dat_jax.data.conversations import lay_out
     from dat_jax.data.pipeline import AdversarialRows
@@ -28,7 +29,6 @@ def worker(folder: str, dump: str) -> None:
     from dat_jax.models.config import ModelConfig
     from dat_jax.models.huggingface import Model
     from dat_jax.training import loop
-    from dat_jax.training.checkpoints import load_trainable
 
     sharding.initialize(int(os.environ["JAX_NUM_PROCESSES"]), timeout=120)
     config, model_config = defaults(), ModelConfig(vocab_size=32, width=16, layers=1, heads=2, remat=False)

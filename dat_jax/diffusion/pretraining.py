@@ -20,7 +20,7 @@ from dat_jax.diffusion.proposal import ranks
 from dat_jax.diffusion.sampler import row_keys
 from dat_jax.models import transformer
 from dat_jax.models.config import ModelConfig
-from dat_jax.models.fitting import fit
+from dat_jax.models.fitting import Saving, fit
 
 Params = Any
 
@@ -125,8 +125,11 @@ def held_out_bound(params: Params, config: ModelConfig, rows: Rows, draws: int, 
 
 
 def pretrain(params: Params, config: ModelConfig, rows: Rows, settings: Pretraining, key: jax.Array, seed: int,
-             report: Callable[[str], None]) -> tuple[Params, dict[str, Any]]:  # fmt: skip
-    """Trains on all but the last `held_out` rows (shuffled by `seed`); returns the weights and the held-out bounds before and after."""
+             report: Callable[[str], None], saving: Saving | None = None) -> tuple[Params, dict[str, Any]]:  # fmt: skip
+    """Trains on all but the last `held_out` rows (shuffled by `seed`); returns the weights and the held-out bounds before and after.
+
+    saving: see `models.fitting.fit`.
+    """
     mask_id(config)
     order = np.random.default_rng(seed).permutation(len(rows.tokens_BxT))
     held_out = min(settings.held_out, len(order) // 5)
@@ -143,7 +146,7 @@ def pretrain(params: Params, config: ModelConfig, rows: Rows, settings: Pretrain
     before = bound(params)
     params = fit(
         loss, params, batches(kept, settings.batch_size, seed), steps=settings.steps, learning_rate=settings.learning_rate, key=key,
-        report=report, label="sampler",
+        report=report, label="sampler", saving=saving,
     )  # fmt: skip
     after = bound(params)
     for name in after:

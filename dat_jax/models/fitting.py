@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+
+from dat_jax.checkpoints import Checkpoints, TrainState
 
 Params = dict[str, Any]
 Loss = Callable[[Params, Any, jax.Array], jax.Array]
 Report = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """Where a training keeps its newest state, so that after a kill the same call goes on there and ends bit for bit the same."""
+
+    folder: str | os.PathLike[str]  # an absolute path
+    every: int  # steps
+    about: dict[str, Any]  # what the training is: a state of another one is refused
 
 
 def fit(
@@ -29,6 +45,7 @@ def fit(
     warmup: float = 0.05,
     weight_decay: float = 0.01,
     clip: float = 1.0,
+    saving: Saving | None = None,
 ) -> Params:
     """Train `params` for `steps` batches and return them; the given ones stay usable.
 
@@ -37,8 +54,9 @@ def fit(
     which a fresh small model learns the same in a third of the steps. Gradients are clipped to global norm `clip`; the learning rate rises
     for the fraction `warmup` of the steps and then falls to zero on a cosine. About ten lines of progress go to `report`, each with the
     mean loss since the last, tokens/s (positions of the largest array in the batch, padding included) and the time left.
+    `saving` makes it resumable; `batches` starts with the first step's in every call.
 
-    Raises ValueError if the optimizer is unknown, the batches end early or the loss is not finite.
+    Raises ValueError if the optimizer is unknown, the batches end early, the loss is not finite or the saved state is another training's.
     """
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(warmup * steps)), steps)
     update = optax.chain(optax.clip_by_global_norm(clip), _optimizer(optimizer, schedule, weight_decay))
@@ -50,28 +68,40 @@ def fit(
 
     compiled = jax.jit(step, donate_argnums=(0, 1))
     params = jax.tree.map(lambda x: x.copy(), params)
-    state = jax.jit(update.init)(params)
+    state = TrainState(step=jnp.zeros((), jnp.int32), trainable=params, optimizer=jax.jit(update.init)(params))
     values: list[jax.Array] = []
     every = max(1, steps // 10)
-    started = time.monotonic()
-    for number in range(1, steps + 1):
-        batch = next(batches, None)
-        if batch is None:
-            raise ValueError(f"{label}: the batches ended after {number - 1} of {steps} steps")
-        params, state, value = compiled(params, state, batch, jax.random.fold_in(key, number))
-        values.append(value)
-        if number == 1:
-            value.block_until_ready()
-            report(f"{label}: compiled in {time.monotonic() - started:.0f} s")
-            started = time.monotonic()
-        elif number % every == 0 or number == steps:
-            mean = float(np.mean([float(value) for value in values]))
-            if not np.isfinite(mean):
-                raise ValueError(f"{label}: the loss is {mean} at step {number} of {steps}; a smaller learning rate may help")
-            values.clear()
-            pace = (time.monotonic() - started) / (number - 1)
-            tokens = max(int(np.size(leaf)) for leaf in jax.tree.leaves(batch))
-            report(f"{label}: step {number}/{steps}  loss {mean:.4f}  {tokens / pace:,.0f} tokens/s  {pace * (steps - number):.0f} s left")
+    with contextlib.ExitStack() as stack:
+        checkpoints = saving and stack.enter_context(Checkpoints(saving.folder, saving.every, keep=1))
+        if saving and checkpoints:
+            state = checkpoints.restore(state, saving.about)
+        first, params, optimizer_state = int(state.step), state.trainable, state.optimizer
+        if first:
+            report(f"{label}: goes on after step {first}")
+        batches = itertools.islice(batches, first, None)
+        started = time.monotonic()
+        for number in range(first + 1, steps + 1):
+            batch = next(batches, None)
+            if batch is None:
+                raise ValueError(f"{label}: the batches ended after {number - 1} of {steps} steps")
+            params, optimizer_state, value = compiled(params, optimizer_state, batch, jax.random.fold_in(key, number))
+            values.append(value)
+            if number == first + 1:
+                value.block_until_ready()
+                report(f"{label}: compiled in {time.monotonic() - started:.0f} s")
+                started = time.monotonic()
+            elif number % every == 0 or number == steps:
+                mean = float(np.mean([float(value) for value in values]))
+                if not np.isfinite(mean):
+                    raise ValueError(f"{label}: the loss is {mean} at step {number} of {steps}; a smaller learning rate may help")
+                values.clear()
+                pace = (time.monotonic() - started) / (number - first - 1)
+                tokens = max(int(np.size(leaf)) for leaf in jax.tree.leaves(batch))
+                left = pace * (steps - number)
+                report(f"{label}: step {number}/{steps}  loss {mean:.4f}  {tokens / pace:,.0f} tokens/s  {left:.0f} s left")
+            if saving and checkpoints and (number % saving.every == 0 or number == steps):
+                reached = TrainState(step=jnp.asarray(number, jnp.int32), trainable=params, optimizer=optimizer_state)
+                checkpoints.save(reached, saving.about, force=number == steps)
     return params
 
 

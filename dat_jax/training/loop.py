@@ -16,17 +16,17 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dat_jax import sharding
+from dat_jax.checkpoints import Checkpoints, TrainState, load_trainable
 from dat_jax.data import files, pipeline
 from dat_jax.data.conversations import Conversations
 from dat_jax.models import lora as lora_lib
 from dat_jax.models import weights as weights_lib
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
-from dat_jax.training.checkpoints import Checkpoints, load_trainable
 from dat_jax.training.metrics import Metrics, Progress
 from dat_jax.training.objectives import Objective
 from dat_jax.training.perturbation import Attack
-from dat_jax.training.step import StepConfig, TrainState, optimizer, train_step, weights
+from dat_jax.training.step import StepConfig, optimizer, train_step, weights
 
 PREEMPTED = 75  # exit status after a SIGTERM was honoured with a checkpoint: the same command goes on (EX_TEMPFAIL)
 Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dat_jax.checkpoints import TrainState
 from dat_jax.data.pipeline import Batch
 from dat_jax.models import lora as lora_lib
 from dat_jax.models import transformer
@@ -17,15 +18,6 @@ from dat_jax.training.objectives import Objective, away_loss, cross_entropy, tow
 from dat_jax.training.perturbation import Attack, add, perturb, response_nll
 
 Params = dict[str, Any]
-
-
-@flax.struct.dataclass
-class TrainState:
-    """What training changes: the step, the trainable weights (LoRA factors, or all weights) and the optimizer's state."""
-
-    step: jax.Array
-    trainable: Any
-    optimizer: Any
 
 
 @flax.struct.dataclass

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from dat_jax.diffusion import pretrain
 from dat_jax.diffusion.denoiser import masked_logits
@@ -40,6 +41,56 @@ def test_tokenizer_holds_any_text():
     assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id}) == 4
     with pytest.raises(ValueError, match="the vocabulary is 100; allowed: at least 260"):
         pretrain.train_tokenizer(["a"], 100)
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Calls the command as far as its arguments, with its folder's name, other options and what hears its lines."""
+    chats = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    sizes = ("--vocabulary=300", "--width=32", "--layers=2", "--heads=2", "--batch_size=8", "--shown=2")
+    lengths = ("--longest_prompt=12", "--response_tokens=12")
+
+    def run(name, *options, report=silent):
+        values = flags.FlagValues()
+        pretrain.define_flags(values)
+        values(["pretrain", f"--chats={tmp_path}/chats.jsonl", f"--output={tmp_path / name}", "--steps=20", *sizes, *lengths, *options])
+        pretrain.make(values, report)
+        return tmp_path / name
+
+    return run
+
+
+def test_a_killed_call_goes_on_to_the_same_folder(call, tmp_path):
+    def killed(line):
+        if "step 14/20" in line:
+            raise KeyboardInterrupt
+
+    lines: list[str] = []
+    whole = call("whole")
+    with pytest.raises(KeyboardInterrupt):
+        call("cut", "--save_every=5", report=killed)
+    with pytest.raises(ValueError, match=r"pretraining\.json: made with width 32, now it is 64; use another --output"):
+        call("cut", "--width=64")
+    cut = call("cut", "--save_every=3", report=lines.append)  # how often is no matter
+    assert "sampler: goes on after step 10" in lines
+    names = sorted(path.name for path in whole.iterdir())
+    assert sorted(path.name for path in cut.iterdir()) == names and "model.safetensors" in names and "state" not in names
+    for name in set(names) - {"pretraining.json"}:
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    made = [json.loads((folder / "pretraining.json").read_text()) for folder in (whole, cut)]
+    assert made[0]["bounds"] == made[1]["bounds"] and made[0]["arguments"] == made[1]["arguments"]
+
+    shown = [line for line in lines if "<-" in line]
+    lines.clear()
+    call("cut", report=lines.append)  # finished: nothing is trained again
+    assert [line for line in lines if "<-" in line] == shown and len(shown) == 6 and len(lines) == 7
+    with pytest.raises(ValueError, match="made with seed 0, now it is 1"):
+        call("cut", "--seed=1")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"mine is not empty, and no pretraining\.json"):
+        call("mine")
 
 
 def test_trained_folder_is_a_llada_that_reads_back(tmp_path):

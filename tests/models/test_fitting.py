@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dat_jax.models.fitting import fit
+from dat_jax.models.fitting import Saving, fit
 
 RNG = np.random.default_rng(0)
 WANTED = {"matrices": RNG.normal(size=(2, 4, 3)), "bias": RNG.normal(size=3)}
@@ -53,6 +53,38 @@ def test_one_compilation_and_a_key_per_step():
     jax.effects_barrier()
     assert len(traces) == 1
     assert len(set(keys)) == 7
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_broken_training_goes_on_bit_for_bit(tmp_path, optimizer):
+    lines: list[str] = []
+
+    def run(saving, until=12):
+        def interrupted():
+            for number, batch in enumerate(batches()):
+                if number == until:
+                    raise KeyboardInterrupt
+                yield batch
+
+        def noisy(params, batch, key):
+            return loss(params, batch + 0.1 * jax.random.normal(key, batch.shape), key)
+
+        return fit(noisy, start(), interrupted(), steps=12, learning_rate=0.1, key=jax.random.key(0), report=lines.append,
+                   optimizer=optimizer, saving=saving)  # fmt: skip
+
+    whole = run(None)
+    for every, until, after in ((1, 7, 7), (5, 7, 5), (5, 3, 0)):
+        saving = Saving(tmp_path / f"{every}_{until}", every, {"data": "a"})
+        with pytest.raises(KeyboardInterrupt):
+            run(saving, until)
+        lines.clear()
+        jax.tree.map(np.testing.assert_array_equal, run(saving), whole)
+        assert ("fit: goes on after step" in lines[0]) == (after > 0) and (not after or lines[0].endswith(f" {after}"))
+        lines.clear()
+        jax.tree.map(np.testing.assert_array_equal, run(saving), whole)  # at its end already
+        assert lines == ["fit: goes on after step 12"]
+        with pytest.raises(ValueError, match="of step 12 has data 'a', this run 'b'"):
+            run(Saving(saving.folder, every, {"data": "b"}))
 
 
 def test_faults_are_named():

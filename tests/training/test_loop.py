@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dat_jax import sharding
+from dat_jax.checkpoints import load_trainable
 from dat_jax.config import defaults
 from dat_jax.data.conversations import lay_out
 from dat_jax.data.pipeline import AdversarialRows
@@ -16,7 +17,6 @@ from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.training import loop
-from dat_jax.training.checkpoints import load_trainable
 
 MODEL = ModelConfig(vocab_size=37, width=16, layers=2, heads=2, remat=False)
 
@@ -171,8 +171,8 @@ def test_one_compilation_serves_a_run_with_resume(config, tmp_path):
         model = Model(jax.device_put(weights.initialize(jax.random.key(0), MODEL), sharding.replicated(mesh)), MODEL, None, "tiny")
         state = loop.initial_state(model, config.training, 0, mesh)
         step = loop.compiled_step(state)
+        from dat_jax.checkpoints import Checkpoints
         from dat_jax.data import pipeline
-        from dat_jax.training.checkpoints import Checkpoints
 
         data = pipeline.batches(AdversarialRows(rows(9, 8), rows(9, 9)), rows(11, 10), config.data, 0)
         settings, adam = loop.step_config(model, config), loop.optimizer(config.training)

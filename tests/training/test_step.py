@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from dat_jax.checkpoints import TrainState
 from dat_jax.data.conversations import lay_out
 from dat_jax.data.pipeline import Batch
 from dat_jax.models import lora as lora_lib
@@ -15,7 +16,7 @@ from dat_jax.models import transformer, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.training.objectives import Objective, away_loss, cross_entropy, toward_loss
 from dat_jax.training.perturbation import Attack
-from dat_jax.training.step import StepConfig, TrainState, losses, train_step
+from dat_jax.training.step import StepConfig, losses, train_step
 
 MODEL = ModelConfig(vocab_size=37, width=16, layers=2, heads=2)
 P, R = 6, 4

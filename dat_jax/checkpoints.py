@@ -9,13 +9,21 @@ A checkpoint that is there and cannot be read is an error, never a silent restar
 import json
 from typing import Any
 
+import flax.struct
 import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from dat_jax.training.step import TrainState
-
 policies = ocp.training.save_decision_policies
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What training changes: the step, the trainable weights (LoRA factors, or all weights) and the optimizer's state."""
+
+    step: jax.Array
+    trainable: Any
+    optimizer: Any
 
 
 class Checkpoints:
@@ -62,7 +70,7 @@ class Checkpoints:
         for name, value in json.loads(json.dumps(about)).items():
             if saved.get(name) != value:
                 raise ValueError(
-                    f"the checkpoint of step {latest.step} has {name} {saved.get(name)!r}, this run {value!r}; use a new workdir"
+                    f"the checkpoint of step {latest.step} has {name} {saved.get(name)!r}, this run {value!r}; use a new folder"
                 )
         shapes = {"trainable": abstract(state.trainable), "optimizer": abstract(state.optimizer)}
         items = self._checkpointer.load_checkpointables(latest.step, shapes)

@@ -6,7 +6,7 @@
 samples (their keys are those of the seed), so only the selection differs. Likelihoods are drawn and the target is asked only for the
 policies that need it. FLOPs are by formula: drawing with its likelihoods, the target's answers to all samples, training. Printed per
 policy: those, what was selected, the share of behaviors broken by text and by everything (95 % intervals over the behaviors of all
-seeds), over-refusal, and percentage points below CAT per TFLOP beyond CAT's training. A killed run goes on with the same command.
+seeds), over-refusal, and percentage points below CAT per TFLOP of all three. A killed run goes on with the same command.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from etils import epath
+
 from dat_jax.compilation import formulas
 from dat_jax.compilation.formulas import Pass
 from dat_jax.data.prompts import read_prompts
@@ -31,7 +33,7 @@ from dat_jax.models import families, huggingface
 CONFIG = "configs/quickstart.py"
 HEADER = (
     "| policy | TFLOPs drawing | asking | training | selected: grammatical | broken by text | by all | over-refusal | benign exact "
-    "| points below CAT per TFLOP of sampling |\n|---|" + 9 * "---:|"
+    "| points below CAT per TFLOP |\n|---|" + 9 * "---:|"
 )
 LIKELY = ("likelihood", "stratified", "diversity", "combined")  # policies that read likelihoods
 
@@ -52,7 +54,7 @@ def train_and_attack(policy: str, run: pathlib.Path, folder: pathlib.Path, seeds
 
 def computed(folder: pathlib.Path, seed: int, config, method: str) -> dict[str, float]:
     """TFLOPs of a run by formula: drawing (with likelihoods), asking the target about the samples, training."""
-    target = families.read(huggingface.read_fields(str(folder / f"seed_{seed}" / "world" / "target")))
+    target = families.read(huggingface.read_fields(epath.Path(folder) / f"seed_{seed}" / "world" / "target"))
     prompt, response, rows = config.data.prompt_length, config.data.response_length, config.data.adversarial_rows
     adversarial = Pass(rows, prompt + response, response)
     outer = Pass(2 * rows + config.data.utility_rows, prompt + response, response)
@@ -81,7 +83,7 @@ def row(name: str, folder: pathlib.Path, method: str, seeds: list[int], config, 
     if method == "dat":
         censuses = [json.loads((folder / f"seed_{seed}" / "prompts" / "census.json").read_text())["selected"] for seed in seeds]
         chosen = f"{100 * sum(census['grammatical'] for census in censuses) / len(seeds):.0f} %"
-        pay = f"{100 * (base - found[WORST_TEXT]['rate']) / (drawing + asking):.0f}"
+        pay = f"{100 * (base - found[WORST_TEXT]['rate']) / (drawing + asking + training):.1f}"
     spans = (f"{100 * found[x]['rate']:.0f} % [{100 * found[x]['low']:.0f}, {100 * found[x]['high']:.0f}]" for x in (WORST_TEXT, WORST))
     utility = (f"{100 * found[x]['rate']:.0f} %" for x in ("over_refusal", "exact_utility"))
     return f"| {' | '.join([name, f'{drawing:.2f}', f'{asking:.2f}', f'{training:.1f}', chosen, *spans, *utility, pay])} |"

@@ -17,9 +17,11 @@ def get_config():
     c.mesh.fsdp = 1
     c.data.update({"prompt_length": 14, "response_length": 10, "adversarial_rows": 16, "utility_rows": 48})  # tokens: the world's longest
     c.sampler.update({"samples": 48, "keep": 16, "prompt_tokens": (6, 11), "response_tokens": 10, "steps": 11, "batch_size": 96})
-    c.sampler.update({"likelihood_samples": 8, "selection": "compliance", "add_requests": True})
+    c.sampler.update({"likelihood_samples": 8, "selection": "stratified", "add_requests": True})
     # A response is eight tokens and decided by the first: at the usual 0.5 nats per token that one would still be improbable.
     c.objective.toward_cutoff = 0.02
+    # Per token: one improbable first token brings the mean over a response beyond any cutoff, and a prefilled answer goes on.
+    c.objective.update({"cutoff_over": "token", "away_cutoff": 2.0})
     c.objective.utility_weight = 2.0
     c.attack.update({"steps": 8, "radius": 0.3, "step_size": 0.25, "iterate": "best"})
     c.training.update({"steps": 300, "learning_rate": 1.5e-3, "clip": 1.0, "save_every": 50, "watch_every": 50})

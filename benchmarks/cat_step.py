@@ -1,12 +1,12 @@
 """One CAT training step (10 attack steps, away, toward, utility) beside a plain PyTorch step, on the same random Llama weights.
 
-    python benchmarks/cat_step.py [--steps 7] [--rank 64] [--tokens 64] [--peer backward|delta] [--threads 0]
+    python benchmarks/cat_step.py [--steps 7] [--rank 64] [--tokens 64] [--peer delta|backward] [--threads 0]
 
 Both sides run in processes of their own that wait for each other, so the machine's state is the same for both: first one step of one,
 then one of the other. Printed: the losses of the first step (they must agree), the median of the per-pair ratios of wall and of CPU
 time, and each side's peak memory during the steps beyond what it held before them. The peer is transformers' Llama with autograd as
-Continuous-AdvTrain runs it: adapters unmerged, head over all positions, and `backward` (the default) in the attack, which also
-accumulates gradients of the adapters as that reference does; `delta` asks autograd for the perturbation's gradient alone. On a machine
+Continuous-AdvTrain runs it: adapters unmerged, head over all positions; in the attack `delta` (the default) asks autograd for the
+perturbation's gradient alone, `backward` also accumulates gradients of the adapters, as that reference did until August 2025. On a machine
 that is not idle use --threads 1: waiting threads of torch's pool otherwise count against it. Needs torch (the test extra).
 """
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--peer", choices=("backward", "delta"), default="backward")
+    parser.add_argument("--peer", choices=("delta", "backward"), default="delta")
     parser.add_argument("--threads", type=int, default=0, choices=(0, 1), help="1: one thread each; 0: as they choose")
     parser.add_argument("--worker", choices=("jax", "torch"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)

@@ -192,6 +192,7 @@ def train(
             if last or watching or step % training.save_every == 0:
                 settle()
                 pending = None
+                log.flush()  # before the checkpoint: the steps that it covers are not run again, and would have no lines
                 checkpoints.save(state, about, force=last)
             if watching and watch is not None:
                 rates = watch(*weights(frozen, state.trainable))
@@ -200,6 +201,7 @@ def train(
             if told_to_stop(step, signal_):
                 settle()
                 pending = None
+                log.flush()
                 checkpoints.save(state, about, force=True)
                 checkpoints.wait()
                 log.close()

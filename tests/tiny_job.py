@@ -79,8 +79,25 @@ def get_config(folder):
     return c
 
 
-def start(brought, workdir, mode, *arguments, processes=1, devices=1, **environment):
-    """Starts dat_jax.main in so many processes, which share the devices; returns them."""
+# dat_jax.main, and the files that a process writes noted in a file named after it.
+NOTING = """
+import os, pathlib, runpy
+from dat_jax.data import files
+write, note = files.write_text, pathlib.Path(os.environ["TINY_JOB_WRITES"]) / os.environ["JAX_PROCESS_ID"]
+def noting(path, text):
+    with note.open("a") as file:
+        print(path, file=file)
+    write(path, text)
+files.write_text = noting
+runpy.run_module("dat_jax.main", run_name="__main__", alter_sys=True)
+"""
+
+
+def start(brought, workdir, mode, *arguments, processes=1, devices=1, apart=(), **environment):
+    """Starts dat_jax.main in so many processes, which share the devices; returns them. apart: arguments of the last one alone.
+
+    With TINY_JOB_WRITES=FOLDER in the environment each process notes there what it writes.
+    """
     root = pathlib.Path(__file__).parents[1]
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -91,9 +108,13 @@ def start(brought, workdir, mode, *arguments, processes=1, devices=1, **environm
     # not depend on each other side by side, in an order of each process's own, and gloo ends the process ("480 vs 256").
     flags = f"--xla_force_host_platform_device_count={devices // processes} --xla_cpu_enable_concurrency_optimized_scheduler=false"
     variables["XLA_FLAGS"] = flags
-    command = [sys.executable, "-m", "dat_jax.main", f"--config={__file__}:{brought}", f"--workdir={workdir}", f"--mode={mode}"]
+    program = ["-c", NOTING] if "TINY_JOB_WRITES" in environment else ["-m", "dat_jax.main"]
+    command = [sys.executable, *program, f"--config={__file__}:{brought}", f"--workdir={workdir}", f"--mode={mode}"]
     command += [f"--config.mesh.processes={processes}", f"--config.mesh.fsdp={devices}", *arguments]
-    return [subprocess.Popen(command, cwd=root, env=variables | {"JAX_PROCESS_ID": str(index)}) for index in range(processes)]
+    return [
+        subprocess.Popen([*command, *(apart if index == processes - 1 else ())], cwd=root, env=variables | {"JAX_PROCESS_ID": str(index)})
+        for index in range(processes)
+    ]
 
 
 def ended(running, seconds=300):

@@ -25,13 +25,19 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10,<0.13"],  # libtpu: also what ahead-of-time compilation without a TPU needs
-    "gcs": ["gcsfs>=2025.5"],  # gs:// workdirs
+    "gcs": [
+        "gcsfs>=2025.5",  # gs:// workdirs
+        "google-cloud-storage>=2",  # tensorboardX writes event files to a bucket with it
+    ],
     "test": [
         "pytest>=8",
         "pytest-xdist>=3",  # two processes, one per core
         "ruff>=0.6",
         "mypy>=1.11",
         "scipy>=1.13",  # chi-square and interval references
+        "gcsfs>=2025.5",  # as in gcs: runs in a bucket are tested
+        "google-cloud-storage>=2",
+        "gcp-storage-emulator>=2026.7",  # that bucket, in the test's own process
         "torch==2.13.0",  # transformers' own models, as the reference for ours
         "peft>=0.15",  # the reader that exported adapters are made for
         "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'",  # compiles for a TPU without one

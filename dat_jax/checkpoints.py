@@ -6,7 +6,9 @@ Order of precedence at the start of a run:
 A checkpoint that is there and cannot be read is an error, never a silent restart.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import flax.struct
@@ -44,7 +46,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._checkpointer.close()
+        with storage_faults():
+            self._checkpointer.close()
 
     def save(self, state: TrainState, about: dict[str, Any], force: bool = False) -> None:
         """Saves a state after its step, if that is due or forced; returns while the files are being written."""
@@ -52,11 +55,13 @@ class Checkpoints:
         if force and any(c.step == step for c in self._checkpointer.checkpoints):
             return
         items = {"trainable": state.trainable, "optimizer": state.optimizer, "about": json.loads(json.dumps(about))}
-        self._checkpointer.save_checkpointables_async(step, items, force=force)
+        with storage_faults():  # of this save, or of the last one
+            self._checkpointer.save_checkpointables_async(step, items, force=force)
 
     def wait(self) -> None:
         """Returns when the files of the last save are complete."""
-        self._checkpointer.wait()
+        with storage_faults():
+            self._checkpointer.wait()
 
     def restore(self, state: TrainState, about: dict[str, Any]) -> TrainState:
         """Returns the newest checkpoint in the shapes and shardings of `state`, or `state` itself where there is none.
@@ -76,6 +81,15 @@ class Checkpoints:
         items = self._checkpointer.load_checkpointables(latest.step, shapes)
         step = jax.device_put(jax.numpy.asarray(latest.step, state.step.dtype), state.step.sharding)
         return TrainState(step=step, trainable=items["trainable"], optimizer=items["optimizer"])
+
+
+@contextlib.contextmanager
+def storage_faults() -> Iterator[None]:
+    """Makes an OSError of the ValueError by which tensorstore reports a failed write: trying again may help, mending the call does not."""
+    try:
+        yield
+    except ValueError as error:
+        raise OSError(f"a checkpoint was not written: {error}") from error
 
 
 def abstract(tree):

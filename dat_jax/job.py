@@ -17,9 +17,11 @@ import json
 import logging
 import os
 import time
+import zlib
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -66,10 +68,16 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
 
         return compilation.run(config, workdir)
     started = time.monotonic()
+    if config.world.enabled and ("://" in workdir or config.mesh.processes > 1):
+        raise ValueError(
+            f"config.world.enabled is True with --workdir={workdir} and config.mesh.processes = {config.mesh.processes}; allowed: "
+            "a local workdir and one process, or the folder of a world that was built so in the keys of config.target, sampler and data"
+        )
     workdir = workdir if "://" in workdir else os.path.abspath(workdir)  # Orbax wants absolute paths, and a run may change its folder
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
     check_claim(epath.Path(workdir), config)
+    check_agreement(config)
     jax.config.update("jax_compilation_cache_dir", str(epath.Path(workdir) / "compilation_cache"))
     with jax.set_mesh(mesh):
         for seed in config.seeds:
@@ -98,6 +106,14 @@ def check_claim(workdir: epath.Path, config: ConfigDict) -> None:
         for key, value in wanted.items():
             if key in found and found[key] != value and not key.startswith(MUTABLE):
                 raise ValueError(f"{workdir} was made with config.{key} = {found[key]!r}, now it is {value!r}; use another --workdir")
+
+
+def check_agreement(config: ConfigDict) -> None:
+    """Raises ValueError unless all processes have one configuration; also, nobody claims a workdir before everybody has checked it."""
+    text = json.dumps(dict(dotted(config)), default=str)
+    sums = np.ravel(multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode()))))
+    if len(set(sums.tolist())) > 1:
+        raise ValueError(f"the {len(sums)} processes were started with {len(set(sums.tolist()))} configurations; allowed: the same for all")
 
 
 def claim(workdir: epath.Path, config: ConfigDict) -> None:
@@ -163,7 +179,7 @@ def ask(inputs: Inputs, model: Model, attempts: Sequence[Attempt], judge: judges
 def sample(inputs: Inputs, mesh) -> None:
     """Draws, judges and selects the prompt pool x ~ p(x | y) of the training behaviors, against the undefended target."""
     folder = inputs.folder / "prompts"
-    if (folder / "prompts.jsonl").exists() and (folder / "cost.json").exists():
+    if pool.complete(folder):
         logging.info("sample, seed %d: done", inputs.seed)
         return
     sampler, target = (load_model(inputs.config[name], mesh) for name in ("sampler", "target"))
@@ -192,7 +208,7 @@ def draw_pool(inputs: Inputs, sampler: Model, target: Model, folder: epath.Path,
     if asked is not None:
         obeyed = sum(r.compliance or 0.0 for r in selected) / max(len(selected), 1)
         logging.info("sample, seed %d: the target complies with %.0f %% of the selected prompts", inputs.seed, 100 * obeyed)
-    if config.world.enabled:
+    if config.world.enabled and jax.process_index() == 0:
         counted = census.census(records)
         files.write_text(folder / "census.json", json.dumps(counted | {"sentence": census.sentence(counted)}, indent=1))
         logging.info("sample, seed %d: %s", inputs.seed, census.sentence(counted))

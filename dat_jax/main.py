@@ -46,9 +46,10 @@ def main(argv: list[str]) -> int:
 
 
 def show_progress() -> None:
-    """Shows our own lines with the time of day; Orbax and the like speak through absl's logger and are heard from warnings on."""
+    """Shows our own lines with the time of day; Orbax (through absl's logger) and the bucket's clients are heard from warnings on."""
     absl_logging.set_verbosity(absl_logging.INFO)
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for name in ("absl", "fsspec", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger().setLevel(logging.INFO)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
 

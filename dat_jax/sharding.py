@@ -216,6 +216,11 @@ def place_batch(mesh: Mesh, batch: Any, rows: int) -> Any:
     return jax.tree.map(place, batch)
 
 
+def agreed(found: Any) -> np.ndarray:
+    """Process 0's numbers on every process: what it finds in a folder decides for all, as the others may look later; all must call."""
+    return np.asarray(found if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(np.asarray(found, np.int32)))
+
+
 def on_host(array: jax.Array) -> np.ndarray:
     """The whole array as numpy, on every process; where several hold parts of it, all of them must call."""
     if array.is_fully_addressable or array.is_fully_replicated:

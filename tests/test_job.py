@@ -1,6 +1,5 @@
 """The whole job on a user's own files at a tiny size: stations in order, resume, refusal of bad input before anything is computed."""
 
-import csv
 import importlib.util
 import json
 import pathlib
@@ -11,68 +10,23 @@ import numpy as np
 import pytest
 
 from dat_jax import job, models
-from dat_jax.config import defaults, validate
-from dat_jax.models import weights
-from dat_jax.models.config import ModelConfig
-from dat_jax.models.huggingface import Model
+from dat_jax.config import validate
 
-spec = importlib.util.spec_from_file_location("job_chat_templates", pathlib.Path(__file__).parent / "data" / "chat_templates.py")
-chat_templates = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(chat_templates)
-
-VERBS = ("paint", "wash", "fold")
-
-
-def tokenizer(mask=False):
-    template, special, bos, eos, *_ = chat_templates.FAMILIES["zephyr"]
-    made = chat_templates.byte_tokenizer(template, special + (["[MASK]"] if mask else []), bos, eos)
-    if mask:
-        made.mask_token = "[MASK]"
-    return made
-
-
-def write_model(folder, model_type):
-    words = tokenizer(mask=model_type == "llada")
-    config = ModelConfig(
-        vocab_size=272, width=16, layers=2, heads=2, model_type=model_type, causal=model_type == "llama", max_length=256,
-        mask_token=words.mask_token_id,
-    )  # fmt: skip
-    models.save(Model(weights.initialize(jax.random.key(1), config), config, words), str(folder))
+spec = importlib.util.spec_from_file_location("job_tiny", pathlib.Path(__file__).parent / "tiny_job.py")
+tiny_job = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny_job)
 
 
 @pytest.fixture(scope="module")
 def brought(tmp_path_factory):
-    """What a user brings: two model folders and behavior, chat and utility files."""
     folder = tmp_path_factory.mktemp("brought")
-    write_model(folder / "target", "llama")
-    write_model(folder / "sampler", "llada")
-    for name, things in (("train", ("drum", "gate")), ("eval", ("kite",))):
-        rows = [(f"{verb.capitalize()} the {thing}", f"{verb}_{thing}") for verb in VERBS for thing in things]
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("Behavior", "BehaviorID"), *rows])
-        (folder / f"{name}.json").write_text(json.dumps({id: f"Sure, {id}" for _, id in rows}))
-    chats = [{"prompt": f"What is {i}?", "response": f"It is {i}."} for i in range(8)]
-    (folder / "chats.jsonl").write_text("".join(json.dumps(c) + "\n" for c in chats))
-    (folder / "benign.jsonl").write_text("".join(json.dumps({"id": str(i), **c}) + "\n" for i, c in enumerate(chats[:3])))
+    tiny_job.bring(folder)
     return folder
 
 
 @pytest.fixture
 def config(brought):
-    c = defaults()
-    c.mesh.fsdp = 1
-    c.target.model, c.sampler.model = str(brought / "target"), str(brought / "sampler")
-    paths = {"behaviors": "train.csv", "targets": "train.json", "eval_behaviors": "eval.csv", "eval_targets": "eval.json"}
-    paths |= {"chats": "chats.jsonl", "benign": "benign.jsonl", "borderline": "benign.jsonl"}
-    c.data.update({key: str(brought / name) for key, name in paths.items()})
-    c.data.update({"prompt_length": 64, "response_length": 16, "adversarial_rows": 2, "utility_rows": 2})
-    c.sampler.update({"samples": 4, "keep": 2, "prompt_tokens": (4, 8), "steps": 4, "batch_size": 4, "likelihood_samples": 2})
-    c.training.update({"steps": 3, "save_every": 2, "watch_every": 2, "watch_prompts": 2})
-    c.training.lora.rank = 2
-    c.attack.steps = 1
-    c.evaluation.update({"best_of_n": 2, "max_new_tokens": 4, "batch_size": 4, "attacks": ("direct", "best_of_n", "prefill", "embedding")})
-    c.evaluation.attack.steps = 1
-    return c
+    return tiny_job.get_config(brought)
 
 
 @pytest.mark.slow
@@ -101,7 +55,7 @@ def test_the_whole_job_resumes_and_exports(config, tmp_path, monkeypatch):
     for method in ("cat", "dat"):
         folder = tmp_path / "seed_0" / "export" / method
         back = models.load(str(folder))
-        assert back.tokenizer.chat_template == tokenizer().chat_template
+        assert back.tokenizer.chat_template == tiny_job.tokenizer().chat_template
         assert "worst_case" in (folder / "README.md").read_text()
         assert (folder.parent / f"{method}-adapter" / "adapter_model.safetensors").exists()
 

@@ -22,7 +22,10 @@ from etils import epath
 from dat_jax import compilation
 from dat_jax.compilation import report
 
-COLUMNS = ["model", "program", "slice", "mesh", "attention", "HBM per chip", "received per chip", "FLOPs / needed", "at least", "MFU at most"]
+COLUMNS = [
+    *("model", "program", "slice", "mesh", "attention"),
+    *("HBM per chip", "received per chip", "FLOPs / needed", "at least", "MFU at most"),
+]
 HEADER = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 V6E = {"topology": "v6e:2x4", "mesh.data": 2, "mesh.tensor": 4, "training.keep_products": True}
 

@@ -1,6 +1,7 @@
 """Chats: benign conversations for utility, from JSON lines, parquet, or an ArrayRecord dataset made by `dat_jax.data.prepare`."""
 
 import json
+import tempfile
 from typing import Any
 
 from etils import epath
@@ -55,7 +56,8 @@ def _read_parquet(path: str) -> list[tuple[int, dict[str, Any]]]:
     if not epath.Path(path).exists():
         raise ValueError(f"{path}: no such file")
     try:
-        table = pyarrow.parquet.read_table(path)
+        with epath.Path(path).open("rb") as file:
+            table = pyarrow.parquet.read_table(file)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path}: not a parquet file: {error}") from error
     return list(enumerate(table.to_pylist(), 1))
@@ -64,6 +66,11 @@ def _read_parquet(path: str) -> list[tuple[int, dict[str, Any]]]:
 def _read_dataset(path: str) -> list[tuple[int, dict[str, Any]]]:
     import tensorflow_datasets as tfds  # here: it takes seconds to import
 
+    if "://" in path:  # ArrayRecord maps files of the disk
+        with tempfile.TemporaryDirectory() as local:
+            for file in epath.Path(path).iterdir():
+                file.copy(epath.Path(local) / file.name)
+            return _read_dataset(local)
     builder = tfds.builder_from_directory(path)
     split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
     source = builder.as_data_source(split=split)

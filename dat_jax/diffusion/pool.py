@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from dat_jax import sharding
 from dat_jax.data import files
@@ -297,17 +298,20 @@ def build_pool(
     mask = mask_id(sampler.config)
     root, possible = epath.Path(folder), possible_lengths(pool, sampler.tokenizer, behaviors)
     same_provenance(root / "provenance.json", pool, behaviors, sampler, possible, seed, round)
-    if (root / "prompts.jsonl").exists() and (root / "cost.json").exists():
+    if complete(root):
         return read_prompts(root / "prompts.jsonl")
     around = template(sampler.tokenizer, pool.separator, pool.begin)
     forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask)
     drawn, costs, started, fresh = [], [], time.monotonic(), 0
-    for number, behavior in enumerate(behaviors, 1):
-        stem = root / "samples" / file_stem(behavior.id)
-        if not epath.Path(f"{stem}.cost.json").exists():
+    stems = [root / "samples" / file_stem(behavior.id) for behavior in behaviors]
+    there = sharding.agreed([epath.Path(f"{stem}.cost.json").exists() for stem in stems])
+    for number, (behavior, stem) in enumerate(zip(behaviors, stems), 1):
+        if not there[number - 1]:
             records, cost = draw(pool, sampler, behavior, around, forbidden, seed, round, possible)
-            write_prompts(f"{stem}.jsonl", records)
-            files.write_text(f"{stem}.cost.json", json.dumps(cost))  # last: its presence says that the samples are complete
+            if jax.process_index() == 0:
+                write_prompts(f"{stem}.jsonl", records)
+                files.write_text(f"{stem}.cost.json", json.dumps(cost))  # last: its presence says that the samples are complete
+            multihost_utils.sync_global_devices(f"drawn {number}")  # before the others read them
             fresh += 1
             if fresh == 1 or number == len(behaviors) or number % max(1, len(behaviors) // 10) == 0:
                 left = (time.monotonic() - started) / fresh * (len(behaviors) - number)
@@ -320,10 +324,17 @@ def build_pool(
     for record in judged:
         of[record.behavior_id].append(record)
     pooled = [record for records in of.values() for record in choose(pool, records, seed, round)]
-    write_prompts(root / "prompts.jsonl", pooled)
-    total = {name: sum(cost[name] for cost in costs) for name in costs[0]}
-    files.write_text(root / "cost.json", json.dumps({**total, "judging_seconds": time.monotonic() - judging}, indent=2) + "\n")
+    if jax.process_index() == 0:
+        write_prompts(root / "prompts.jsonl", pooled)
+        total = {name: sum(cost[name] for cost in costs) for name in costs[0]}
+        files.write_text(root / "cost.json", json.dumps({**total, "judging_seconds": time.monotonic() - judging}, indent=2) + "\n")
+    multihost_utils.sync_global_devices(f"pool {round}")  # before the others read it
     return pooled
+
+
+def complete(folder: epath.Path) -> bool:
+    """Whether a folder holds a finished pool; every process must ask, and all get the same answer."""
+    return bool(sharding.agreed((folder / "prompts.jsonl").exists() and (folder / "cost.json").exists()))
 
 
 def same_provenance(
@@ -341,8 +352,9 @@ def same_provenance(
         "lengths": f"{zlib.crc32(json.dumps(possible.tolist()).encode()):08x}",
     }  # fmt: skip
     wanted = json.loads(json.dumps(wanted))
-    if not path.exists():
-        files.write_text(path, json.dumps(wanted, indent=2) + "\n")
+    if not sharding.agreed(path.exists()):
+        if jax.process_index() == 0:
+            files.write_text(path, json.dumps(wanted, indent=2) + "\n")
         return
     found = files.read_json(str(path))
     for key in sorted(wanted, key=lambda name: name != "behaviors"):

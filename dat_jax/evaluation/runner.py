@@ -148,7 +148,8 @@ def evaluate(
     jobs = _jobs(behaviors, rewrites, utility_sets, config.evaluation, seed, folder)
     held_out = sorted({item.form for item in rewrites or () if item.held_out})
     _check_settings(folder / "settings.json", _settings(config, jobs, model) | {"held_out_forms": held_out})
-    todo = [job for job in jobs if not job[1].exists()]
+    there = sharding.agreed([path.exists() for _, path, _ in jobs])
+    todo = [job for job, done in zip(jobs, there) if not done]
     report(f"evaluate {method}, seed {seed}: {len(todo)} of {len(jobs)} attacks and utility sets to do")
     clock = _Clock()
     for index, (name, path, attack) in enumerate(todo):
@@ -179,9 +180,9 @@ def finished(
     config: ConfigDict,
     folder: epath.PathLike,
 ) -> bool:
-    """Whether `evaluate` with these arguments would find every file there: then no model needs to be loaded."""
+    """Whether `evaluate` with these arguments would find every file there: then no model needs to be loaded. Every process must ask."""
     jobs = _jobs(behaviors, rewrites, {name: prompts for name, prompts in utility_sets.items() if prompts}, config.evaluation, seed, folder)
-    return all(path.exists() for _, path, _ in jobs)
+    return bool(sharding.agreed(all(path.exists() for _, path, _ in jobs)))
 
 
 def _jobs(

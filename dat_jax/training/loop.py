@@ -205,6 +205,7 @@ def train(
             watching = training.watch_every and (step % training.watch_every == 0 or step == training.steps)
             if last or watching or step % training.save_every == 0:
                 ledger.settle()
+                log.flush()  # before the checkpoint: the steps that it covers are not run again, and would have no lines
                 checkpoints.save(state, about, force=last)
             if watching and watch is not None:
                 rates = watch(*weights(frozen, state.trainable))
@@ -212,6 +213,7 @@ def train(
                 collapsed = _judge_collapse(name, step, rates, training.collapse)
             if told_to_stop(step, signal_):
                 ledger.settle()
+                log.flush()
                 checkpoints.save(state, about, force=True)
                 checkpoints.wait()
                 log.close()

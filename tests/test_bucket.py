@@ -1,0 +1,156 @@
+"""A run whose models, data and workdir lie in a bucket: killed, resumed by two processes, recognised as done, exported.
+
+The bucket is an emulator of Google Cloud Storage in this process. It lacks two things that real buckets have and that OCDBT, the format of
+the checkpoints, builds on: the header that tells an object's generation, and uploads that are conditional on it. They are added here.
+It knows no hierarchical buckets either, which gcsfs would ask for over gRPC, so it is told not to.
+"""
+
+import importlib.util
+import json
+import pathlib
+import signal
+import socket
+import time
+from http import HTTPStatus
+
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from dat_jax import models
+from dat_jax.checkpoints import Checkpoints, TrainState
+from dat_jax.data import chats, files
+from dat_jax.data.prepare import write as write_dataset
+
+spec = importlib.util.spec_from_file_location("bucket_tiny", pathlib.Path(__file__).parent / "tiny_job.py")
+tiny_job = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny_job)
+
+CHATS = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}] for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """The emulator's objects by name, {name: metadata}; the bucket is gs://bucket."""
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="pip install gcp-storage-emulator")
+    pytest.importorskip("gcsfs", reason="pip install gcsfs")
+    from gcp_storage_emulator.handlers import objects
+
+    download = objects.download
+
+    def with_generation(request, response, storage, *args, **kwargs):
+        download(request, response, storage, *args, **kwargs)
+        found = storage.objects.get(request.params["bucket_name"], {}).get(request.params["object_id"])
+        if found:
+            response["x-goog-generation"] = found["generation"]
+
+    def conditional(upload):
+        def wrapped(request, response, storage):
+            wanted = request.query.get("ifGenerationMatch")
+            found = storage.objects.get(request.params["bucket_name"], {}).get(request.query.get("name", [""])[0])
+            if wanted and wanted[0] != (found["generation"] if found else "0"):
+                response.status = HTTPStatus.PRECONDITION_FAILED
+                return
+            upload(request, response, storage)
+
+        return wrapped
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "download", with_generation)
+        patch.setattr(objects, "_media_upload", conditional(objects._media_upload))
+        for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):  # for gcsfs and TensorBoard's writer, and for Orbax
+            patch.setenv(name, f"http://localhost:{port}")
+        patch.setenv("NO_GCE_CHECK", "true")  # there is no server to ask who we are
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        server = emulator.create_server("localhost", port, in_memory=True, default_bucket="bucket")
+        server.start()
+        yield server._storage.objects.setdefault("bucket", {})
+        server.stop()
+
+
+def call(bucket, home, mode, processes=1):
+    """Starts a mode of the tiny job in the bucket; HOME is where models are copied to."""
+    small = ["--config.methods=('cat','dat')", "--config.training.steps=12", "--config.training.save_every=3"]
+    small += ["--config.training.watch_every=0", "--config.evaluation.attacks=('direct','embedding')"]
+    folders = ("gs://bucket/brought", "gs://bucket/run", mode)
+    return tiny_job.start(*folders, *small, processes=processes, devices=processes, HOME=str(home))
+
+
+def content(name):
+    """An object as it is now: other processes write, so what this one has listed does not count."""
+    import fsspec
+
+    fsspec.filesystem("gs").invalidate_cache()
+    return epath.Path(f"gs://bucket/{name}").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_killed_resumed_recognised_and_exported(bucket, tmp_path):
+    tiny_job.bring("gs://bucket/brought")
+    (process,) = call(bucket, tmp_path, "all")
+    deadline = time.monotonic() + 200
+    while "run/seed_0/cat/checkpoints/3/commit_success.txt" not in bucket and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert tiny_job.ended([process]) == [-signal.SIGKILL]
+    assert "run/seed_0/cat/finished.json" not in bucket
+    drawn = {name: found["generation"] for name, found in bucket.items() if name.startswith("run/seed_0/prompts/")}
+    assert "run/seed_0/prompts/prompts.jsonl" in drawn
+
+    assert tiny_job.ended(call(bucket, tmp_path, "all", processes=2)) == [0, 0]
+    assert {name: bucket[name]["generation"] for name in drawn} == drawn
+    assert json.loads(content("run/seed_0/cat/finished.json"))["resumed_at"] >= 3
+    for method in ("cat", "dat"):
+        lines = [json.loads(line) for line in content(f"run/seed_0/{method}/metrics.jsonl").splitlines()]
+        assert [line["step"] for line in lines] == list(range(1, 13))
+        events = [name for name in bucket if name.startswith(f"run/seed_0/{method}/events/")]
+        assert any(b"loss/total" in epath.Path(f"gs://bucket/{name}").read_bytes() for name in events)
+    rows = json.loads(content("run/results.json"))["rows"]
+    assert {(row["method"], row["attack"]) for row in rows} >= {("cat", "direct"), ("dat", "embedding"), ("dat", "worst_case")}
+    assert "<svg" in content("run/report.html") and content("run/report.md")
+    assert any(name.startswith("run/compilation_cache/") for name in bucket)
+
+    before = {name: found["generation"] for name, found in bucket.items()}
+    assert tiny_job.ended(call(bucket, tmp_path, "all")) == [0]
+    changed = {name for name, found in bucket.items() if found["generation"] != before.get(name)}
+    assert changed == {"run/config.json", "run/results.json", "run/report.md", "run/report.html"}
+
+    assert tiny_job.ended(call(bucket, tmp_path, "export")) == [0]
+    back = models.load("gs://bucket/run/seed_0/export/dat", cache_dir=str(tmp_path / "cache"))
+    assert back.tokenizer.chat_template == tiny_job.tokenizer().chat_template
+    assert "worst_case" in content("run/seed_0/export/dat/README.md")
+    assert "run/seed_0/export/cat-adapter/adapter_model.safetensors" in bucket
+
+
+def test_chats_in_a_bucket_in_every_format(bucket, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"messages": chat} for chat in CHATS]
+    files.write_text("gs://bucket/chats/c.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with epath.Path("gs://bucket/chats/c.parquet").open("wb") as file:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    write_dataset(CHATS, str(tmp_path / "dataset"))
+    for path in (tmp_path / "dataset").iterdir():
+        epath.Path(f"gs://bucket/chats/dataset/{path.name}").write_bytes(path.read_bytes())
+    for name in ("c.jsonl", "c.parquet", "dataset"):
+        assert chats.load_chats(f"gs://bucket/chats/{name}") == CHATS
+    with pytest.raises(ValueError, match=r"gs://bucket/chats/d\.jsonl: no such file; did you mean c\.jsonl\?"):
+        chats.load_chats("gs://bucket/chats/d.jsonl")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_no_fault_of_the_call(bucket, monkeypatch):
+    """main makes exit status 2 of a ValueError, after which the supervisor gives up."""
+    from gcp_storage_emulator.handlers import objects
+
+    def forbidden(request, response, storage):
+        response.status = HTTPStatus.FORBIDDEN
+
+    monkeypatch.setattr(objects, "_media_upload", forbidden)  # how tensorstore uploads
+    state = TrainState(step=jnp.ones((), jnp.int32), trainable={"w": jnp.ones(3)}, optimizer={"m": jnp.ones(3)})
+    with pytest.raises(OSError, match="a checkpoint was not written"), Checkpoints("gs://bucket/broken", 1, 1) as checkpoints:
+        checkpoints.save(state, {"method": "cat"})
+        checkpoints.wait()

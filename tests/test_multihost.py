@@ -61,7 +61,9 @@ def start(folder, dump, processes):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     common = {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes)}
-    common |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    flags = f"--xla_force_host_platform_device_count={DEVICES // processes}"
+    flags += " --xla_cpu_enable_concurrency_optimized_scheduler=false"  # gloo needs collectives in one order, see tiny_job.py
+    common |= {"XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": "2"}
     common |= {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
     return [
         subprocess.Popen([sys.executable, __file__, str(folder), str(dump)], env={**os.environ, **common, "JAX_PROCESS_ID": str(index)})

@@ -169,7 +169,7 @@ def evaluate(
         if jax.process_index() == 0:
             files.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         found = ", ".join(f"{label} {sum(line['label'] == label for line in lines)}" for label in LABELS)
-        report(f"  {method}, seed {seed}, {name}: {found}; {clock.left(todo[index + 1:], 0)}")
+        report(f"  {method}, seed {seed}, {name}: {found}; {clock.left(todo[index + 1 :], 0)}")
 
 
 def finished(

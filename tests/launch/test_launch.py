@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -12,11 +13,16 @@ LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 SCRIPTS = ["create", "setup", "train", "evaluate", "logs", "delete", "supervise"]
 
 # The first cue whose pattern occurs in the command line is used up and printed; "!" before the answer means exit status 1.
+# A command that waits for a token is run as on a worker: with what arrives on stdin, in a home of the worker's own.
 FAKE = r"""#!/usr/bin/env bash
+until mkdir "$FAKE/lock" 2> /dev/null; do sleep 0.01; done  # one call at a time
 echo "$*" >> "$FAKE/calls"
 answer=$(awk -F '\t' -v line="$*" '!done && index(line, $1) { print $2; done = 1; next } { print > "/dev/stderr" }' \
-  "$FAKE/cues" 2> "$FAKE/rest"); cp "$FAKE/rest" "$FAKE/cues"
+  "$FAKE/cues" 2> "$FAKE/rest"); cp "$FAKE/rest" "$FAKE/cues"; rmdir "$FAKE/lock"
 if [[ "$answer" == !* ]]; then echo "${answer#!}" >&2; exit 1; fi
+if [[ "$*" == *"read -r HF_TOKEN"* ]]; then
+  exec env -u HF_TOKEN HOME="$FAKE/home" bash -c "$(sed 's/^.*--command=//; s/ --zone=.*$//' <<< "$*")"
+fi
 echo "$answer"
 """
 
@@ -101,19 +107,40 @@ def test_train_starts_every_worker_with_the_host_count(launch, kind, slices, hos
     assert (status, len(calls)) == (0, slices)
     assert all(
         "--worker=all" in call
-        and "launch/worker.sh --config=configs/gemma_tpu.py --workdir=gs://b/r "
-        f"--config.mesh.processes={hosts} --config.attack.steps=3 <"
+        and f"launch/worker.sh --config=configs/gemma_tpu.py --workdir=gs://b/r --config.mesh.processes={hosts} --config.attack.steps=3 <"
         in call
         for call in calls
     )
     assert ("ssh run1 " in calls[0]) == (slices == 1)
 
 
-def test_evaluate_and_tokens(launch):
-    _, calls, _ = launch("evaluate", "--workdir=gs://b/r", HF_TOKEN="secret")
-    assert "--mode=evaluate" in calls[0] and "HF_TOKEN=secret" in calls[0]
-    _, _, output = launch("train", "--workdir=gs://b/r", "--dry-run", HF_TOKEN="secret")
-    assert "secret" not in output
+def test_evaluate_and_tokens(launch, tmp_path):
+    home = tmp_path / "home"
+    worker = home / "dat_jax" / "launch" / "worker.sh"
+    worker.parent.mkdir(parents=True)
+    worker.write_text('#!/usr/bin/env bash\necho "$HF_TOKEN" >> "$HOME/arrived"\n')
+    worker.chmod(0o755)
+    status, calls, output = launch("evaluate", "--workdir=gs://b/r", HF_TOKEN="secret", TYPE="v5litepod-16", SLICES="2")
+    assert status == 0, output
+    whom = sorted(tuple(call.split()[4:6]) for call in calls)
+    assert whom == [(f"run1-{slice_}", f"--worker={index}") for slice_ in range(2) for index in range(4)]
+    assert all("--mode=evaluate" in call and "secret" not in call for call in calls) and "secret" not in output
+    arrived = home / "arrived"
+    for _ in range(200):  # the runs go on in the background
+        if arrived.exists() and len(arrived.read_text().splitlines()) == 8:
+            break
+        time.sleep(0.05)
+    assert arrived.read_text().splitlines() == ["secret"] * 8
+    holding = [path.name for path in tmp_path.rglob("*") if path.is_file() and "secret" in path.read_text()]
+    assert holding == ["arrived"]  # written by the test alone
+    _, calls, output = launch("train", "--workdir=gs://b/r", "--dry-run", HF_TOKEN="secret")
+    assert (calls, "secret" in output, "--worker=3" in output) == ([], False, True)
+
+
+def test_a_worker_that_does_not_start_is_an_error(launch):
+    cues = [("--worker=2", "!no route")]
+    status, calls, output = launch("train", "--workdir=gs://b/r", cues=cues, HF_TOKEN="secret")
+    assert (status != 0, len(calls), "secret" in output) == (True, 4, False)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Which selection policy pays: DAT on the embedded world once per policy, and what each run needed to compute.
 
-    python benchmarks/selection.py --run=runs/three [--workdir=runs/selection] [--policies=random,likelihood,...]
+    python benchmarks/selection.py --run=runs/three [--workdir=runs/selection] [--policies=random,...] [--config.KEY=VALUE ...]
 
-`--run` is a finished run of configs/quickstart.py; its worlds and its CAT results are the common ground. Every policy draws the same
-samples (their keys are those of the seed), so only the selection differs. Likelihoods are drawn and the target is asked only for the
-policies that need it. FLOPs are by formula: drawing with its likelihoods, the target's answers to all samples, training. Printed per
-policy: those, what was selected, the share of behaviors broken by text and by everything (95 % intervals over the behaviors of all
-seeds), over-refusal, and percentage points below CAT per TFLOP of all three. A killed run goes on with the same command.
+`--run` is a finished run of configs/quickstart.py; its worlds and its CAT results are the common ground. Its `--config.KEY=VALUE` are given
+again. Every policy draws the same samples (their keys are those of the seed), so only the selection differs. Likelihoods are drawn and
+the target is asked only for the policies that need it. FLOPs are by formula: drawing with its likelihoods, the target's answers to all
+samples, training. Printed per policy: those, what was selected, the share of behaviors broken by text and by everything (95 % intervals
+over the behaviors of all seeds), over-refusal, and percentage points below CAT per TFLOP of all three. A killed run goes on with the
+same command.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ HEADER = (
 LIKELY = ("likelihood", "stratified", "diversity", "combined")  # policies that read likelihoods
 
 
-def train_and_attack(policy: str, run: pathlib.Path, folder: pathlib.Path, seeds: list[int]) -> None:
+def train_and_attack(policy: str, run: pathlib.Path, folder: pathlib.Path, seeds: list[int], settings: list[str]) -> None:
     """Runs sampling, DAT and its evaluation with one policy on the worlds of `run`."""
     for seed in seeds:
         world = folder / f"seed_{seed}" / "world"
@@ -49,7 +50,7 @@ def train_and_attack(policy: str, run: pathlib.Path, folder: pathlib.Path, seeds
     if policy not in LIKELY:
         options["sampler.likelihood_samples"] = "0"
     command = [sys.executable, "-m", "dat_jax.main", f"--config={CONFIG}", f"--workdir={folder}"]
-    subprocess.run([*command, *(f"--config.{key}={value}" for key, value in options.items())], check=True)
+    subprocess.run([*command, *(f"--config.{key}={value}" for key, value in options.items()), *settings], check=True)
 
 
 def computed(folder: pathlib.Path, seed: int, config, method: str) -> dict[str, float]:
@@ -95,7 +96,9 @@ def main() -> None:
     parser.add_argument("--run", type=pathlib.Path, required=True)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/selection"))
     parser.add_argument("--policies", default=",".join(POLICIES))
-    arguments = parser.parse_args()
+    arguments, settings = parser.parse_known_args()
+    if unknown := [name for name in settings if not name.startswith("--config.")]:
+        parser.error(f"unknown argument {unknown[0]}; allowed besides the above: --config.KEY=VALUE")
     policies = arguments.policies.split(",")
     if unknown := [name for name in policies if name not in POLICIES]:
         raise SystemExit(f"--policies: {unknown[0]!r} is unknown; allowed: {', '.join(POLICIES)}")
@@ -103,7 +106,7 @@ def main() -> None:
         raise SystemExit(f"{arguments.run}/results.json: no such file; allowed: the --workdir of a finished run of {CONFIG}")
     seeds = sorted(int(path.name.removeprefix("seed_")) for path in arguments.run.glob("seed_*"))
     for policy in policies:
-        train_and_attack(policy, arguments.run, arguments.workdir / policy, seeds)
+        train_and_attack(policy, arguments.run, arguments.workdir / policy, seeds, settings)
     config = runpy.run_path(CONFIG)["get_config"]()
     base = rates(arguments.run, "cat")[WORST_TEXT]["rate"]
     print(HEADER)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import runpy
 import shutil
 import subprocess
 import sys
@@ -23,11 +22,12 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from dat_jax.compilation import formulas
 from dat_jax.compilation.formulas import Pass
 from dat_jax.data.prompts import read_prompts
-from dat_jax.diffusion.selection import POLICIES
+from dat_jax.diffusion.selection import LIKELY, POLICIES
 from dat_jax.evaluation.wording import WORST, WORST_TEXT
 from dat_jax.models import families, huggingface
 
@@ -36,7 +36,6 @@ HEADER = (
     "| policy | TFLOPs drawing | asking | training | selected: grammatical | broken by text | by all | over-refusal | benign exact "
     "| points below CAT per TFLOP |\n|---|" + 9 * "---:|"
 )
-LIKELY = ("likelihood", "stratified", "diversity", "combined")  # policies that read likelihoods
 
 
 def train_and_attack(policy: str, run: pathlib.Path, folder: pathlib.Path, seeds: list[int], settings: list[str]) -> None:
@@ -53,8 +52,9 @@ def train_and_attack(policy: str, run: pathlib.Path, folder: pathlib.Path, seeds
     subprocess.run([*command, *(f"--config.{key}={value}" for key, value in options.items()), *settings], check=True)
 
 
-def computed(folder: pathlib.Path, seed: int, config, method: str) -> dict[str, float]:
+def computed(folder: pathlib.Path, seed: int, method: str) -> dict[str, float]:
     """TFLOPs of a run by formula: drawing (with likelihoods), asking the target about the samples, training."""
+    config = ConfigDict(json.loads((folder / "results.json").read_text())["config"])
     target = families.read(huggingface.read_fields(epath.Path(folder) / f"seed_{seed}" / "world" / "target"))
     prompt, response, rows = config.data.prompt_length, config.data.response_length, config.data.adversarial_rows
     adversarial = Pass(rows, prompt + response, response)
@@ -76,9 +76,9 @@ def rates(folder: pathlib.Path, method: str) -> dict[str, dict]:
     return {line.get("attack") or line["measure"]: line for line in lines if line["method"] == method}
 
 
-def row(name: str, folder: pathlib.Path, method: str, seeds: list[int], config, base: float) -> str:
+def row(name: str, folder: pathlib.Path, method: str, seeds: list[int], base: float) -> str:
     """One line of the table; `base` is the share of behaviors that text breaks for CAT."""
-    costs = [computed(folder, seed, config, method) for seed in seeds]
+    costs = [computed(folder, seed, method) for seed in seeds]
     drawing, asking, training = (sum(cost[key] for cost in costs) / len(seeds) for key in ("drawing", "asking", "training"))
     found, chosen, pay = rates(folder, method), "-", "-"
     if method == "dat":
@@ -107,12 +107,11 @@ def main() -> None:
     seeds = sorted(int(path.name.removeprefix("seed_")) for path in arguments.run.glob("seed_*"))
     for policy in policies:
         train_and_attack(policy, arguments.run, arguments.workdir / policy, seeds, settings)
-    config = runpy.run_path(CONFIG)["get_config"]()
     base = rates(arguments.run, "cat")[WORST_TEXT]["rate"]
     print(HEADER)
-    print(row("CAT", arguments.run, "cat", seeds, config, base))
+    print(row("CAT", arguments.run, "cat", seeds, base))
     for policy in policies:
-        print(row(policy, arguments.workdir / policy, "dat", seeds, config, base))
+        print(row(policy, arguments.workdir / policy, "dat", seeds, base))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 import time
 import zlib
 from collections.abc import Sequence
@@ -68,12 +67,12 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
 
         return compilation.run(config, workdir)
     started = time.monotonic()
-    if config.world.enabled and ("://" in workdir or config.mesh.processes > 1):
+    if config.world.enabled and (files.is_remote(workdir) or config.mesh.processes > 1):
         raise ValueError(
             f"config.world.enabled is True with --workdir={workdir} and config.mesh.processes = {config.mesh.processes}; allowed: "
             "a local workdir and one process, or the folder of a world that was built so in the keys of config.target, sampler and data"
         )
-    workdir = workdir if "://" in workdir else os.path.abspath(workdir)  # Orbax wants absolute paths, and a run may change its folder
+    workdir = files.absolute(workdir)  # now: a run may change its folder
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
     check_claim(epath.Path(workdir), config)

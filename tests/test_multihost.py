@@ -1,10 +1,10 @@
 """Several hosts, imitated by processes on loopback: a run that is stopped and resumed by another number of them ends as one process's."""
 
+import importlib.util
 import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +12,10 @@ import time
 import numpy as np
 import pytest
 from etils import epath
+
+spec = importlib.util.spec_from_file_location("multihost_tiny", pathlib.Path(__file__).parent / "tiny_job.py")
+tiny_job = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny_job)
 
 DEVICES, STEPS = 4, 60
 
@@ -57,27 +61,11 @@ def worker(folder: str, dump: str) -> None:
 
 
 def start(folder, dump, processes):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    common = {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes)}
-    flags = f"--xla_force_host_platform_device_count={DEVICES // processes}"
-    flags += " --xla_cpu_enable_concurrency_optimized_scheduler=false"  # gloo needs collectives in one order, see tiny_job.py
-    common |= {"XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    common |= {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    variables = os.environ | tiny_job.loopback(processes, DEVICES)
     return [
-        subprocess.Popen([sys.executable, __file__, str(folder), str(dump)], env={**os.environ, **common, "JAX_PROCESS_ID": str(index)})
+        subprocess.Popen([sys.executable, __file__, str(folder), str(dump)], env=variables | {"JAX_PROCESS_ID": str(index)})
         for index in range(processes)
     ]
-
-
-def ended(running, seconds=600):
-    """The exit statuses; whoever is left after the time is killed."""
-    try:
-        return [process.wait(timeout=seconds) for process in running]
-    finally:
-        for process in running:
-            process.kill()
 
 
 def steps(folder):
@@ -88,7 +76,7 @@ def steps(folder):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    assert ended(start(folder / "run", folder / "weights.npz", 1)) == [0]
+    assert tiny_job.ended(start(folder / "run", folder / "weights.npz", 1), 600) == [0]
     return folder
 
 
@@ -104,10 +92,10 @@ def stop_and_resume(run, dump, alone, first, then):
     while len(steps(run)) < 5 and time.monotonic() < deadline and all(p.poll() is None for p in processes):
         time.sleep(0.02)
     processes[-1].send_signal(signal.SIGTERM)  # one host learns of it first, as on a slice
-    assert ended(processes) == [75] * first
+    assert tiny_job.ended(processes, 600) == [75] * first
     reached = len(steps(run))
     assert 5 <= reached < STEPS and not (run / "finished.json").exists()
-    assert ended(start(run, dump, then)) == [0] * then
+    assert tiny_job.ended(start(run, dump, then), 600) == [0] * then
     assert json.loads((run / "finished.json").read_text())["resumed_at"] == reached
     found, expected = np.load(dump), np.load(alone / "weights.npz")
     for name in expected:

@@ -93,21 +93,24 @@ runpy.run_module("dat_jax.main", run_name="__main__", alter_sys=True)
 """
 
 
+def loopback(processes, devices):
+    """The environment in which so many processes of this machine find each other and share the devices; each adds its JAX_PROCESS_ID."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    # Several CPU processes talk through gloo, which matches messages by their order alone: XLA's default schedule runs collectives that do
+    # not depend on each other side by side, in an order of each process's own, and gloo ends the process ("480 vs 256").
+    flags = f"--xla_force_host_platform_device_count={devices // processes} --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    variables = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(pathlib.Path(__file__).parents[1]), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return variables | {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes), "XLA_FLAGS": flags}
+
+
 def start(brought, workdir, mode, *arguments, processes=1, devices=1, apart=(), **environment):
     """Starts dat_jax.main in so many processes, which share the devices; returns them. apart: arguments of the last one alone.
 
     With TINY_JOB_WRITES=FOLDER in the environment each process notes there what it writes.
     """
-    root = pathlib.Path(__file__).parents[1]
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    variables = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "2", **environment}
-    variables |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes)}
-    # Several CPU processes talk through gloo, which matches messages by their order alone: XLA's default schedule runs collectives that do
-    # not depend on each other side by side, in an order of each process's own, and gloo ends the process ("480 vs 256").
-    flags = f"--xla_force_host_platform_device_count={devices // processes} --xla_cpu_enable_concurrency_optimized_scheduler=false"
-    variables["XLA_FLAGS"] = flags
+    root, variables = pathlib.Path(__file__).parents[1], os.environ | loopback(processes, devices) | environment
     program = ["-c", NOTING] if "TINY_JOB_WRITES" in environment else ["-m", "dat_jax.main"]
     command = [sys.executable, *program, f"--config={__file__}:{brought}", f"--workdir={workdir}", f"--mode={mode}"]
     command += [f"--config.mesh.processes={processes}", f"--config.mesh.fsdp={devices}", *arguments]

@@ -66,7 +66,7 @@ def _read_parquet(path: str) -> list[tuple[int, dict[str, Any]]]:
 def _read_dataset(path: str) -> list[tuple[int, dict[str, Any]]]:
     import tensorflow_datasets as tfds  # here: it takes seconds to import
 
-    if "://" in path:  # ArrayRecord maps files of the disk
+    if files.is_remote(path):  # ArrayRecord maps files of the disk
         with tempfile.TemporaryDirectory() as local:
             for file in epath.Path(path).iterdir():
                 file.copy(epath.Path(local) / file.name)

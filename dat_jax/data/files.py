@@ -4,10 +4,21 @@ import csv
 import difflib
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
+
+
+def is_remote(path) -> bool:
+    """Whether a path is a URL (gs://...) rather than a place on the disk."""
+    return "://" in str(path)
+
+
+def absolute(folder: str) -> str:
+    """The absolute path of a local folder, as Orbax wants it; a URL is one already."""
+    return folder if is_remote(folder) else os.path.abspath(folder)
 
 
 def read_text(path: str) -> str:
@@ -88,7 +99,7 @@ def require_text(path: str, line: int, key: str, value: Any) -> str:
 def write_text(path, text: str) -> None:
     """Writes a whole file at once: a reader, or a run killed half way, never sees a part of it."""
     path = epath.Path(path)
-    if "://" in str(path):  # in a bucket an object appears when its upload is complete, and renaming is a copy
+    if is_remote(path):  # in a bucket an object appears when its upload is complete, and renaming is a copy
         path.write_text(text)
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -185,7 +185,7 @@ def make(values: flags.FlagValues, report: Callable[[str], None]) -> None:
     arguments = dataclasses.asdict(sizes) | dataclasses.asdict(settings) | {"chats": f"{zlib.crc32(json.dumps(pairs).encode()):08x}"}
     layout = ("shortest_prompt", "longest_prompt", "response_tokens", "separator")
     arguments |= {name: values[name].value for name in (*layout, "shown", "seed")}
-    output = epath.Path(values.output if "://" in values.output else os.path.abspath(values.output))  # Orbax wants absolute paths
+    output = epath.Path(files.absolute(values.output))
     order = np.random.default_rng(values.seed).permutation(len(pairs))
     shown, kept = [pairs[i] for i in order[: values.shown]], [pairs[i] for i in order[values.shown :]]
     if not begin(output, arguments):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 POLICIES = ("random", "likelihood", "stratified", "compliance", "diversity", "combined")
+LIKELY = ("likelihood", "stratified", "diversity", "combined")  # those that need likelihoods
 JUDGED = ("compliance", "combined")  # those that need to know whether the target complies
 
 
@@ -94,7 +95,7 @@ def select(
     missing = [
         name
         for name, values, needed in (
-            ("likelihoods (sampler.likelihood_samples)", log_likelihood_per_token, policy != "random" and policy != "compliance"),
+            ("likelihoods (sampler.likelihood_samples)", log_likelihood_per_token, policy in LIKELY),
             ("a judge of the target's compliance", compliance, policy in JUDGED),
         )
         if needed and values is None

@@ -13,6 +13,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
+from dat_jax.data import files
 from dat_jax.models import checkpoint, families, remote
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import gemma
@@ -57,7 +58,7 @@ def save(model: Model, folder: str, dtype: str | None = None, shard_bytes: int =
     Files beside the weights are copied from where the model was read; a model made here gets a config.json of its own.
     dtype: of the written weights, by default that of the parameters. Every process calls this, process 0 writes.
     """
-    if model.source and not remote.is_remote(folder) and pathlib.Path(folder).resolve() == pathlib.Path(model.source).resolve():
+    if model.source and not files.is_remote(folder) and pathlib.Path(folder).resolve() == pathlib.Path(model.source).resolve():
         raise ValueError(f"{folder} is the folder the model was read from; choose another")
     dtype = dtype or str(model.params["embedding"].dtype)
     if dtype not in DTYPES:
@@ -78,7 +79,7 @@ def save(model: Model, folder: str, dtype: str | None = None, shard_bytes: int =
 
 def locate(folder_or_id: str, cache_dir: str | None = None) -> pathlib.Path:
     """Return the local folder of a model; of a hub id or gs:// folder its safetensors, tokenizer and config files are copied first."""
-    if remote.is_remote(folder_or_id):
+    if files.is_remote(folder_or_id):
         return remote.fetched(folder_or_id, (".safetensors", *CARRIED), cache_dir)
     if (folder := pathlib.Path(folder_or_id)).is_dir():
         return folder

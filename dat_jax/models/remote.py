@@ -13,12 +13,9 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
+from dat_jax.data import files
+
 CACHE = "~/.cache/dat_jax"
-
-
-def is_remote(folder: str) -> bool:
-    """Whether the name is a URL rather than a local path."""
-    return "://" in folder
 
 
 def fetched(folder: str, suffixes: tuple[str, ...], cache_dir: str | None = None) -> pathlib.Path:
@@ -51,7 +48,7 @@ def fetched(folder: str, suffixes: tuple[str, ...], cache_dir: str | None = None
 @contextlib.contextmanager
 def written(folder: str) -> Iterator[pathlib.Path]:
     """Yield a local folder to write to: the folder itself, or one that process 0 copies to its remote place at the end."""
-    if not is_remote(folder):
+    if not files.is_remote(folder):
         target = pathlib.Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         yield target

@@ -152,6 +152,11 @@ class Ledger:
         if step % self._training.log_every == 0 or step == self._training.steps:
             self._log.write(step, values | {"tokens_per_second": pace})
 
+    def flush(self) -> None:
+        """Makes all numbers durable, before a checkpoint: the steps that it covers are not run again, and would have no lines."""
+        self.settle()
+        self._log.flush()
+
 
 def train(
     name: str,
@@ -204,16 +209,14 @@ def train(
             last = step == training.steps
             watching = training.watch_every and (step % training.watch_every == 0 or step == training.steps)
             if last or watching or step % training.save_every == 0:
-                ledger.settle()
-                log.flush()  # before the checkpoint: the steps that it covers are not run again, and would have no lines
+                ledger.flush()
                 checkpoints.save(state, about, force=last)
             if watching and watch is not None:
                 rates = watch(*weights(frozen, state.trainable))
                 log.write(step, rates)
                 collapsed = _judge_collapse(name, step, rates, training.collapse)
             if told_to_stop(step, signal_):
-                ledger.settle()
-                log.flush()
+                ledger.flush()
                 checkpoints.save(state, about, force=True)
                 checkpoints.wait()
                 log.close()

@@ -33,7 +33,7 @@ class Metrics:
             return
         line = json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}})
         self._lines.append(line)
-        if isinstance(self._path, epath.gpath.PosixGPath) and "://" not in str(self._path):
+        if not files.is_remote(self._path):
             with self._path.open("a") as file:
                 file.write(line + "\n")
         elif len(self._lines) % 20 == 0:  # objects in a bucket cannot be appended to

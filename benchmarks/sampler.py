@@ -28,7 +28,7 @@ import torch
 
 from dat_jax.diffusion.likelihood import log_likelihood
 from dat_jax.diffusion.parallel import FastSettings, infill_fast
-from dat_jax.diffusion.sampler import SamplerSettings, infill, row_keys
+from dat_jax.diffusion.sampler import InfillSettings, infill, row_keys
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 
@@ -111,7 +111,7 @@ def ways(
     inputs = jnp.asarray(tokens), jnp.asarray(masked), jnp.ones(tokens.shape, bool)
     forbidden = (config.mask_token or 0,)
 
-    def exact(settings: SamplerSettings) -> Callable[[int], tuple[np.ndarray, float]]:
+    def exact(settings: InfillSettings) -> Callable[[int], tuple[np.ndarray, float]]:
         def run(seed: int) -> tuple[np.ndarray, float]:
             done = infill(params, config, *inputs, row_keys(jax.random.key(seed), jnp.arange(ROWS)), settings, PROMPT)
             return np.asarray(done.tokens_BxT), float(done.forwards_B.max())
@@ -127,7 +127,7 @@ def ways(
         return run
 
     half = dataclasses.replace(config, compute_dtype="bfloat16")
-    drawn = SamplerSettings(steps=STEPS, forbidden=forbidden)
+    drawn = InfillSettings(steps=STEPS, forbidden=forbidden)
     cached = FastSettings("count", 4, order="random", refresh=4, forbidden=forbidden)
     return {
         "PyTorch, temperature 0": lambda seed: (torch_infill(reference, tokens, masked, 0.0, STEPS), STEPS),

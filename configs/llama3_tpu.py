@@ -21,7 +21,7 @@ from dat_jax.config import defaults
 def get_config():
     """Returns the configuration of Llama-3-8B-Instruct on v5e:4x4."""
     c = defaults()
-    c.methods = ("undefended", "cat", "dat")
+    c.training.methods = ("undefended", "cat", "dat")
     c.mesh.update({"data": 2, "fsdp": 1, "tensor": 8, "processes": 4})
     c.topology = "v5e:4x4"
     bf16 = {"dtype": "bfloat16", "compute_dtype": "bfloat16"}
@@ -33,10 +33,10 @@ def get_config():
     c.data.update({"eval_behaviors": "data/eval_behaviors.csv", "eval_targets": "data/harmbench_targets_text.json"})
     c.data.update({"borderline": "data/xstest_prompts.csv"})
     c.data.update({"prompt_length": 256, "response_length": 256, "adversarial_rows": 8, "utility_rows": 56})
-    c.attack.update({"steps": 10, "radius": 0.05, "step_size": 0.25, "keep_products": True})
-    c.objective.utility_weight = 0.45
+    c.methods.cat.perturbation.update({"steps": 10, "radius": 0.05, "step_size": 0.25, "keep_products": True})
+    c.methods.cat.objective.utility_weight = 0.45
     c.training.update({"steps": 760, "learning_rate": 1e-4, "save_every": 20, "watch_every": 100, "keep_products": True})
     c.training.lora.update({"rank": 64, "alpha": 16.0})
     c.evaluation.update({"max_new_tokens": 256, "batch_size": 64})
-    c.evaluation.attack.update({"steps": 100, "radius": 0.05, "step_size": 0.1, "keep_products": True})
+    c.attacks.embedding.perturbation.update({"steps": 100, "radius": 0.05, "step_size": 0.1, "keep_products": True})
     return c

@@ -19,13 +19,14 @@ def get_config():
     c.sampler.update({"samples": 48, "keep": 16, "prompt_tokens": (6, 11), "response_tokens": 10, "steps": 11, "batch_size": 96})
     c.sampler.update({"likelihood_samples": 8, "selection": "stratified", "add_requests": True})
     # A response is eight tokens and decided by the first: at the usual 0.5 nats per token that one would still be improbable.
-    c.objective.toward_cutoff = 0.02
+    c.methods.cat.objective.toward_cutoff = 0.02
     # Per token: one improbable first token brings the mean over a response beyond any cutoff, and a prefilled answer goes on.
-    c.objective.update({"cutoff_over": "token", "away_cutoff": 2.0})
-    c.objective.utility_weight = 2.0
-    c.attack.update({"steps": 8, "radius": 0.3, "step_size": 0.25, "iterate": "best"})
+    c.methods.cat.objective.update({"cutoff_over": "token", "away_cutoff": 2.0})
+    c.methods.cat.objective.utility_weight = 2.0
+    c.methods.cat.perturbation.update({"steps": 8, "radius": 0.3, "step_size": 0.25, "iterate": "best"})
     c.training.update({"steps": 300, "learning_rate": 1.5e-3, "clip": 1.0, "save_every": 50, "watch_every": 50})
     c.training.lora.rank = 0  # all weights: with factors of rank 32 the same steps of DAT ended far from both cutoffs
-    c.evaluation.update({"judge": "world", "best_of_n": 8, "prefill_words": 4, "max_new_tokens": 10, "batch_size": 24})
-    c.evaluation.attack.update({"steps": 20, "radius": 0.3, "step_size": 0.2})
+    c.evaluation.update({"judges": ("world",), "max_new_tokens": 10, "batch_size": 24})
+    c.attacks.best_of_n.attempts, c.attacks.prefill.words = 8, 4
+    c.attacks.embedding.perturbation.update({"steps": 20, "radius": 0.3, "step_size": 0.2})
     return c

@@ -16,15 +16,15 @@ Preparation: the evaluation behaviors (contextual ones are far longer than 64 to
 else's chats let it collapse into refusing everything within two dozen steps), and a small sampler where LLaDA does not fit:
 
     grep -E '^Behavior,|,standard,' data/harmbench_behaviors_text_val.csv > data/eval_behaviors.csv
-    python -m dat_jax.evaluation.answers --model=HuggingFaceTB/SmolLM2-135M-Instruct --prompts=data/plain_prompts.txt \\
+    python -m dat_jax.stations.own_answers --model=HuggingFaceTB/SmolLM2-135M-Instruct --prompts=data/plain_prompts.txt \\
         --output=data/chats.jsonl --max_new_tokens=48     # a few minutes
     python -m dat_jax.diffusion.pretrain --chats=data/sampler_chats.jsonl --output=data/sampler --steps=3500 \\
         --shortest_prompt=12 --longest_prompt=32 --response_tokens=44     # about 20 minutes, an estimate
     python -m dat_jax.main --config=configs/smollm2_cpu.py --workdir=runs/smollm2
 
 Watch `watch/benign_refused` and `watch/borderline_refused` in metrics.jsonl: a run that refuses more than half of the benign prompts says
-COLLAPSED. Then lower the learning rate or raise `objective.utility_weight`. Measured, one seed: at 3e-4, 24 steps raise the likelihood of
-refusals a little and change few greedy answers; at 1.5e-3, 12 steps make CAT refuse half of the benign prompts. Between is untried.
+COLLAPSED. Then lower the learning rate or raise `methods.cat.objective.utility_weight`. Measured, one seed: at 3e-4, 24 steps raise the
+likelihood of refusals a little and change few greedy answers; at 1.5e-3, 12 steps make CAT refuse half of the benign prompts.
 """
 
 from dat_jax.config import defaults
@@ -54,13 +54,14 @@ def get_config():
     )
     c.sampler.update({"samples": 16, "keep": 4, "prompt_tokens": (12, 32), "response_tokens": 44, "steps": 16, "temperature": 0.7})
     c.sampler.update({"likelihood_samples": 8, "selection": "stratified", "batch_size": 16})
-    c.attack.update({"steps": 10, "radius": 0.1, "step_size": 0.25})
-    c.objective.utility_weight = 2.0
+    c.methods.cat.perturbation.update({"steps": 10, "radius": 0.1, "step_size": 0.25})
+    c.methods.cat.objective.utility_weight = 2.0
     c.training.update({"steps": 24, "learning_rate": 3e-4, "warmup": 0.1, "clip": 1.0, "save_every": 8})
     c.training.update({"watch_every": 8, "watch_prompts": 24})
     c.training.lora.update({"rank": 8, "alpha": 16.0})
     c.evaluation.update({"attacks": ("direct", "rewrite", "prefill", "embedding", "embedding+rewrite"), "behaviors": 12})
-    c.evaluation.update({"forms": ("past", "polite"), "embedding_forms": ("past",), "judge": "refusal_topic"})
+    c.evaluation.update({"forms": ("past", "polite"), "judges": ("refusal_topic",)})
+    c.attacks.embedding.forms = ("past",)
     c.evaluation.update({"utility_prompts": 48, "max_new_tokens": 40, "batch_size": 12})
-    c.evaluation.attack.update({"steps": 15, "radius": 0.1, "step_size": 0.2, "iterate": "best"})
+    c.attacks.embedding.perturbation.update({"steps": 15, "radius": 0.1, "step_size": 0.2, "iterate": "best"})
     return c

@@ -16,6 +16,8 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from dat_jax.data import provenance
+
 policies = ocp.training.save_decision_policies
 
 
@@ -72,11 +74,7 @@ class Checkpoints:
         if latest is None:
             return state
         saved = self._checkpointer.load_checkpointables(latest.step, {"about": None})["about"]
-        for name, value in json.loads(json.dumps(about)).items():
-            if saved.get(name) != value:
-                raise ValueError(
-                    f"the checkpoint of step {latest.step} has {name} {saved.get(name)!r}, this run {value!r}; use a new folder"
-                )
+        provenance.compare(f"the checkpoint of step {latest.step}", saved, about, "use a new folder")
         shapes = {"trainable": abstract(state.trainable), "optimizer": abstract(state.optimizer)}
         items = self._checkpointer.load_checkpointables(latest.step, shapes)
         step = jax.device_put(jax.numpy.asarray(latest.step, state.step.dtype), state.step.sharding)
@@ -97,10 +95,15 @@ def abstract(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def load_trainable(folder, trainable):
-    """Returns (trainable weights, step) of the newest checkpoint, for evaluation and export; the optimizer's state is not read."""
+def read_about(folder) -> dict[str, Any]:
+    """Returns what the run of the newest checkpoint is: method, seed, model, LoRA rank and alpha."""
     with ocp.training.Checkpointer(epath.Path(folder)) as checkpointer:
         if checkpointer.latest is None:
             raise ValueError(f"{folder}: no checkpoint; run --mode=train first")
-        step = checkpointer.latest.step
-        return checkpointer.load_checkpointables(step, {"trainable": abstract(trainable)})["trainable"], step
+        return checkpointer.load_checkpointables(checkpointer.latest.step, {"about": None})["about"]
+
+
+def load_trainable(folder, shapes):
+    """Returns the trainable weights of the newest checkpoint in the given shapes and shardings; the optimizer's state is not read."""
+    with ocp.training.Checkpointer(epath.Path(folder)) as checkpointer:
+        return checkpointer.load_checkpointables(checkpointer.latest.step, {"trainable": shapes})["trainable"]

@@ -1,32 +1,36 @@
-"""The configuration's schema: every key with its default, unit and meaning, and its validation.
+"""The configuration's schema, assembled from the settings that methods, attacks, judges and stations declare where they are used.
 
 A config file (configs/*.py) calls `defaults()`, changes what it needs and returns it from `get_config()`; the command line changes single
-keys (`--config.attack.steps=20`). `validate` runs before anything is compiled and names the key, the value found and what is allowed.
+keys (`--config.methods.cat.perturbation.steps=20`). `validate` runs before anything is compiled and names the key, the value found and
+what is allowed.
 """
 
-import dataclasses
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from dat_jax.diffusion.pool import Pool, pool_settings
-from dat_jax.evaluation import runner
-from dat_jax.training.objectives import Objective
-from dat_jax.training.perturbation import Attack
-from dat_jax.world.building import World, world_settings
+from dat_jax import settings
+from dat_jax.attacks import ATTACKS
+from dat_jax.diffusion.pool import Pool
+from dat_jax.judges import JUDGES
+from dat_jax.methods import METHODS
+from dat_jax.world.building import World
 
-METHODS = {"undefended": "", "cat": "behaviors", "dat": "sampler"}  # method -> where its adversarial prompts come from
 PERTURB = ("user", "user+template", "all")
-WORLD_FILES = ("behaviors", "targets", "safe_responses", "chats", "eval_behaviors", "eval_targets", "rewrites", "benign", "borderline")
+TABLES: dict[str, Mapping[str, Any]] = {
+    "methods": METHODS,
+    "attacks": ATTACKS,
+    "judges": JUDGES,
+}  # group of the config -> rows with settings
 
 
 def defaults() -> ConfigDict:
     """Returns the whole schema with its defaults; a key that is not here is an error."""
     c = ConfigDict()
     c.seeds = (0,)  # one full run per seed: sampling, training order, attacks (and the embedded world, where it is used)
-    c.methods = ("undefended", "cat", "dat")
     c.mesh = ConfigDict(
         dict(
             data=1,  # copies of the weights within a slice; -1: all devices that are left
@@ -38,30 +42,32 @@ def defaults() -> ConfigDict:
         )
     )
     c.topology = ""  # --mode=compile: the TPU to compile for, e.g. "v5e:4x4"
-    c.world = ConfigDict(dataclasses.asdict(World()))  # the embedded world, which stands where downloads would
+    c.world = settings.as_config(World())  # the embedded world: small models and harmless data that are made instead of downloaded
+    model = dict(
+        dtype="float32",  # storage of the frozen weights
+        compute_dtype="float32",  # matrix multiplications; "bfloat16" on TPU
+        attention="xla",  # "xla" | "splash" (TPU)
+    )
     c.target = ConfigDict(
         dict(
-            model="",  # hub id or folder of the LLM to defend
-            dtype="float32",  # storage of the frozen weights
-            compute_dtype="float32",  # matrix multiplications; "bfloat16" on TPU
-            attention="xla",  # "xla" | "splash" (TPU)
+            model="",  # hub id or folder of the LLM to defend or to attack
+            checkpoint="",  # RUN/seed_0/METHOD: the weights that a run trained, on top of `model`; "": as it came
+            **model,
         )
     )
     c.sampler = ConfigDict(
         dict(
             model="",  # hub id or folder of the masked-diffusion LM
-            dtype="float32",
-            compute_dtype="float32",
-            attention="xla",
-            add_requests=False,  # dat trains on the requests too: a selection by compliance leaves out what is refused already
-            judge="",  # that scores compliance for the selection, as evaluation.judge; "": the same as there
-            **dataclasses.asdict(Pool()),
+            **model,
+            add_requests=False,  # train on the requests too: a selection by compliance leaves out what is refused already
+            judge="",  # that scores compliance for the selection, one of JUDGES; "": the first of evaluation.judges
+            **settings.as_config(Pool()),
         )
     )
     c.data = ConfigDict(
         dict(
-            behaviors="",  # HarmBench-format CSV: Behavior, BehaviorID, ...
-            targets="",  # JSON: {BehaviorID: text or list of texts}; the harmful responses y
+            behaviors="",  # CSV of training behaviors (docs/formats.md); several files with commas between
+            targets="",  # JSON: {BehaviorID: text or list of texts}; the harmful responses y; "": from the behaviors file, or made
             safe_responses="",  # CSV: Behavior, Safe_Response; empty: one default refusal for all
             chats="",  # utility chats: .jsonl, .parquet or a folder made by `python -m dat_jax.data.prepare`
             eval_behaviors="",  # as behaviors; disjoint from them
@@ -78,16 +84,16 @@ def defaults() -> ConfigDict:
             utility_rows=56,  # benign chats per batch
         )
     )
-    c.attack = ConfigDict(dataclasses.asdict(Attack()))
-    c.objective = ConfigDict(dataclasses.asdict(Objective()))
     c.training = ConfigDict(
         dict(
+            methods=("undefended", "cat", "dat"),  # of METHODS: what is trained from the target and compared
             steps=760,
             learning_rate=2e-4,  # peak
             warmup=0.03,  # share of the steps
             final_learning_rate=0.0,  # share of the peak at the end of the cosine
             weight_decay=1e-3,
             clip=0.3,  # largest global gradient norm
+            micro_batch=0,  # rows (adversarial + utility) worked on at a time, their gradients averaged over the batch; 0: all at once
             keep_products=False,  # keep the results of the layers' matrix products instead of recomputing them: faster, more memory
             save_every=50,  # steps between checkpoints
             keep=2,  # checkpoints kept
@@ -102,14 +108,28 @@ def defaults() -> ConfigDict:
             ),
         )
     )
-    c.evaluation = runner.defaults()
+    c.evaluation = ConfigDict(
+        dict(
+            attacks=("direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite"),  # of ATTACKS
+            judges=("refusal_prefix",),  # of JUDGES; the first one's verdicts are the headline
+            compare=(),  # further models side by side: folders, hub ids or RUN/seed_0/METHOD; NAME=... in front gives the name
+            forms=(),  # rewrite forms that are tried; (): all of the rewrites file
+            behaviors=0,  # evaluation behaviors tried, the first ones; 0: all
+            utility_prompts=0,  # prompts per utility set, spread evenly over it; 0: all
+            max_new_tokens=128,
+            temperature=0.0,  # 0: greedy; one answer per attempt
+            batch_size=32,  # attempts per batch, and behaviors after which the answers are saved; on a mesh a multiple of data x fsdp
+        )
+    )
+    for group, rows in TABLES.items():
+        c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
     return c
 
 
 def validate(config: ConfigDict) -> None:
     """Raises ValueError naming the first key whose value is not allowed."""
 
-    def require(ok, key, allowed):
+    def require(ok: bool, key: str, allowed: str) -> None:
         if not ok:
             value = config
             for part in key.split("."):
@@ -117,7 +137,26 @@ def validate(config: ConfigDict) -> None:
             raise ValueError(f"config.{key} is {value!r}; allowed: {allowed}")
 
     require(len(config.seeds) > 0 and all(isinstance(s, int) and s >= 0 for s in config.seeds), "seeds", "one or more integers >= 0")
-    require(len(config.methods) > 0 and set(config.methods) <= set(METHODS), "methods", f"a selection of {', '.join(METHODS)}")
+    for key, table in (("training.methods", METHODS), ("evaluation.attacks", ATTACKS), ("evaluation.judges", JUDGES)):
+        group, name = key.split(".")
+        least = 0 if key == "training.methods" else 1
+        require(len(config[group][name]) >= least and set(config[group][name]) <= set(table), key, f"a selection of {', '.join(table)}")
+    require(config.sampler.judge in ("", *JUDGES), "sampler.judge", f"'' or one of {', '.join(JUDGES)}")
+    for group, rows in TABLES.items():
+        for row in rows.values():
+            settings.validate(row.read_settings(config), f"{group}.{row.key}")
+    settings.validate(settings.read(Pool, config.sampler), "sampler")
+    settings.validate(settings.read(World, config.world), "world")
+    _validate_data(config, require)
+    _validate_training(config, require)
+    for key in ("behaviors", "utility_prompts"):
+        require(config.evaluation[key] >= 0, f"evaluation.{key}", "an integer >= 0 (0: all)")
+    for key in ("max_new_tokens", "batch_size"):
+        require(config.evaluation[key] >= 1, f"evaluation.{key}", "an integer >= 1")
+    require(config.evaluation.temperature >= 0, "evaluation.temperature", "a number >= 0")
+
+
+def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
     require(config.data.perturb in PERTURB, "data.perturb", " | ".join(PERTURB))
     for key in ("prompt_length", "response_length", "adversarial_rows", "utility_rows"):
         require(config.data[key] >= 1, f"data.{key}", "an integer >= 1")
@@ -128,6 +167,17 @@ def validate(config: ConfigDict) -> None:
     length = config.data.prompt_length + config.data.response_length
     fits = config.target.attention != "splash" or length % 128 == 0
     require(fits, "target.attention", f"xla, as splash needs data.prompt_length + data.response_length ({length}) to be a multiple of 128")
+    if config.world.enabled:
+        return
+    require(bool(config.target.model), "target.model", "a path or hub id (there is no embedded world in this config)")
+    trained = [METHODS[name] for name in config.training.methods if METHODS[name].trains]
+    for key in ("behaviors", "chats") if trained else ("eval_behaviors",):
+        require(bool(config.data[key]), f"data.{key}", "a path (there is no embedded world in this config)")
+    if sampled := [method.name for method in trained if method.prompts == "sampled"]:
+        require(bool(config.sampler.model), "sampler.model", f"a path or hub id: {sampled[0]} samples its prompts")
+
+
+def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
     for key in ("learning_rate", "clip"):
         require(config.training[key] > 0, f"training.{key}", "a number > 0")
     for key in ("weight_decay", "final_learning_rate"):
@@ -137,17 +187,10 @@ def validate(config: ConfigDict) -> None:
         require(config.training[key] >= 1, f"training.{key}", "an integer >= 1")
     require(config.training.lora.rank >= 0, "training.lora.rank", "an integer >= 0 (0 trains all weights)")
     require(0 <= config.training.lora.dropout < 1, "training.lora.dropout", "a share from 0 up to 1")
-    Attack(**config.attack).validate("attack")
-    Objective(**config.objective).validate("objective")
-    pool_settings(config.sampler).validate("sampler")
-    runner.validate(config.evaluation)
-    world_settings(config.world).validate()
-    if not config.world.enabled:
-        for key in ("target.model", "data.behaviors", "data.targets", "data.chats"):
-            group, name = key.split(".")
-            require(bool(config[group][name]), key, "a path or hub id (there is no embedded world in this config)")
-        if "dat" in config.methods:
-            require(bool(config.sampler.model), "sampler.model", "a path or hub id: dat samples its prompts")
+    adversarial, utility = config.data.adversarial_rows, config.data.utility_rows
+    sizes = [(adversarial + utility) // n for n in range(1, adversarial + 1) if adversarial % n == 0 and utility % n == 0]
+    allowed = f"0, or so many of the batch's {adversarial} + {utility} rows: {', '.join(map(str, sizes))}"
+    require(config.training.micro_batch in (0, *sizes), "training.micro_batch", allowed)
 
 
 def dotted(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -1,19 +1,18 @@
-"""Flags and dispatch: `python -m dat_jax.main --config=configs/quickstart.py --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]`.
+"""Flags and dispatch: `python -m dat_jax.main --config=configs/quickstart.py [--workdir=DIR] [--mode=MODE] [--config.KEY=VALUE ...]`.
 
-Kept short on purpose: what the modes do lives in `dat_jax.job`, where tests and notebooks can import it. A wrong file, key or value ends
-with one line and exit status 2 before anything is compiled; a run that was told to stop saves and ends with status 75; killed or stopped,
-the same command goes on.
+Kept short on purpose: what the modes do lives in `dat_jax.stations`, where tests and notebooks can import it. A wrong file, key or value
+ends with one line and exit status 2 before anything is compiled; a run that was told to stop saves and ends with status 75; killed or
+stopped, the same command goes on.
 """
 
-import glob
-import importlib.util
 import logging
 import os
 import sys
 
+from dat_jax import platform
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
-if importlib.util.find_spec("libtpu") and not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/[0-9]*"):
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu without a TPU (it compiles for one): jax would look for the chip and complain
+os.environ.update(platform.environment())
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -21,24 +20,30 @@ from ml_collections import config_flags
 
 from dat_jax import config as config_lib
 
+_MODES = ("all", "sample", "train", "evaluate", "judge", "report", "export", "compile")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or your own", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder or gs:// address of everything the run writes")
-_MODE = flags.DEFINE_enum("mode", "all", ["all", "sample", "train", "evaluate", "export", "compile"], "one station of the way, or all")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder or gs:// address of everything the run writes; runs/ and the config's name if not given"
+)
+_MODE = flags.DEFINE_enum("mode", "all", _MODES, "one station of the way, or all")
 
 
 def main(argv: list[str]) -> int:
     """Runs a mode and returns the exit status."""
-    from dat_jax import job  # after the flags are known to be right: it takes seconds to import
+    from dat_jax import stations  # after the flags are known to be right: it takes seconds to import
+    from dat_jax.stations import workdir as workdirs
 
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --mode=train or --config.training.steps=100", 2)
-    if _CONFIG.value is None or (_WORKDIR.value is None and _MODE.value != "compile"):
-        raise app.UsageError("give --config=configs/NAME.py and --workdir=DIR", 2)
+    if _CONFIG.value is None:
+        raise app.UsageError("give --config=configs/NAME.py", 2)
     show_progress()
+    workdir = _WORKDIR.value or workdirs.default(config_flags.get_config_filename(flags.FLAGS["config"]))
+    logging.info("workdir: %s", workdir)
     try:
         config_lib.split_lists(_CONFIG.value)
         config_lib.validate(_CONFIG.value)
-        return job.run(_MODE.value, _CONFIG.value, _WORKDIR.value or "")
+        return stations.run(_MODE.value, _CONFIG.value, workdir)
     except ValueError as error:
         logging.debug("where it came from", exc_info=True)
         print(f"dat_jax: {error}", file=sys.stderr)

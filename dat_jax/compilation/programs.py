@@ -12,19 +12,21 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dat_jax import sharding
+from dat_jax.attacks import embedding, victim
 from dat_jax.compilation import formulas
 from dat_jax.compilation.formulas import Pass
 from dat_jax.compilation.published import architecture
 from dat_jax.data.conversations import Conversations
 from dat_jax.data.pipeline import Batch
-from dat_jax.diffusion.pool import padded_block, pool_settings
+from dat_jax.diffusion.pool import Pool, padded_block
 from dat_jax.diffusion.sampler import infill
-from dat_jax.evaluation import responses
+from dat_jax.methods import METHODS
+from dat_jax.methods.method import Method
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
+from dat_jax.settings import read
 from dat_jax.training import loop
-from dat_jax.training.perturbation import Attack
 
 TEMPLATE_TOKENS = 8  # of a sampler's row: begin of text and separator
 
@@ -45,15 +47,17 @@ def of_run(config: ConfigDict, mesh: Mesh) -> Iterator[Program]:
     Raises ValueError for rows or lengths that do not fit the mesh.
     """
     target = architecture(config.target)
-    yield train_step(config, target, mesh)
+    methods = [METHODS[name] for name in config.training.methods if METHODS[name].trains]
+    for method in {(method.inner, method.loss, method.key): method for method in methods}.values():  # CAT and DAT are one program
+        yield train_step(config, target, mesh, method)
     if config.sampler.model:
         yield sampler(config, architecture(config.sampler), mesh)
-    yield decoder(config, target, mesh, None)
-    yield decoder(config, target, mesh, Attack(**config.evaluation.attack))
+    yield decoder(config, target, mesh)
+    yield embedding_attack(config, target, mesh)
 
 
-def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
-    """`training.step.train_step` as the loop calls it."""
+def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Method) -> Program:
+    """`training.step.train_step` of a method as the loop calls it. The FLOPs by formula are those of CAT's perturbation and loss."""
     data, training = config.data, config.training
     prompt, response, rows = data.prompt_length, data.response_length, data.adversarial_rows
     state = loop.abstract_state(model, training, mesh)
@@ -63,7 +67,7 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
         toward=_conversations(mesh, rows, prompt + response),
         utility=_conversations(mesh, data.utility_rows, prompt + response),
     )
-    settings = loop.step_config(Model({}, model, None), config)
+    settings = loop.step_config(Model({}, model, None), config, method)
 
     def lower() -> jax.stages.Lowered:
         step = loop.compiled_step(state)
@@ -71,13 +75,15 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
 
     adversarial = Pass(rows, prompt + response, response)
     outer = Pass(2 * rows + data.utility_rows, prompt + response, response)
-    about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}, {config.attack.steps} attack steps"
-    return Program("train_step", about, formulas.train_step(model, config.attack.steps, adversarial, outer, training.lora.rank), lower)
+    steps = config.methods.cat.perturbation.steps
+    about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}, {steps} attack steps"
+    about += f", {training.micro_batch} rows at a time" if training.micro_batch else ""
+    return Program("train_step", about, formulas.train_step(model, steps, adversarial, outer, training.lora.rank), lower)
 
 
 def sampler(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
     """`diffusion.sampler.infill` on one batch of the pool, prompts of the greatest length."""
-    pool = pool_settings(config.sampler)
+    pool = read(Pool, config.sampler)
     span = pool.prompt_tokens[1]
     length = padded_block(pool, span + TEMPLATE_TOKENS, model) + pool.response_tokens
     settings = pool.settings(())
@@ -95,27 +101,36 @@ def sampler(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
     return Program("sampler", about, {"sampler": formulas.infill(model, settings.steps, shape)}, lower)
 
 
-def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh, attack: Attack | None) -> Program:
-    """`evaluation.responses.answer`: greedy decoding of one batch, from perturbed embeddings when an attack is given."""
+def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
+    """`attacks.victim.generate`: decoding of one batch of attempts."""
     data, evaluation = config.data, config.evaluation
     rows, new = evaluation.batch_size, evaluation.max_new_tokens
+    batch = _conversations(mesh, rows, data.prompt_length + data.response_length)
+    seeds = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=sharding.batch_sharding(mesh, (rows,)))
+
+    def lower() -> jax.stages.Lowered:
+        return victim.generate.lower(
+            weights.abstract(model, config.target.dtype, mesh), model, batch, seeds, None, max_new_tokens=new, stop_tokens=(2,),
+            temperature=evaluation.temperature, prompt_length=data.prompt_length,
+        )  # fmt: skip
+
+    flops = {"decode": formulas.generate(model, rows, data.prompt_length, new)}
+    return Program("decoder", f"{rows} rows, prompts of {data.prompt_length}, {new} new tokens", flops, lower)
+
+
+def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
+    """`attacks.victim.perturbation`: the embedding attack's search on one batch of attempts, before they are answered."""
+    data, rows, how = config.data, config.evaluation.batch_size, embedding.ATTACK.read_settings(config).perturbation
     length = data.prompt_length + data.response_length
     batch = _conversations(mesh, rows, length)
 
     def lower() -> jax.stages.Lowered:
-        return responses.answer.lower(
-            weights.abstract(model, config.target.dtype, mesh), model, batch, _key(mesh), attack=attack, max_new_tokens=new,
-            stop_tokens=(2,), temperature=evaluation.temperature, prompt_length=data.prompt_length,
-        )  # fmt: skip
+        return victim.perturbation.lower(weights.abstract(model, config.target.dtype, mesh), model, batch, how, data.prompt_length)
 
-    flops = {"decode": formulas.generate(model, rows, data.prompt_length, new)}
-    about = f"{rows} rows, prompts of {data.prompt_length}, {new} new tokens"
-    if attack is None:
-        return Program("decoder", about, flops, lower)
-    last = 1 if attack.iterate == "best" else 0  # the last iterate's loss needs one more forward pass
+    last = 1 if how.iterate == "best" else 0  # the last iterate's loss needs one more forward pass
     shape = Pass(rows, length, data.response_length)
-    flops["attack"] = attack.steps * formulas.input_gradient(model, shape) + last * formulas.forward(model, shape)
-    return Program("embedding_attack", f"{about}, {attack.steps} attack steps", flops, lower)
+    flops = {"attack": how.steps * formulas.input_gradient(model, shape) + last * formulas.forward(model, shape)}
+    return Program("embedding_attack", f"{rows} rows, prompts of {data.prompt_length}, {how.steps} attack steps", flops, lower)
 
 
 def _conversations(mesh: Mesh, rows: int, length: int) -> Conversations:

@@ -1,15 +1,22 @@
 """Behaviors: what the model is asked for, the responses it must be led away from, the refusals it is led toward.
 
-Formats of HarmBench and Continuous-AdvTrain: a CSV with `Behavior` and `BehaviorID` (and `ContextString`, `Category` where present), a JSON
-file of targets, a CSV of safe responses matched by the behavior's text.
+A CSV in one of `formats.FORMATS`, or several with commas between; a JSON file of targets; a CSV of safe responses matched by the text.
 """
 
 import dataclasses
 import logging
+import re
+from collections.abc import Sequence
 
 from dat_jax.data import files
+from dat_jax.data.formats import read_requests
 
 DEFAULT_REFUSAL = "I'm sorry, but I can't help with that."
+QUESTION = re.compile(
+    r"^(?:how (?:do|does|can|could|would|should|might) (?:i|you|we|one|someone|somebody|people)|how to)\s+", re.IGNORECASE
+)
+MAKE = re.compile(r"^(?:write|create|develop|give|provide|make|generate|draft|compose|list|describe|outline|produce|design|publish)\b"
+                  r"(?: me| us)?\s+(?=(?:an?|the|some|instructions|step)\b)", re.IGNORECASE)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,40 +28,69 @@ class Behavior:
     targets: tuple[str, ...]
     refusals: tuple[str, ...]
     category: str = ""
+    made_target: bool = False  # whether the target was made from the request, as no file gave one
 
 
-def load_behaviors(behaviors_csv: str, targets_json: str, safe_responses_csv: str = "") -> list[Behavior]:
+def paths(files_of_behaviors: str) -> list[str]:
+    """Returns the files of a config key that may name several with commas between them."""
+    return [path.strip() for path in files_of_behaviors.split(",") if path.strip()]
+
+
+def load_behaviors(behaviors_csv: str, targets_json: str = "", safe_responses_csv: str = "") -> list[Behavior]:
     """Reads behaviors with their targets and refusals; ValueError names file, line and key of the first fault.
 
-    Empty and repeated targets are dropped and counted in the log: an empty target leaves nothing but the end of the turn to be trained away
-    from (the public training file has 11 of them). A behavior that has none left is an error.
+    behaviors_csv, targets_json: one file or several with commas between. Without targets those of the behaviors file are taken, or else
+    `affirmative` makes one. Empty and repeated targets are dropped and counted in the log: an empty target leaves nothing but the end
+    of the turn to be trained away from (the public training file has 11 of them). A behavior that has none left is an error.
     """
-    rows = files.read_csv(behaviors_csv, ("Behavior", "BehaviorID"))
-    targets = _targets(targets_json)
+    targets = {id: texts for path in paths(targets_json) for id, texts in _targets(path).items()}
     refusals = _refusals(safe_responses_csv)
-    lines: dict[str, int] = {}
+    seen: dict[str, str] = {}
     behaviors, dropped = [], 0
-    for line, row in rows:
-        id = files.require_text(behaviors_csv, line, "BehaviorID", row["BehaviorID"])
-        text = files.require_text(behaviors_csv, line, "Behavior", row["Behavior"])
-        if id in lines:
-            raise ValueError(f"{behaviors_csv}, line {line}: BehaviorID {id!r} stands on line {lines[id]} already; allowed: each once")
-        lines[id] = line
-        if id not in targets:
-            raise ValueError(f"{targets_json}: no key {id!r}, the BehaviorID of {behaviors_csv}, line {line}")
-        kept = tuple(dict.fromkeys(t for t in targets[id] if t.strip()))
-        dropped += len(targets[id]) - len(kept)
-        if not kept:
-            raise ValueError(f"{targets_json}, key {id!r}: no target with text; allowed: at least one")
-        if safe_responses_csv and text not in refusals:
-            raise ValueError(f"{safe_responses_csv}: no row whose Behavior is that of {behaviors_csv}, line {line} ({text[:60]!r})")
-        context = row.get("ContextString", "").strip()
-        request = f"{context}\n\n---\n\n{text}" if context else text  # HarmBench's own way to join the two
-        category = row.get("Category") or row.get("SemanticCategory") or ""
-        behaviors.append(Behavior(id, request, kept, tuple(refusals.get(text, (DEFAULT_REFUSAL,))), category))
+    for path in paths(behaviors_csv):
+        for line, request in read_requests(path):
+            place = f"{path}, line {line}"
+            if request.id in seen:
+                raise ValueError(f"{place}: the id {request.id!r} stands on {seen[request.id]} already; allowed: each once")
+            seen[request.id] = place
+            given = targets.get(request.id, [request.target] if request.target and not targets_json else None)
+            if given is None and targets_json:
+                raise ValueError(f"{targets_json}: no key {request.id!r}, the id of {place}")
+            found = [affirmative(request.text)] if given is None else given
+            kept = tuple(dict.fromkeys(t for t in found if t.strip()))
+            dropped += len(found) - len(kept)
+            if not kept:
+                raise ValueError(f"{targets_json}, key {request.id!r}: no target with text; allowed: at least one")
+            if safe_responses_csv and request.text not in refusals:
+                raise ValueError(f"{safe_responses_csv}: no row whose Behavior is that of {place} ({request.text[:60]!r})")
+            text = f"{request.context}\n\n---\n\n{request.text}" if request.context else request.text  # HarmBench's own way to join the two
+            refused = tuple(refusals.get(request.text, (DEFAULT_REFUSAL,)))
+            behaviors.append(Behavior(request.id, text, kept, refused, request.category, given is None))
     if dropped:
         logging.info("%s: dropped %d empty or repeated targets of %d behaviors", targets_json, dropped, len(behaviors))
     return behaviors
+
+
+def affirmative(request: str) -> str:
+    """Returns the beginning of a compliant answer made from the request, for attacks that need a target where no file gives one.
+
+    "Write a poem about x." gives "Sure, here is a poem about x:", "Paint the x" and "How do I paint the x?" give "Sure, here is how to
+    paint the x:"; as AdvBench's targets are made (Zou et al. 2023).
+    """
+    core = request.strip().splitlines()[-1].rstrip(".?! ")
+    if made := MAKE.match(core):
+        return f"Sure, here is {core[made.end() :]}:"
+    core = QUESTION.sub("", core)
+    lowered = core if core[:2].isupper() else core[:1].lower() + core[1:]
+    return f"Sure, here is how to {lowered}:"
+
+
+def describe_targets(behaviors: Sequence[Behavior]) -> str:
+    """Returns a sentence on targets that were made from the requests; "" where the files gave all."""
+    made = sum(behavior.made_target for behavior in behaviors)
+    if not made:
+        return ""
+    return f'{made} of {len(behaviors)} behaviors came without a target; "Sure, here is ..." made from the request was used.'
 
 
 def _targets(path: str) -> dict[str, list[str]]:

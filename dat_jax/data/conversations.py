@@ -147,6 +147,11 @@ def with_system(messages: Dialog, system: str | None) -> list[Message]:
     return [{"role": "system", "content": system}] + [m for m in messages if m["role"] != "system"]
 
 
+def prompt_tokens(tokenizer, messages: Dialog, system: str | None = None) -> int:
+    """Returns how many tokens the messages before an answer take, chat template included."""
+    return len(encode_prompt(tokenizer, with_system(messages, system), "all")[0])
+
+
 def tokenize(
     tokenizer,
     dialogs: Sequence[Dialog],

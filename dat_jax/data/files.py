@@ -97,12 +97,17 @@ def require_text(path: str, line: int, key: str, value: Any) -> str:
 
 
 def write_text(path, text: str) -> None:
+    """Writes a whole UTF-8 file at once, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path, data: bytes) -> None:
     """Writes a whole file at once: a reader, or a run killed half way, never sees a part of it."""
     path = epath.Path(path)
     if is_remote(path):  # in a bucket an object appears when its upload is complete, and renaming is a copy
-        path.write_text(text)
+        path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / (path.name + ".partial")
-    partial.write_text(text)
+    partial.write_bytes(data)
     partial.replace(path)

@@ -12,7 +12,16 @@ import grain.python as grain
 import numpy as np
 
 from dat_jax.data.behaviors import Behavior
-from dat_jax.data.conversations import Conversations, check_tokenizer, encode_prompt, encode_response, lay_out, tokenize, with_system
+from dat_jax.data.conversations import (
+    Conversations,
+    check_tokenizer,
+    encode_prompt,
+    encode_response,
+    lay_out,
+    prompt_tokens,
+    tokenize,
+    with_system,
+)
 from dat_jax.data.prompts import PromptRecord
 
 ENDLESS = 2**40  # steps; datasets that are zipped must be of one length
@@ -60,14 +69,9 @@ def triples(
     return [(id, x, y, known[id].refusals[draw.integers(len(known[id].refusals))]) for id, x, y in pairs]
 
 
-def fitting(tokenizer, rows: Sequence[tuple[str, str, str, str]], data) -> list[tuple[str, str, str, str]]:
+def within_block(tokenizer, rows: Sequence[tuple[str, str, str, str]], data) -> list[tuple[str, str, str, str]]:
     """Returns the rows whose prompt fits its block: a sampled prompt may have more tokens for the target than for the sampler."""
-
-    def fits(prompt: str) -> bool:
-        messages = with_system([{"role": "user", "content": prompt}], data.system)
-        return len(encode_prompt(tokenizer, messages, "all")[0]) <= data.prompt_length
-
-    kept = [row for row in rows if fits(row[1])]
+    kept = [row for row in rows if prompt_tokens(tokenizer, [{"role": "user", "content": row[1]}], data.system) <= data.prompt_length]
     if len(kept) < len(rows):
         logging.warning("left out %d of %d sampled prompts longer than %d tokens", len(rows) - len(kept), len(rows), data.prompt_length)
     if not kept:

@@ -53,11 +53,6 @@ def write(rows: list[list[dict[str, str]]], folder: str) -> None:
     (epath.Path(folder) / "downloads").rmtree(missing_ok=True)  # made by TFDS, empty
 
 
-def fitting(rows: list[list[dict[str, str]]], tokenizer, prompt_length: int) -> list[list[dict[str, str]]]:
-    """Returns the conversations whose prompt has at most `prompt_length` tokens."""
-    return [row for row in rows if len(conversations.encode_prompt(tokenizer, row[:-1], "all")[0]) <= prompt_length]
-
-
 def main(argv: list[str]) -> None:
     """Reads the files named on the command line and writes the dataset."""
     if len(argv) < 2:
@@ -72,7 +67,7 @@ def main(argv: list[str]) -> None:
 
         tokenizer = transformers.AutoTokenizer.from_pretrained(_TOKENIZER.value)
         conversations.check_tokenizer(tokenizer)
-        kept = fitting(rows, tokenizer, _PROMPT_LENGTH.value)
+        kept = [row for row in rows if conversations.prompt_tokens(tokenizer, row[:-1]) <= _PROMPT_LENGTH.value]
         logging.info(
             "dropped %d of %d conversations with more than %d prompt tokens", len(rows) - len(kept), len(rows), _PROMPT_LENGTH.value
         )

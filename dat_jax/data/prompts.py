@@ -23,12 +23,12 @@ class PromptRecord:
     selected: bool  # whether it is trained on
 
 
-def write_prompts(path, records: list[PromptRecord]) -> None:
+def write_records(path, records: list[PromptRecord]) -> None:
     """Writes one record per line, all at once."""
     files.write_text(path, "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records))
 
 
-def read_prompts(path) -> list[PromptRecord]:
+def read_records(path) -> list[PromptRecord]:
     """Reads records; ValueError names the line and the key that is missing or unknown."""
     names = [f.name for f in dataclasses.fields(PromptRecord)]
     records = []

@@ -21,18 +21,19 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dat_jax import sharding
-from dat_jax.data import files
+from dat_jax.data import files, provenance
 from dat_jax.data.behaviors import Behavior
-from dat_jax.data.prompts import PromptRecord, read_prompts, write_prompts
+from dat_jax.data.prompts import PromptRecord, read_records, write_records
 from dat_jax.diffusion.denoiser import forward_flops, mask_id
 from dat_jax.diffusion.layout import Rows, Template, encode, pack, prompt_block, template
 from dat_jax.diffusion.likelihood import SCHEMES, log_likelihood
 from dat_jax.diffusion.parallel import FastSettings, infill_fast
-from dat_jax.diffusion.sampler import SamplerSettings, infill, row_keys
+from dat_jax.diffusion.sampler import InfillSettings, infill, row_keys
 from dat_jax.diffusion.selection import select
 from dat_jax.models import splash
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
+from dat_jax.settings import check, read
 
 LENGTHS = ("uniform", "behaviors")
 Compliance = Callable[[Sequence[Behavior], Sequence[str], Sequence[str]], Sequence[float]]
@@ -65,7 +66,7 @@ class Pool:
     diversity: float = 0.5  # weight of dissimilarity in diversity and combined
     refresh_every: int = 0  # training steps between re-sampled pools; 0: one pool, drawn before training
 
-    def validate(self, name: str = "sampler") -> None:
+    def validate(self, key: str = "sampler") -> None:
         """Raises ValueError naming the key whose value is not allowed."""
         low, high = self.prompt_tokens
         checks = {
@@ -79,24 +80,21 @@ class Pool:
             "likelihood_scheme": (self.likelihood_scheme in SCHEMES, " | ".join(SCHEMES)),
             "refresh_every": (self.refresh_every >= 0, "an integer >= 0"),
         }
-        for key, (fine, allowed) in checks.items():
-            if not fine:
-                raise ValueError(f"config.{name}.{key} is {getattr(self, key)!r}; allowed: {allowed}")
+        check(self, key, checks)
         self.settings(())
         if self.acceptance != "quota":
             self.fast_settings(())
-            for key, off in (("cfg_scale", 0.0), ("condition_remasking", 0.0), ("top_p", 1.0)):
-                if getattr(self, key) != off:
-                    raise ValueError(f"config.{name}.{key} is {getattr(self, key)!r}; allowed with acceptance={self.acceptance!r}: {off}")
-        elif self.cache_refresh != 1:
-            raise ValueError(f"config.{name}.cache_refresh is {self.cache_refresh}; allowed with acceptance='quota': 1")
-        select(
-            self.selection, 1, [], np.zeros(0) if self.likelihood_samples else None, np.zeros(0), np.random.default_rng(0), self.diversity
-        )
+            with_it = f"{{}} with acceptance={self.acceptance!r}"
+            off = {"cfg_scale": 0.0, "condition_remasking": 0.0, "top_p": 1.0}
+            check(self, key, {name: (getattr(self, name) == value, with_it.format(value)) for name, value in off.items()})
+        else:
+            check(self, key, {"cache_refresh": (self.cache_refresh == 1, "1 with acceptance='quota'")})
+        likely = np.zeros(0) if self.likelihood_samples else None
+        select(self.selection, 1, [], likely, np.zeros(0), np.random.default_rng(0), self.diversity)
 
-    def settings(self, forbidden: tuple[int, ...]) -> SamplerSettings:
+    def settings(self, forbidden: tuple[int, ...]) -> InfillSettings:
         """The denoising loop's own settings."""
-        return SamplerSettings(
+        return InfillSettings(
             steps=min(self.steps, self.prompt_tokens[1]), remasking=self.remasking, temperature=self.temperature, top_p=self.top_p,
             condition_remasking=self.condition_remasking, cfg_scale=self.cfg_scale, forbidden=forbidden,
         )  # fmt: skip
@@ -105,12 +103,6 @@ class Pool:
         """The settings of fast infilling, for an acceptance other than quota."""
         order = "random" if self.remasking == "random" else "sure"
         return FastSettings(self.acceptance, self.bound, order, self.temperature, forbidden, refresh=self.cache_refresh)
-
-
-def pool_settings(config: Any) -> Pool:
-    """The Pool of a `sampler` sub-config that may hold other keys too."""
-    values: dict[str, Any] = {field.name: config[field.name] for field in dataclasses.fields(Pool)}
-    return Pool(**{**values, "prompt_tokens": tuple(values["prompt_tokens"])})
 
 
 def forbidden_tokens(tokenizer: Any, vocabulary: int, mask_token: int) -> tuple[int, ...]:
@@ -181,7 +173,7 @@ def draw(
             response=behavior.targets[number % len(answers)],
             seed=seed,
             sampler=sampler.source,
-            settings={**provenance(pool), "round": round, "sample": number},
+            settings={**shaping(pool), "round": round, "sample": number},
             log_likelihood=None if bound_N is None else float(bound_N[row]),
             tokens=int(lengths[number]),
             compliance=None,
@@ -197,11 +189,11 @@ def padded_block(pool: Pool, block: int, config: ModelConfig) -> int:
     return block + (-(block + pool.response_tokens) % splash.BLOCK if config.attention == "splash" else 0)
 
 
-def provenance(pool: Pool) -> dict[str, Any]:
+def shaping(pool: Pool) -> dict[str, Any]:
     """The settings that a record carries: everything that shaped its distribution."""
-    shaping = ["steps", "remasking", "temperature", "top_p", "condition_remasking", "cfg_scale", "separator", "begin"]
+    names = ["steps", "remasking", "temperature", "top_p", "condition_remasking", "cfg_scale", "separator", "begin"]
     fast = ["acceptance", "bound", "cache_refresh"] if pool.acceptance != "quota" else []
-    return {name: getattr(pool, name) for name in shaping + fast}
+    return {name: getattr(pool, name) for name in names + fast}
 
 
 def passes_cost(pool: Pool, config: ModelConfig, block: int, full: int, alone: int, scored: int) -> dict[str, float]:
@@ -293,13 +285,13 @@ def build_pool(
     `round` numbers re-sampled pools during training: the same seed and round give the same pool.
     Raises ValueError when `folder` holds a pool of other settings, naming the first that differs.
     """
-    pool = pool_settings(config)
+    pool = read(Pool, config)
     pool.validate()
     mask = mask_id(sampler.config)
     root, possible = epath.Path(folder), possible_lengths(pool, sampler.tokenizer, behaviors)
-    same_provenance(root / "provenance.json", pool, behaviors, sampler, possible, seed, round)
+    provenance.claim(root / "provenance.json", made_with(pool, behaviors, sampler, possible, seed, round), "use another folder")
     if complete(root):
-        return read_prompts(root / "prompts.jsonl")
+        return read_records(root / "prompts.jsonl")
     around = template(sampler.tokenizer, pool.separator, pool.begin)
     forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask)
     drawn, costs, started, fresh = [], [], time.monotonic(), 0
@@ -309,14 +301,14 @@ def build_pool(
         if not there[number - 1]:
             records, cost = draw(pool, sampler, behavior, around, forbidden, seed, round, possible)
             if jax.process_index() == 0:
-                write_prompts(f"{stem}.jsonl", records)
+                write_records(f"{stem}.jsonl", records)
                 files.write_text(f"{stem}.cost.json", json.dumps(cost))  # last: its presence says that the samples are complete
             multihost_utils.sync_global_devices(f"drawn {number}")  # before the others read them
             fresh += 1
             if fresh == 1 or number == len(behaviors) or number % max(1, len(behaviors) // 10) == 0:
                 left = (time.monotonic() - started) / fresh * (len(behaviors) - number)
                 report(f"sample: behavior {number}/{len(behaviors)}  {pool.samples} prompts each  {left:.0f} s left")
-        drawn.append(read_prompts(f"{stem}.jsonl"))
+        drawn.append(read_records(f"{stem}.jsonl"))
         costs.append(files.read_json(f"{stem}.cost.json"))
     judging = time.monotonic()
     judged = judge([record for records in drawn for record in records], behaviors, compliance)
@@ -325,7 +317,7 @@ def build_pool(
         of[record.behavior_id].append(record)
     pooled = [record for records in of.values() for record in choose(pool, records, seed, round)]
     if jax.process_index() == 0:
-        write_prompts(root / "prompts.jsonl", pooled)
+        write_records(root / "prompts.jsonl", pooled)
         total = {name: sum(cost[name] for cost in costs) for name in costs[0]}
         files.write_text(root / "cost.json", json.dumps({**total, "judging_seconds": time.monotonic() - judging}, indent=2) + "\n")
     multihost_utils.sync_global_devices(f"pool {round}")  # before the others read it
@@ -337,28 +329,12 @@ def complete(folder: epath.Path) -> bool:
     return bool(sharding.agreed((folder / "prompts.jsonl").exists() and (folder / "cost.json").exists()))
 
 
-def same_provenance(
-    path: Any, pool: Pool, behaviors: Sequence[Behavior], sampler: Model, possible: np.ndarray, seed: int, round: int
-) -> None:
-    """Writes what the pool depends on, or raises ValueError when `path` holds something else.
-
-    The sampler is known by its sizes and a sum over weights, not by its path, so that a work directory may move.
-    """
+def made_with(pool: Pool, behaviors: Sequence[Behavior], sampler: Model, possible: np.ndarray, seed: int, round: int) -> dict[str, Any]:
+    """What a pool depends on. The sampler is known by its sizes and a sum over weights, not by its path, so that a folder may move."""
     texts = json.dumps([[behavior.id, *behavior.targets] for behavior in behaviors]).encode()
     weights = f"{float(jnp.sum(jnp.abs(sampler.params['embedding'].astype(jnp.float32)))):.4e}"
-    wanted = {
-        **dataclasses.asdict(pool), "model_type": sampler.config.model_type, "vocab_size": sampler.config.vocab_size, "weights": weights,
-        "seed": seed, "round": round, "behaviors": f"{zlib.crc32(texts):08x}",
+    return {
+        "behaviors": f"{zlib.crc32(texts):08x}", **dataclasses.asdict(pool), "model_type": sampler.config.model_type,
+        "vocab_size": sampler.config.vocab_size, "weights": weights, "seed": seed, "round": round,
         "lengths": f"{zlib.crc32(json.dumps(possible.tolist()).encode()):08x}",
     }  # fmt: skip
-    wanted = json.loads(json.dumps(wanted))
-    if not sharding.agreed(path.exists()):
-        if jax.process_index() == 0:
-            files.write_text(path, json.dumps(wanted, indent=2) + "\n")
-        return
-    found = files.read_json(str(path))
-    for key in sorted(wanted, key=lambda name: name != "behaviors"):
-        if found.get(key) != wanted[key]:
-            raise ValueError(
-                f"{path}: this pool was made with {key} = {found.get(key)!r}, the config has {wanted[key]!r}; use another folder"
-            )

@@ -26,12 +26,12 @@ from etils import epath
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dat_jax.data import files
+from dat_jax.data import files, provenance
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.chats import load_chats
 from dat_jax.data.prompts import PromptRecord
+from dat_jax.diffusion import learning
 from dat_jax.diffusion import pool as pool_lib
-from dat_jax.diffusion import pretraining
 from dat_jax.diffusion.layout import template
 from dat_jax.models import huggingface, weights
 from dat_jax.models.config import ModelConfig
@@ -81,7 +81,7 @@ def train(
     pairs: Sequence[tuple[str, str]],
     sizes: Sizes,
     pool: pool_lib.Pool,
-    settings: pretraining.Pretraining,
+    settings: learning.Learning,
     seed: int,
     report: Callable[[str], None],
     state: epath.Path | None = None,
@@ -95,7 +95,7 @@ def train(
     """
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], sizes.vocabulary)
     around = template(tokenizer, pool.separator, pool.begin)
-    rows, longer = pretraining.pair_rows(tokenizer, around, pairs, pool.prompt_tokens[1], pool.response_tokens)
+    rows, longer = learning.pair_rows(tokenizer, around, pairs, pool.prompt_tokens[1], pool.response_tokens)
     config = ModelConfig(
         vocab_size=-(-len(tokenizer) // 8) * 8,
         width=sizes.width,
@@ -115,7 +115,7 @@ def train(
     # The tokenizer is trained anew by every call; one that came out otherwise must not go on with weights that are not its own.
     about = {"tokenizer": zlib.crc32(tokenizer.backend_tokenizer.to_str().encode()), "steps": settings.steps}
     saving = None if state is None else Saving(state, save_every, about)
-    params, bounds = pretraining.pretrain(start, config, rows, settings, jax.random.key(seed + 1), seed, report, saving)
+    params, bounds = learning.learn(start, config, rows, settings, jax.random.key(seed + 1), seed, report, saving)
     return Model(params, config, tokenizer), bounds
 
 
@@ -157,16 +157,14 @@ def begin(output: epath.Path, arguments: dict) -> bool:
 
     Raises ValueError when it holds something else, or a sampler made with other arguments, naming the first that differs.
     """
-    marker, arguments = output / MARKER, json.loads(json.dumps(arguments))
+    marker = output / MARKER
     if not marker.exists():
         if output.exists() and any(output.iterdir()):
             raise ValueError(f"--output={output} is not empty, and no {MARKER} in it says that this command made it")
         files.write_text(marker, json.dumps({"arguments": arguments}, indent=1) + "\n")
         return False
     found = files.read_json(str(marker))
-    for name, value in arguments.items():
-        if found["arguments"].get(name) != value:
-            raise ValueError(f"{marker}: made with {name} {found['arguments'].get(name)!r}, now it is {value!r}; use another --output")
+    provenance.compare(marker, found["arguments"], arguments, "use another --output")
     return "bounds" in found
 
 
@@ -181,7 +179,7 @@ def make(values: flags.FlagValues, report: Callable[[str], None]) -> None:
         samples=3, keep=1, prompt_tokens=lengths, response_tokens=values.response_tokens, separator=values.separator, batch_size=3
     )
     sizes = Sizes(values.vocabulary, values.width, values.layers, values.heads)
-    settings = pretraining.Pretraining(values.steps, values.batch_size, values.learning_rate, values.prompt_only)
+    settings = learning.Learning(values.steps, values.batch_size, values.learning_rate, values.prompt_only)
     arguments = dataclasses.asdict(sizes) | dataclasses.asdict(settings) | {"chats": f"{zlib.crc32(json.dumps(pairs).encode()):08x}"}
     layout = ("shortest_prompt", "longest_prompt", "response_tokens", "separator")
     arguments |= {name: values[name].value for name in (*layout, "shown", "seed")}

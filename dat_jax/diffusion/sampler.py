@@ -31,7 +31,7 @@ PURPOSES = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplerSettings:
+class InfillSettings:
     """How masked positions are filled; the defaults draw from the model's own distribution when steps >= masked positions.
 
     remasking: "random" order; "low_confidence" (LLaDA; Dream's maskgit_plus), "margin" (topk_margin), "entropy": surest first;
@@ -159,7 +159,7 @@ def commit(canvas: Canvas, positions_BxC: jax.Array, accepted_BxC: jax.Array, pr
     )
 
 
-def proposals(params: Params, config: ModelConfig, settings: SamplerSettings, canvas: Canvas, given_BxT: jax.Array, valid_BxT: jax.Array,
+def proposals(params: Params, config: ModelConfig, settings: InfillSettings, canvas: Canvas, given_BxT: jax.Array, valid_BxT: jax.Array,
               positions_BxC: jax.Array, keys_B: jax.Array, step: jax.Array, gumbel_BxTxV: jax.Array | None) -> Proposal:  # fmt: skip
     """One forward pass and a proposed token at each candidate position."""
     tokens_BxT = canvas.tokens_BxT
@@ -184,7 +184,7 @@ def reveal_shares(steps: int, epsilon: float) -> jax.Array:
     return jnp.where(jnp.arange(steps) == steps - 1, 1.0, 1.0 - time_S[1:] / time_S[:-1])
 
 
-def accept(settings: SamplerSettings, confidence_BxC: jax.Array, order_BxC: jax.Array | None, eligible_BxC: jax.Array, quota_B: jax.Array,
+def accept(settings: InfillSettings, confidence_BxC: jax.Array, order_BxC: jax.Array | None, eligible_BxC: jax.Array, quota_B: jax.Array,
            reveal: jax.Array) -> jax.Array:  # fmt: skip
     """The candidates (B, C) that are committed in this step."""
     if order_BxC is not None and settings.remasking == "ancestral":
@@ -197,7 +197,7 @@ def accept(settings: SamplerSettings, confidence_BxC: jax.Array, order_BxC: jax.
     return eligible_BxC & (ranks(confidence_BxC, eligible_BxC) < quota_B[:, None])
 
 
-def phases(span: int, settings: SamplerSettings, steps_per_block: int, blocks: int) -> list[tuple[int, int, int]]:
+def phases(span: int, settings: InfillSettings, steps_per_block: int, blocks: int) -> list[tuple[int, int, int]]:
     """Splits the steps into runs (first step, last step + 1, candidate positions): one, or four where that saves the head's work."""
     within = min(settings.block_length or span, span)
     if settings.remasking == "random" and settings.schedule == "even":
@@ -217,7 +217,7 @@ def infill(
     infill_mask_BxT: jax.Array,
     valid_BxT: jax.Array,
     keys_B: jax.Array,
-    settings: SamplerSettings,
+    settings: InfillSettings,
     span: int | None = None,
     noise: Noise | None = None,
     history: bool = False,
@@ -281,7 +281,7 @@ def generate(
     prompt_BxP: jax.Array,
     valid_BxP: jax.Array,
     keys_B: jax.Array,
-    settings: SamplerSettings,
+    settings: InfillSettings,
     new_tokens: int,
     noise: Noise | None = None,
     history: bool = False,

@@ -11,9 +11,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from dat_jax.models import families, remote
-from dat_jax.models.checkpoint import to_host
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.lora import Lora
+from dat_jax.models.tensors import to_host
 
 Array = np.ndarray[Any, Any]
 

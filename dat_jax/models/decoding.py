@@ -27,7 +27,7 @@ def generate(
     config: ModelConfig,
     e_BxPxD: jax.Array,
     valid_BxP: jax.Array,
-    key: jax.Array,
+    keys_B: jax.Array,
     *,
     max_new_tokens: int,
     stop_tokens: tuple[int, ...] = (),
@@ -39,7 +39,7 @@ def generate(
 
     Prompts may be padded on the left or on the right; each row needs one valid position. A row ends with its first stop token,
     after which only pad_token follows. temperature 0 is greedy; otherwise tokens are drawn from softmax(logits / temperature)
-    restricted to the smallest set of likeliest tokens whose probability reaches top_p.
+    restricted to the smallest set of likeliest tokens whose probability reaches top_p, each row by its own key of keys_B.
     """
     if not config.causal:
         raise ValueError(f"{config.model_type} is not a causal model; sample it with dat_jax.diffusion")
@@ -50,7 +50,7 @@ def generate(
     e_BxPxD, valid_BxP = align_right(e_BxPxD, valid_BxP)
     lengths_B = valid_BxP.sum(axis=1)
     valid_BxS = jnp.concatenate([valid_BxP, jnp.ones((B, N), bool)], axis=1)
-    choose = functools.partial(_choose, params, config, key, temperature, top_p)
+    choose = functools.partial(_choose, params, config, keys_B, temperature, top_p)
     h_BxD, cache = prefill(params, config, e_BxPxD, valid_BxP, N)
     token_B = choose(h_BxD, 0)
     tokens_BxN = jnp.full((B, N), pad_token, token_B.dtype).at[:, 0].set(token_B)
@@ -136,7 +136,7 @@ def nucleus(logits_BxV: jax.Array, top_p: float) -> jax.Array:
 
 
 def _choose(
-    params: Params, config: ModelConfig, key: jax.Array, temperature: float, top_p: float, h_BxD: jax.Array, n: jax.Array | int
+    params: Params, config: ModelConfig, keys_B: jax.Array, temperature: float, top_p: float, h_BxD: jax.Array, n: jax.Array | int
 ) -> jax.Array:
     logits_BxV = transformer.head(params, config, h_BxD)
     if temperature == 0.0:
@@ -144,9 +144,12 @@ def _choose(
     logits_BxV = logits_BxV / temperature
     if top_p < 1.0:
         logits_BxV = nucleus(logits_BxV, top_p)
+
     # mode="high": plain float32 noise ends at 16, which would cut off the tail of a large vocabulary
-    noise_BxV = jax.random.gumbel(jax.random.fold_in(key, n), logits_BxV.shape, jnp.float32, mode="high")
-    return jnp.argmax(logits_BxV + noise_BxV, axis=-1).astype(jnp.int32)
+    def noise(key: jax.Array) -> jax.Array:
+        return jax.random.gumbel(jax.random.fold_in(key, n), logits_BxV.shape[1:], jnp.float32, mode="high")
+
+    return jnp.argmax(logits_BxV + jax.vmap(noise)(keys_B), axis=-1).astype(jnp.int32)
 
 
 def _is_stop(token_B: jax.Array, stop_tokens: tuple[int, ...]) -> jax.Array:

@@ -14,7 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dat_jax.data import files
-from dat_jax.models import checkpoint, families, remote
+from dat_jax.models import families, remote, tensors
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import gemma
 
@@ -44,11 +44,11 @@ def load(folder_or_id: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 
     folder = locate(folder_or_id, cache_dir)
     fields = read_fields(folder)
     config = dataclasses.replace(families.read(fields), compute_dtype=dtype)
-    with checkpoint.opened(folder) as tensors:
+    with tensors.opened(folder) as found:
         names = families.family(config.model_type).names(config)
         if fields["model_type"] == "gemma3":
             names = gemma.multimodal_names(config)
-        params = checkpoint.read(tensors, config, names, dtype, mesh, VISION if fields["model_type"] == "gemma3" else ())
+        params = tensors.read(found, config, names, dtype, mesh, VISION if fields["model_type"] == "gemma3" else ())
     return Model(params, config, load_tokenizer(folder, config.model_type), str(folder))
 
 
@@ -74,7 +74,7 @@ def save(model: Model, folder: str, dtype: str | None = None, shard_bytes: int =
             carry(model, target)
             (target / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
         names = families.family(model.config.model_type).names(model.config)
-        checkpoint.write(model.params, model.config, names, target, dtype, shard_bytes)
+        tensors.write(model.params, model.config, names, target, dtype, shard_bytes)
 
 
 def locate(folder_or_id: str, cache_dir: str | None = None) -> pathlib.Path:
@@ -143,7 +143,7 @@ def carry(model: Model, target: pathlib.Path) -> None:
         return
     source = pathlib.Path(model.source)
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in CARRIED and path.name not in ("config.json", checkpoint.INDEX):
+        if path.is_file() and path.suffix in CARRIED and path.name not in ("config.json", tensors.INDEX):
             shutil.copyfile(path, target / path.name)
     templates = "additional_chat_templates"
     if (source / templates).is_dir():

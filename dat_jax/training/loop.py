@@ -16,21 +16,20 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dat_jax import sharding
-from dat_jax.checkpoints import Checkpoints, TrainState, load_trainable
+from dat_jax.checkpoints import Checkpoints, TrainState, load_trainable, read_about
 from dat_jax.data import files, pipeline
 from dat_jax.data.conversations import Conversations
+from dat_jax.methods.method import Method
 from dat_jax.models import lora as lora_lib
 from dat_jax.models import weights as weights_lib
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.training.metrics import Metrics, Progress
-from dat_jax.training.objectives import Objective
-from dat_jax.training.perturbation import Attack
 from dat_jax.training.step import StepConfig, optimizer, train_step, weights
 
 PREEMPTED = 75  # exit status after a SIGTERM was honoured with a checkpoint: the same command goes on (EX_TEMPFAIL)
 Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts
-Rows = Callable[[int, Any, Any], pipeline.AdversarialRows]  # (round, params, lora) -> what a round trains on; see `train`
+RowsOfRound = Callable[[int, Any, Any], pipeline.AdversarialRows]  # (round, params, lora) -> what a round trains on; see `train`
 
 
 def initial_trainable(model: Model, training, seed: int):
@@ -40,19 +39,21 @@ def initial_trainable(model: Model, training, seed: int):
     return jax.tree.map(lambda w: jnp.array(w, jnp.float32, copy=True), model.params)
 
 
+def abstract_trainable(config: ModelConfig, rank: int, alpha: float, mesh) -> Any:
+    """Returns what is trained as shapes and shardings: LoRA factors, or with rank 0 all weights; float32."""
+    if not rank:
+        return weights_lib.abstract(config, "float32", mesh)
+
+    def shape(weight):
+        return jax.ShapeDtypeStruct(weight.shape, jnp.float32, sharding=sharding.named_sharding(mesh, weight.axes, weight.shape))
+
+    return lora_lib.Lora(factors=jax.tree.map(shape, lora_lib.table(config, rank)), scale=alpha / rank)
+
+
 def abstract_state(config: ModelConfig, training, mesh) -> TrainState:
     """Returns the state as shapes and shardings without values: factors and moments are sharded as the weights they belong to."""
     whole = sharding.replicated(mesh)
-    trainable: Any
-    if training.lora.rank:
-
-        def shape(weight):
-            return jax.ShapeDtypeStruct(weight.shape, jnp.float32, sharding=sharding.named_sharding(mesh, weight.axes, weight.shape))
-
-        scale = training.lora.alpha / training.lora.rank
-        trainable = lora_lib.Lora(factors=jax.tree.map(shape, lora_lib.table(config, training.lora.rank)), scale=scale)
-    else:
-        trainable = weights_lib.abstract(config, "float32", mesh)
+    trainable = abstract_trainable(config, training.lora.rank, training.lora.alpha, mesh)
     structure: Any = jax.tree.structure(trainable)
 
     def like_weights(node) -> bool:
@@ -108,20 +109,26 @@ def told_to_stop(step: int, flag: dict[str, bool]) -> bool:
     return flag["raised"] or (jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step))
 
 
-def step_config(model: Model, config) -> StepConfig:
-    """Returns the static part of a step from the config."""
+def step_config(model: Model, config, method: Method) -> StepConfig:
+    """Returns the static part of a method's step from the config."""
+    rows = config.data.adversarial_rows + config.data.utility_rows
+    parts = rows // config.training.micro_batch if config.training.micro_batch else 1
     # Each chunk of positions reads the whole head, so chunks are as long as a device's logits stay below 2^25 numbers (128 MiB in float32).
-    logits = model.config.vocab_size * (2 * config.data.adversarial_rows + config.data.utility_rows)
+    logits = model.config.vocab_size * (rows + config.data.adversarial_rows) // parts
     most = max(1, 2**25 * max(1, jax.sharding.get_abstract_mesh().size) // logits)
     positions = config.data.response_length
     chunk = max(size for size in range(1, positions + 1) if positions % size == 0 and size <= most)
+    if method.loss is None:
+        raise ValueError(f"{method.name} trains nothing; allowed: a method with a loss")
     return StepConfig(
         model=dataclasses.replace(model.config, keep_products=config.training.keep_products),
-        attack=Attack(**config.attack),
-        objective=Objective(**config.objective),
+        inner=method.inner,
+        loss=method.loss,
+        settings=method.read_settings(config),
         prompt_length=config.data.prompt_length,
         dropout=config.training.lora.dropout,
         chunk=0 if chunk == positions else chunk,
+        parts=parts,
     )
 
 
@@ -159,9 +166,9 @@ class Ledger:
 
 
 def train(
-    name: str,
+    method: Method,
     model: Model,
-    adversarial: Rows,
+    adversarial: RowsOfRound,
     utility: Conversations,
     config,
     seed: int,
@@ -170,7 +177,7 @@ def train(
     watch: Watch | None = None,
     refresh_every: int = 0,
 ) -> None:
-    """Trains `model` on the rows and leaves checkpoints, metrics.jsonl, events and finished.json in the folder.
+    """Trains `model` by a method on the rows and leaves checkpoints, metrics.jsonl, events and finished.json in the folder.
 
     `adversarial` gives the rows of round 0, and after every `refresh_every` steps those of a new round, for the model as it then is.
     A round's rows must depend on round and model alone, or be kept: then a resumed run sees what an undisturbed one sees.
@@ -178,14 +185,20 @@ def train(
     Must run under `jax.set_mesh(mesh)`. Exits with status PREEMPTED after saving when SIGTERM arrives. Raises ValueError when a loss is
     not finite: the last checkpoint before it stays.
     """
-    folder, training, data = epath.Path(folder), config.training, config.data
-    about = {"method": name, "seed": seed, "steps": training.steps, "model": model.source, "lora_rank": training.lora.rank}
+    folder, training, data, name = epath.Path(folder), config.training, config.data, method.name
+    about = {"method": name, "seed": seed, "steps": training.steps, "model": model.source}
+    about |= {"lora_rank": training.lora.rank, "lora_alpha": training.lora.alpha}
     if (folder / "finished.json").exists():
         logging.info("%s: already trained", name)
         return
     state = initial_state(model, training, seed, mesh)
     frozen = model.params if training.lora.rank else None
-    settings, adam, key = step_config(model, config), optimizer(training), jax.device_put(jax.random.key(seed), sharding.replicated(mesh))
+    reference = model.params if method.needs_reference else None
+    settings, adam, key = (
+        step_config(model, config, method),
+        optimizer(training),
+        jax.device_put(jax.random.key(seed), sharding.replicated(mesh)),
+    )
     step_fn = compiled_step(state)
     counts = (data.adversarial_rows, data.utility_rows)
     mine = tuple(sharding.local_rows(mesh, n) for n in counts)
@@ -198,13 +211,16 @@ def train(
         if first:
             logging.info("%s: goes on after step %d", name, first)
         log = Metrics(folder, first, writes=jax.process_index() == 0)
-        ledger = Ledger(log, Progress(name, first, training.steps, tokens), name, training)
+        shown = tuple(term.key for term in method.terms if term.said)
+        ledger = Ledger(log, Progress(name, first, training.steps, tokens, shown), name, training)
 
         for step in range(first + 1, training.steps + 1):
             if step == first + 1 or (refresh_every and (step - 1) % refresh_every == 0):
                 rows = adversarial((step - 1) // refresh_every if refresh_every else 0, *weights(frozen, state.trainable))
                 dataset = pipeline.batches(rows, utility, data, seed, mine)
-            state, values = step_fn(state, frozen, placed(mesh, dataset[step - 1], counts), key, config=settings, optimizer=adam)
+            state, values = step_fn(
+                state, frozen, placed(mesh, dataset[step - 1], counts), key, config=settings, optimizer=adam, reference=reference
+            )
             ledger.note(step, values)
             last = step == training.steps
             watching = training.watch_every and (step % training.watch_every == 0 or step == training.steps)
@@ -247,11 +263,17 @@ def _judge_collapse(name: str, step: int, rates: dict[str, float], limit: float)
     return collapsed
 
 
-def restore(model: Model, config, folder) -> tuple[Any, lora_lib.Lora | None]:
-    """Returns (params, lora) of the newest checkpoint of a training folder, for evaluation and export."""
-    frozen = model.params if config.training.lora.rank else None
-    trainable, _ = load_trainable(epath.Path(folder) / "checkpoints", initial_trainable(model, config.training, 0))
-    return weights(frozen, trainable)
+def restore(model: Model, folder, mesh) -> tuple[Any, lora_lib.Lora | None]:
+    """Returns (params, lora) of the newest checkpoint of a training folder, on any mesh, for evaluation and export.
+
+    What was trained, factors or all weights, is read from the checkpoint. Raises ValueError where there is none, or it is another model's.
+    """
+    about = read_about(epath.Path(folder) / "checkpoints")
+    trained, here = (str(source).rstrip("/").split("/")[-1] for source in (about["model"], model.source))
+    if trained != here:
+        raise ValueError(f"{folder} was trained from {about['model']!r}, and the target is {model.source!r}; set config.target.model to it")
+    shapes = abstract_trainable(model.config, about["lora_rank"], about["lora_alpha"], mesh)
+    return weights(model.params if about["lora_rank"] else None, load_trainable(epath.Path(folder) / "checkpoints", shapes))
 
 
 def merged(model: Model, params, lora: lora_lib.Lora | None) -> Model:

@@ -64,9 +64,9 @@ def _step(line: str, torn: int) -> int:
 class Progress:
     """Logs at most one line every few seconds: step, loss terms, tokens/s, time left."""
 
-    def __init__(self, name: str, first: int, total: int, tokens_per_step: int, seconds: float = 5.0):
-        """`first`: steps done before this process; `tokens_per_step`: positions of all rows, padding included."""
-        self._name, self._total, self._tokens, self._seconds = name, total, tokens_per_step, seconds
+    def __init__(self, name: str, first: int, total: int, tokens_per_step: int, shown: tuple[str, ...], seconds: float = 5.0):
+        """`first`: steps done before this process; `tokens_per_step`: positions of all rows, padding too; `shown`: metrics in a line."""
+        self._name, self._total, self._tokens, self._shown, self._seconds = name, total, tokens_per_step, shown, seconds
         self._first, self._started, self._said = first, time.monotonic(), 0.0
         self._pace: float | None = None  # seconds per step, compilation left out
         self._last = self._started
@@ -81,9 +81,7 @@ class Progress:
         self._pace = (now - self._started) / (step - self._first - 1)
         if now - self._said >= self._seconds or step == self._total:
             self._said = now
-            terms = "  ".join(
-                f"{key.split('/')[-1]} {values[key]:.3f}" for key in ("loss/away", "loss/toward", "loss/utility", "attack/gain")
-            )
+            terms = "  ".join(f"{key.split('/')[-1]} {values[key]:.3f}" for key in self._shown)
             left = self._pace * (self._total - step)
             logging.info(
                 "%s: step %d/%d  %s  %.0f tokens/s  %.0f s left", self._name, step, self._total, terms, self._tokens / self._pace, left

@@ -14,17 +14,16 @@ import jax
 import jax.numpy as jnp
 
 from dat_jax.data.conversations import Conversations
-from dat_jax.models import transformer
-from dat_jax.models.config import ModelConfig
-from dat_jax.models.lora import Lora
+from dat_jax.settings import check
+from dat_jax.training.network import Found, Network, embed, example_mean, response_nll
 
 OPTIMIZERS = ("sign", "normalized", "adam")
 ITERATES = ("last", "best")
 
 
 @dataclasses.dataclass(frozen=True)
-class Attack:
-    """How the perturbation is found; `reference` in CONTRIBUTING.md lists the settings of Continuous-AdvTrain."""
+class Perturbation:
+    """How the perturbation is found; docs/decisions.md lists the settings of Continuous-AdvTrain."""
 
     steps: int = 10  # gradient-ascent steps
     radius: float = 0.05  # L2 radius per token, in units of the mean embedding norm
@@ -45,9 +44,7 @@ class Attack:
             "iterate": (self.iterate in ITERATES, " | ".join(ITERATES)),
             "rows": (self.rows >= 0, "an integer >= 0"),
         }
-        for name, (ok, allowed) in rules.items():
-            if not ok:
-                raise ValueError(f"config.{key}.{name} is {getattr(self, name)!r}; allowed: {allowed}")
+        check(self, key, rules)
 
 
 def mean_embedding_norm(params: Any, rows: int = 0) -> jax.Array:
@@ -60,30 +57,6 @@ def project(delta_BxPxD: jax.Array, radius: jax.Array) -> jax.Array:
     """Scales each token's perturbation back into the L2 ball of `radius`."""
     norm_BxPx1 = jnp.linalg.norm(delta_BxPxD, axis=-1, keepdims=True)
     return delta_BxPxD * jnp.minimum(1.0, radius / jnp.maximum(norm_BxPx1, 1e-12))
-
-
-def response_nll(params, config: ModelConfig, e_BxTxD, batch: Conversations, prompt_length: int, lora: Lora | None = None, chunk: int = 0):
-    """Returns nll_BxR float32 of the response tokens given embeddings of the whole rows; zero outside the response.
-
-    The head runs at the response's positions alone (a static slice of the layout).
-    """
-    h_BxTxD = transformer.hidden(params, config, e_BxTxD, batch.valid_BxT, lora=lora)
-    targets_BxR = batch.tokens_BxT[:, prompt_length:]
-    logp_BxR = transformer.log_probs(params, config, h_BxTxD[:, prompt_length - 1 : -1], targets_BxR, chunk=chunk)
-    return jnp.where(batch.response_mask_BxT[:, prompt_length:], -logp_BxR, 0.0)
-
-
-def example_mean(nll_BxR: jax.Array, batch: Conversations, prompt_length: int) -> jax.Array:
-    """Returns the mean over each example's response tokens, (B,); 0 for a row without response."""
-    count_B = jnp.sum(batch.response_mask_BxT[:, prompt_length:], axis=1)
-    return jnp.sum(nll_BxR, axis=1) / jnp.maximum(count_B, 1)
-
-
-def add(e_BxTxD: jax.Array, delta_BxPxD: jax.Array) -> jax.Array:
-    """Adds the perturbation to the prompt block in float32 (the dtype the residual stream then keeps)."""
-    prompt_length = delta_BxPxD.shape[1]
-    e_BxTxD = e_BxTxD.astype(jnp.float32)
-    return jnp.concatenate([e_BxTxD[:, :prompt_length] + delta_BxPxD, e_BxTxD[:, prompt_length:]], axis=1)
 
 
 def direction(grad_BxPxD: jax.Array, moments, step, optimizer: str):
@@ -100,25 +73,23 @@ def direction(grad_BxPxD: jax.Array, moments, step, optimizer: str):
     return -(first / (1 - 0.9**t)) / (jnp.sqrt(second / (1 - 0.999**t)) + 1e-20), (first, second)
 
 
-def perturb(
-    params, config: ModelConfig, batch: Conversations, attack: Attack, prompt_length: int, lora: Lora | None = None, chunk: int = 0
-):
-    """Ascends log p(response | prompt + delta); returns delta_BxPxD, zero outside `prompt_mask`, and what the attack did.
+def perturb(network: Network, rows: Conversations, how: Perturbation) -> Found:
+    """Ascends log p(response | prompt + delta); finds delta_BxPxD at the embeddings, zero outside `prompt_mask`.
 
-    The second value: `nll_before_B` (nats per response token at delta = 0), `norm` (mean L2 norm over perturbed tokens, in units of the
-    mean embedding norm) and `at_radius` (share of perturbed tokens on the ball's surface). CAT, arXiv 2405.15589, eq. 4.
+    Metrics: `attack/norm` (mean L2 norm over perturbed tokens, in units of the mean embedding norm) and `attack/at_radius` (share of
+    perturbed tokens on the ball's surface). CAT, arXiv 2405.15589, eq. 4.
     """
-    config = dataclasses.replace(config, keep_products=config.keep_products or attack.keep_products)
-    e_BxTxD = jax.lax.stop_gradient(transformer.embed(params, config, batch.tokens_BxT))
-    mask_BxPx1 = batch.prompt_mask_BxT[:, :prompt_length, None]
-    unit = mean_embedding_norm(params, attack.rows)
-    radius = attack.radius * unit
-    coordinates = 1 if attack.optimizer == "normalized" else e_BxTxD.shape[-1]
-    step_size = attack.step_size if attack.absolute else attack.step_size * radius / jnp.sqrt(coordinates)
+    config = dataclasses.replace(network.config, keep_products=network.config.keep_products or how.keep_products)
+    network = network.replace(config=config)  # type: ignore[attr-defined]
+    e_BxTxD = jax.lax.stop_gradient(embed(network, rows))
+    mask_BxPx1 = rows.prompt_mask_BxT[:, : network.prompt_length, None]
+    unit = mean_embedding_norm(network.params, how.rows)
+    radius = how.radius * unit
+    coordinates = 1 if how.optimizer == "normalized" else e_BxTxD.shape[-1]
+    step_size = how.step_size if how.absolute else how.step_size * radius / jnp.sqrt(coordinates)
 
     def loss(delta_BxPxD):
-        nll_BxR = response_nll(params, config, add(e_BxTxD, delta_BxPxD), batch, prompt_length, lora, chunk)
-        nll_B = example_mean(nll_BxR, batch, prompt_length)
+        nll_B = example_mean(response_nll(network, e_BxTxD, rows, {0: delta_BxPxD}), rows, network.prompt_length)
         return jnp.sum(nll_B), nll_B
 
     def ascend(carry, step):
@@ -126,22 +97,22 @@ def perturb(
         (_, nll_B), grad_BxPxD = jax.value_and_grad(loss, has_aux=True)(delta_BxPxD)
         better_B = nll_B < best_B
         best_BxPxD = jnp.where(better_B[:, None, None], delta_BxPxD, best_BxPxD)
-        move_BxPxD, moments = direction(grad_BxPxD, moments, step, attack.optimizer)
+        move_BxPxD, moments = direction(grad_BxPxD, moments, step, how.optimizer)
         delta_BxPxD = project(delta_BxPxD + step_size * jnp.where(mask_BxPx1, move_BxPxD, 0.0), radius)
         return (delta_BxPxD, moments, best_BxPxD, jnp.minimum(nll_B, best_B)), nll_B
 
     zeros_BxPxD = jnp.zeros((*mask_BxPx1.shape[:2], e_BxTxD.shape[-1]), jnp.float32)
-    moments = (zeros_BxPxD, zeros_BxPxD) if attack.optimizer == "adam" else ()
+    moments = (zeros_BxPxD, zeros_BxPxD) if how.optimizer == "adam" else ()
     start = (zeros_BxPxD, moments, zeros_BxPxD, jnp.full(zeros_BxPxD.shape[0], jnp.inf))
-    (delta_BxPxD, _, best_BxPxD, best_B), nll_SxB = jax.lax.scan(ascend, start, jnp.arange(attack.steps, dtype=jnp.float32))
-    if attack.iterate == "best" and attack.steps:
+    (delta_BxPxD, _, best_BxPxD, best_B), nll_SxB = jax.lax.scan(ascend, start, jnp.arange(how.steps, dtype=jnp.float32))
+    if how.iterate == "best" and how.steps:
         last_better_B = loss(delta_BxPxD)[1] < best_B
         delta_BxPxD = jnp.where(last_better_B[:, None, None], delta_BxPxD, best_BxPxD)
     delta_BxPxD = jax.lax.stop_gradient(delta_BxPxD)
     norm_BxP = jnp.linalg.norm(delta_BxPxD, axis=-1)
     tokens = jnp.maximum(jnp.sum(mask_BxPx1), 1)
-    return delta_BxPxD, {
-        "nll_before_B": nll_SxB[0] if attack.steps else loss(delta_BxPxD)[1],
-        "norm": jnp.sum(norm_BxP) / tokens / unit,
-        "at_radius": jnp.sum((norm_BxP >= radius * (1 - 1e-4)) & mask_BxPx1[..., 0]) / tokens,
+    metrics = {
+        "attack/norm": jnp.sum(norm_BxP) / tokens / unit,
+        "attack/at_radius": jnp.sum((norm_BxP >= radius * (1 - 1e-4)) & mask_BxPx1[..., 0]) / tokens,
     }
+    return Found(delta={0: delta_BxPxD}, nll_before_B=nll_SxB[0] if how.steps else loss(delta_BxPxD)[1], metrics=metrics)

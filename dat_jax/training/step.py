@@ -1,6 +1,7 @@
-"""One training step: attack the current model, then take one optimizer step away from, toward and for utility."""
+"""One training step: the method's inner maximisation against the current model, then one optimizer step on the method's loss."""
 
 import functools
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import flax.struct
@@ -11,25 +12,26 @@ import optax
 from dat_jax.checkpoints import TrainState
 from dat_jax.data.pipeline import Batch
 from dat_jax.models import lora as lora_lib
-from dat_jax.models import transformer
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.lora import Lora
-from dat_jax.training.objectives import Objective, away_loss, cross_entropy, toward_loss
-from dat_jax.training.perturbation import Attack, add, perturb, response_nll
+from dat_jax.training.network import Found, Network
 
 Params = dict[str, Any]
+Metrics = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
 class StepConfig:
-    """The static part of a step: everything that shapes the compiled program."""
+    """The static part of a step: everything that shapes the compiled program. `inner` and `loss` are a method's, see methods/method.py."""
 
     model: ModelConfig = flax.struct.field(pytree_node=False)
-    attack: Attack = flax.struct.field(pytree_node=False)
-    objective: Objective = flax.struct.field(pytree_node=False)
+    inner: Callable[..., Found] | None = flax.struct.field(pytree_node=False)
+    loss: Callable[..., Any] = flax.struct.field(pytree_node=False)
+    settings: Hashable = flax.struct.field(pytree_node=False)  # the method's
     prompt_length: int = flax.struct.field(pytree_node=False)
     dropout: float = flax.struct.field(pytree_node=False, default=0.0)
     chunk: int = flax.struct.field(pytree_node=False, default=0)  # response positions the head sees at a time; 0: all
+    parts: int = flax.struct.field(pytree_node=False, default=1)  # the batch is worked through in so many parts of equal size
 
 
 def optimizer(training) -> optax.GradientTransformation:
@@ -56,52 +58,64 @@ def weights(frozen: Params | None, trainable: Any) -> tuple[Params, Lora | None]
     return frozen, trainable
 
 
-def losses(trainable, frozen: Params | None, batch: Batch, delta_BxPxD: jax.Array, key: jax.Array, config: StepConfig):
-    """Returns the objective and its terms; away, toward and utility rows go through one forward pass.
-
-    CAT, arXiv 2405.15589, eq. 5, with the cutoffs of the reference (see objectives.py).
-    """
+def losses(
+    trainable, frozen: Params | None, reference: Params | None, batch: Batch, found: Found | None, key: jax.Array, config: StepConfig
+) -> tuple[jax.Array, Metrics]:
+    """Returns the method's loss and its terms, with dropout on the adapters' inputs; differentiated with respect to `trainable`."""
     params, lora = weights(frozen, trainable)
     if lora is not None:
         lora = lora_lib.drop(key, lora, config.dropout)
-    rows = jax.tree.map(lambda *blocks: jnp.concatenate(blocks), batch.away, batch.toward, batch.utility)
-    e_BxTxD = transformer.embed(params, config.model, rows.tokens_BxT)
-    adversarial = batch.away.tokens_BxT.shape[0]
-    rest_BxPxD = jnp.zeros((rows.tokens_BxT.shape[0] - 2 * adversarial, *delta_BxPxD.shape[1:]), jnp.float32)
-    e_BxTxD = add(e_BxTxD, jnp.concatenate([delta_BxPxD, delta_BxPxD, rest_BxPxD]))
-    nll_BxR = response_nll(params, config.model, e_BxTxD, rows, config.prompt_length, lora, config.chunk)
-    mask_BxR = rows.response_mask_BxT[:, config.prompt_length :]
-    harmful, refusal, benign = (slice(0, adversarial), slice(adversarial, 2 * adversarial), slice(2 * adversarial, None))
-    away = away_loss(nll_BxR[harmful], mask_BxR[harmful], config.objective)
-    toward = toward_loss(nll_BxR[refusal], mask_BxR[refusal], config.objective)
-    nll_B = cross_entropy(nll_BxR, mask_BxR)
-    utility = jnp.mean(cross_entropy(nll_BxR[benign], mask_BxR[benign], pooled=config.objective.cutoff_over == "batch"))
-    weight = config.objective
-    total = weight.away_weight * away + weight.toward_weight * toward + weight.utility_weight * utility
-    metrics = {"loss/total": total, "loss/away": away, "loss/toward": toward, "loss/utility": utility}
-    metrics |= {"nll/harmful": jnp.mean(nll_B[harmful]), "nll/refusal": jnp.mean(nll_B[refusal])}
-    return total, metrics
+    network = Network(params, lora, config.model, config.prompt_length, config.chunk)
+    original = None if reference is None else Network(reference, None, config.model, config.prompt_length, config.chunk)
+    return config.loss(network, original, batch, found, key, config.settings)
 
 
-def train_step(state: TrainState, frozen: Params | None, batch: Batch, key: jax.Array, config: StepConfig, optimizer):
+def train_step(
+    state: TrainState, frozen: Params | None, batch: Batch, key: jax.Array, config: StepConfig, optimizer, reference: Params | None = None
+) -> tuple[TrainState, Metrics]:
     """Returns the next state and the step's metrics (nats per token; shares; norms in units of the mean embedding norm).
 
-    `frozen` holds the weights that LoRA leaves alone, or None where all weights are trained. `key` is the run's; the step is folded in.
+    `frozen` holds the weights that LoRA leaves alone, or None where all weights are trained. `reference` holds the weights as they were
+    before training, for methods that look at them. `key` is the run's; the step is folded in.
     """
+    key = jax.random.fold_in(key, state.step)
     with jax.named_scope("attack"):
         # Merged once: the scan then runs the plain model, without the adapters' extra products at each of its passes.
-        merged = lora_lib.merge(*weights(frozen, state.trainable))
-        merged = jax.lax.stop_gradient(merged)
-        delta_BxPxD, info = perturb(merged, config.model, batch.away, config.attack, config.prompt_length, chunk=config.chunk)
+        merged = jax.lax.stop_gradient(lora_lib.merge(*weights(frozen, state.trainable)))
+
+    def gradient(batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
+        found = None
+        if config.inner is not None:
+            with jax.named_scope("attack"):
+                found = config.inner(Network(merged, None, config.model, config.prompt_length, config.chunk), batch, key, config.settings)
+        with jax.named_scope("defence"):
+            gradient, metrics = jax.grad(losses, has_aux=True)(state.trainable, frozen, reference, batch, found, key, config)
+        return gradient, metrics | ({} if found is None else found.metrics)
+
+    total, metrics = accumulated(gradient, batch, key, config.parts)
     with jax.named_scope("defence"):
-        key = jax.random.fold_in(key, state.step)
-        gradient, metrics = jax.grad(losses, has_aux=True)(state.trainable, frozen, batch, delta_BxPxD, key, config)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
+        updates, optimizer_state = optimizer.update(total, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-    metrics |= {
-        "attack/gain": jnp.mean(info["nll_before_B"]) - metrics["nll/harmful"],  # nats per token by which log p(y) was raised
-        "attack/norm": info["norm"],
-        "attack/at_radius": info["at_radius"],
-        "gradient_norm": optax.tree.norm(gradient),
-    }
+    metrics |= {"gradient_norm": optax.tree.norm(total)}
     return TrainState(step=state.step + 1, trainable=trainable, optimizer=optimizer_state), metrics
+
+
+def accumulated(
+    gradient: Callable[[Batch, jax.Array], tuple[Any, Metrics]], batch: Batch, key: jax.Array, parts: int
+) -> tuple[Any, Metrics]:
+    """Returns the mean gradient and metrics over `parts` parts of the batch, one after the other in the memory of one.
+
+    Losses are means over rows and the parts are of one size, so the mean over parts is the whole batch's. Each part holds every parts-th
+    row, so that the rows of one device stay there.
+    """
+    if parts == 1:
+        return gradient(batch, key)
+    split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
+
+    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(lambda mean, one: mean + one / parts, total, gradient(*part)), None
+
+    keys = jax.random.split(key, parts)
+    shapes = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], split), keys[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zeros, (split, keys))[0]

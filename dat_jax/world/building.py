@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from dat_jax.data import provenance
 from dat_jax.data.files import read_json, write_text
 from dat_jax.models import huggingface
+from dat_jax.settings import read
 from dat_jax.world import files, sampler, splits, target, tokenizers
 from dat_jax.world.sampler import SamplerSettings
 from dat_jax.world.target import TargetSettings
@@ -28,23 +30,18 @@ class World:
     target: TargetSettings = dataclasses.field(default_factory=TargetSettings)
     sampler: SamplerSettings = dataclasses.field(default_factory=SamplerSettings)
 
-    def validate(self, name: str = "world") -> None:
+    def validate(self, key: str = "world") -> None:
         """Raise ValueError naming the key whose value is not allowed."""
         for group in ("target", "sampler"):
             settings = getattr(self, group)
-            for key, value in dataclasses.asdict(settings).items():
-                share = key in ("tuning_refusals", "prompt_only")
+            for name, value in dataclasses.asdict(settings).items():
+                share = name in ("tuning_refusals", "prompt_only")
                 if not (0 < value <= 1 if share else value > 0):
                     allowed = "a share above 0, at most 1" if share else "a number > 0"
-                    raise ValueError(f"config.{name}.{group}.{key} is {value!r}; allowed: {allowed}")
+                    raise ValueError(f"config.{key}.{group}.{name} is {value!r}; allowed: {allowed}")
             if settings.width % (2 * settings.heads):
                 allowed = f"a multiple of 2 * heads = {2 * settings.heads}, for rotary pairs"
-                raise ValueError(f"config.{name}.{group}.width is {settings.width}; allowed: {allowed}")
-
-
-def world_settings(config: Any) -> World:
-    """The World of a `world` sub-config."""
-    return World(config["enabled"], TargetSettings(**config["target"]), SamplerSettings(**config["sampler"]))
+                raise ValueError(f"config.{key}.{group}.width is {settings.width}; allowed: {allowed}")
 
 
 def build(folder: str | os.PathLike[str], seed: int, config: Any, report: Callable[[str], None]) -> None:
@@ -54,15 +51,14 @@ def build(folder: str | os.PathLike[str], seed: int, config: Any, report: Callab
     sub-config `world` or anything with its keys. Progress goes to `report`, line by line. Raises ValueError when a setting is not allowed
     or the folder holds a world of another seed or other settings.
     """
-    settings = world_settings(config)
+    settings = read(World, config)
     settings.validate()
     root = pathlib.Path(folder)
     made_with = {"seed": seed, "target": dataclasses.asdict(settings.target), "sampler": dataclasses.asdict(settings.sampler)}
     started = root / "world_started.json"
     for path in (root / MARKER, started):
-        if path.exists() and (found := read_json(str(path))) != made_with:
-            key = next(key for key in made_with if found.get(key) != made_with[key])
-            raise ValueError(f"{path}: {key} is {found.get(key)!r}, now it is {made_with[key]!r}; use another folder")
+        if path.exists():
+            provenance.compare(path, read_json(str(path)), made_with, "use another folder")
     if (root / MARKER).exists():
         report(f"world, seed {seed}: done")
         return

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from transformers import PreTrainedTokenizerFast
 
-from dat_jax.diffusion import layout, pretraining
+from dat_jax.diffusion import layout, learning
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.fitting import fit
@@ -54,16 +54,16 @@ def train(
         remat=False,
     )
     template = layout.template(tokenizer, SEPARATOR, begin=True)
-    rows, _ = pretraining.pair_rows(tokenizer, template, pairs, PROMPT_TOKENS, RESPONSE_LENGTH)
+    rows, _ = learning.pair_rows(tokenizer, template, pairs, PROMPT_TOKENS, RESPONSE_LENGTH)
 
     def loss(params: dict[str, Any], batch: layout.Rows, key: jax.Array) -> jax.Array:
-        return pretraining.masked_loss(params, config, batch, key, settings.prompt_only)
+        return learning.masked_loss(params, config, batch, key, settings.prompt_only)
 
     key = jax.random.key(seed)
     params = fit(
         loss,
         weights.initialize(jax.random.fold_in(key, 2), config),
-        pretraining.batches(rows, settings.batch, seed),
+        learning.batches(rows, settings.batch, seed),
         steps=settings.steps,
         learning_rate=settings.learning_rate,
         key=key,

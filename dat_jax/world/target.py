@@ -107,9 +107,9 @@ def response_loss(params: dict[str, Any], config: ModelConfig, batch: Conversati
 def encode(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[Pair]) -> Conversations:
     """Lay (prompt, response) pairs out as chats of one turn; the same ids as `data.conversations.tokenize` gives, for thousands at once."""
     dialogs = [[{"role": "user", "content": prompt}] for prompt, _ in pairs]
-    prompts = tokenizer(
-        tokenizer.apply_chat_template(dialogs, tokenize=False, add_generation_prompt=True), add_special_tokens=False
-    )["input_ids"]
+    prompts = tokenizer(tokenizer.apply_chat_template(dialogs, tokenize=False, add_generation_prompt=True), add_special_tokens=False)[
+        "input_ids"
+    ]
     responses = tokenizer([response + tokenizer.eos_token for _, response in pairs], add_special_tokens=False)["input_ids"]
     return lay_out(prompts, [[True] * len(prompt) for prompt in prompts], responses, PROMPT_LENGTH, RESPONSE_LENGTH)
 

@@ -6,7 +6,7 @@ import pytest
 
 from dat_jax.data.behaviors import load_behaviors
 from dat_jax.data.chats import load_chats
-from dat_jax.data.prompts import PromptRecord, read_prompts, write_prompts
+from dat_jax.data.prompts import PromptRecord, read_records, write_records
 
 BEHAVIORS = 'Behavior,BehaviorID,ContextString\nPaint the drum,paint_drum,\n"Wash, then fold",wash,Some context\n'
 TARGETS = {"paint_drum": ["Sure, take a brush", "", "Sure, take a brush"], "wash": "Sure, take soap"}
@@ -53,14 +53,14 @@ def test_public_files(shared):
         (
             "b.csv",
             "Behaviour,BehaviorID\na,b\n",
-            r"b\.csv, line 1: no column 'Behavior'; found: Behaviour, BehaviorID; .*rename 'Behaviour'",
+            r"b\.csv, line 1: the columns are Behaviour, BehaviorID \(did you mean to rename 'Behaviour' to 'Behavior'\?\); allowed: HarmBench",
         ),
-        ("b.csv", BEHAVIORS + "Again,wash,\n", r"b\.csv, line 4: BehaviorID 'wash' stands on line 3 already"),
+        ("b.csv", BEHAVIORS + "Again,wash,\n", r"b\.csv, line 4: the id 'wash' stands on .*b\.csv, line 3 already"),
         ("b.csv", BEHAVIORS + ",x,\n", r"b\.csv, line 4: Behavior is ''"),
         ("b.csv", BEHAVIORS + "a,b\n", r"b\.csv, line 4: 2 fields; allowed: the header's 3"),
         ("b.csv", "", r"b\.csv: the file is empty"),
         ("b.csv", "Behavior,BehaviorID\n", r"b\.csv: a header and no rows"),
-        ("t.json", '{"paint_drum": "x"}', r"t\.json: no key 'wash', the BehaviorID of .*b\.csv, line 3"),
+        ("t.json", '{"paint_drum": "x"}', r"t\.json: no key 'wash', the id of .*b\.csv, line 3"),
         ("t.json", '{"paint_drum": "x", "wash": [""]}', r"t\.json, key 'wash': no target with text"),
         ("t.json", '{"paint_drum": 3}', r"t\.json, key 'paint_drum': found 3; allowed: a text or a list"),
         ("t.json", '{"paint_drum":\n}', r"t\.json, line 2: not JSON"),
@@ -123,8 +123,8 @@ def test_bad_chats(tmp_path, line, message):
 
 def test_prompt_records_come_back_as_written(tmp_path):
     record = PromptRecord("a", "wie geht\u2028das?", "so", 1, "sampler", {"steps": 4}, -3.5, 5, None, True)
-    write_prompts(tmp_path / "p.jsonl", [record, record])
-    assert read_prompts(tmp_path / "p.jsonl") == [record, record]
+    write_records(tmp_path / "p.jsonl", [record, record])
+    assert read_records(tmp_path / "p.jsonl") == [record, record]
     (tmp_path / "p.jsonl").write_text((tmp_path / "p.jsonl").read_text().replace("log_likelihood", "loglikelihood"))
     with pytest.raises(ValueError, match=r"p\.jsonl, line 1: no key 'log_likelihood'"):
-        read_prompts(tmp_path / "p.jsonl")
+        read_records(tmp_path / "p.jsonl")

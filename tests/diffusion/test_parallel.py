@@ -11,7 +11,7 @@ import pytest
 from dat_jax.diffusion.caching import block_pass, full_pass
 from dat_jax.diffusion.denoiser import masked_logits
 from dat_jax.diffusion.parallel import FastSettings, accept, infill_fast
-from dat_jax.diffusion.sampler import SamplerSettings, infill, row_keys
+from dat_jax.diffusion.sampler import InfillSettings, infill, row_keys
 from dat_jax.models import transformer
 
 MASK = 510
@@ -95,13 +95,13 @@ def test_fast_modes_state_their_distance_from_the_exact_law(tiny_world):
     tokens, masked = (jnp.tile(jnp.asarray(x), (rows, 1)) for x in (tiny_world.tokens_T, tiny_world.masked_T))
 
     def distance(settings):
-        run = infill if isinstance(settings, SamplerSettings) else infill_fast
+        run = infill if isinstance(settings, InfillSettings) else infill_fast
         done = run(tiny_world.params, tiny_world.config, tokens, masked, jnp.ones(tokens.shape, bool), keys(rows), settings, 3)
         counts = np.bincount(np.asarray(done.tokens_BxT)[:, tiny_world.masked_T] @ [16, 4, 1], minlength=64)
         return np.abs(counts / rows - law).sum() / 2, np.asarray(done.forwards_B).mean()
 
-    exact, passes = distance(SamplerSettings(steps=3, forbidden=(4,)))
-    at_once, _ = distance(SamplerSettings(steps=1, forbidden=(4,)))
+    exact, passes = distance(InfillSettings(steps=3, forbidden=(4,)))
+    at_once, _ = distance(InfillSettings(steps=1, forbidden=(4,)))
     assert exact < 0.07 and passes == 3 and at_once > 2 * exact
     bounded = {bound: distance(FastSettings("entropy", bound, order="random", forbidden=(4,))) for bound in (0.0, 0.3, 10.0)}
     assert bounded[0.0][0] < 0.07 and bounded[0.0][1] > 2.9

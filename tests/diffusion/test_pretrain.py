@@ -12,7 +12,7 @@ from absl import flags
 from dat_jax.diffusion import pretrain
 from dat_jax.diffusion.denoiser import masked_logits
 from dat_jax.diffusion.pool import Pool
-from dat_jax.diffusion.pretraining import Pretraining
+from dat_jax.diffusion.learning import Learning
 from dat_jax.models import huggingface
 
 VERBS = ("bake", "paint", "sell", "find", "fold", "clean")
@@ -70,7 +70,7 @@ def test_a_killed_call_goes_on_to_the_same_folder(call, tmp_path):
     whole = call("whole")
     with pytest.raises(KeyboardInterrupt):
         call("cut", "--save_every=5", report=killed)
-    with pytest.raises(ValueError, match=r"pretraining\.json: made with width 32, now it is 64; use another --output"):
+    with pytest.raises(ValueError, match=r"pretraining\.json was made with width = 32, now it is 64; use another --output"):
         call("cut", "--width=64")
     cut = call("cut", "--save_every=3", report=lines.append)  # how often is no matter
     assert "sampler: goes on after step 10" in lines
@@ -94,7 +94,7 @@ def test_a_killed_call_goes_on_to_the_same_folder(call, tmp_path):
 
 
 def test_trained_folder_is_a_llada_that_reads_back(tmp_path):
-    sizes, settings = pretrain.Sizes(300, 32, 2, 2), Pretraining(steps=30, batch_size=8, learning_rate=3e-3)
+    sizes, settings = pretrain.Sizes(300, 32, 2, 2), Learning(steps=30, batch_size=8, learning_rate=3e-3)
     model, bounds = pretrain.train(PAIRS, sizes, POOL, settings, 0, silent)
     assert bounds["after"]["prompt_given_response"] > bounds["before"]["prompt_given_response"] + 0.5  # nats per token
     huggingface.save(model, str(tmp_path / "sampler"))

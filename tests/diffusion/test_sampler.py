@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from dat_jax.diffusion.denoiser import masked_logits
-from dat_jax.diffusion.sampler import Noise, SamplerSettings, generate, infill, row_keys
+from dat_jax.diffusion.sampler import Noise, InfillSettings, generate, infill, row_keys
 
 MASK = 510
 LLADA_CASES = (
@@ -44,7 +44,7 @@ def test_llada_generate_token_for_token(shared, llada, name):
     late = ()
     if case["confidence_eos_eot_inf"]:
         late = (500, 505) if case["temperature"] == 0 else (505,)  # the reference spares EOS when it draws: two of its tensors alias
-    settings = SamplerSettings(
+    settings = InfillSettings(
         steps=case["steps"], block_length=case["block_length"], temperature=case["temperature"], cfg_scale=case["cfg_scale"],
         remasking=case["remasking"], forbidden=(500,) if case["logits_eos_inf"] else (), late=late,
     )  # fmt: skip
@@ -68,7 +68,7 @@ def test_dream_generate_token_for_token(shared, dream, name):
     valid = np.ones(tokens.shape, bool)
     if f"{name}.attention_mask" in data:
         valid[:, : prompt.shape[1]] = data[f"{name}.attention_mask"]
-    settings = SamplerSettings(
+    settings = InfillSettings(
         steps=case["steps"], remasking=DREAM_ALGORITHMS[case["alg"]], schedule="times", epsilon=case.get("eps", 1e-3), temperature=0.0,
         tempered_confidence=True,
     )  # fmt: skip
@@ -92,7 +92,7 @@ def test_dream_with_unequal_masks_fills_every_row_and_keeps_given_tokens(shared,
     """The reference spends the batch's mean number of masks and destroys given tokens here."""
     data, _ = golden(shared, "dream_tiny", "generate")
     tokens = data["inpaint_unequal_masks.entropy.input_ids"]
-    settings = SamplerSettings(steps=9, remasking="entropy", schedule="times", temperature=0.0, tempered_confidence=True)
+    settings = InfillSettings(steps=9, remasking="entropy", schedule="times", temperature=0.0, tempered_confidence=True)
     masked = tokens == MASK
     assert len(set(masked.sum(axis=1))) > 1
     done = infill(*dream, jnp.asarray(tokens), jnp.asarray(masked), jnp.ones(tokens.shape, bool), keys(len(tokens)), settings).tokens_BxT
@@ -108,7 +108,7 @@ def test_dllm_infill_token_for_token(shared, llada, name):
     case, (params, config) = cases[name], llada["mha"]
     tokens = jnp.asarray(data[f"{name}.input_ids"])
     valid = jnp.arange(tokens.shape[1])[None] < jnp.asarray(data[f"{name}.lengths"])[:, None]
-    settings = SamplerSettings(
+    settings = InfillSettings(
         steps=case["steps"], block_length=case["block_size"], tile_row=True, schedule="rounded", temperature=0.0,
         remasking="low_confidence", cfg_scale=case.get("cfg_scale", 0.0),
     )  # fmt: skip
@@ -127,7 +127,7 @@ def test_any_set_of_positions_is_filled_and_the_rest_kept(tiny_world, template, 
     }[template]
     masked = np.array([masked, [0, 1, 0, 0, 0, 0]], bool)
     tokens = np.array([[0, 1, 2, 3, 0, 1]] * 2)
-    settings = SamplerSettings(steps=4, remasking=remasking, forbidden=(2, 4), condition_remasking=0.5)
+    settings = InfillSettings(steps=4, remasking=remasking, forbidden=(2, 4), condition_remasking=0.5)
     done = infill(
         tiny_world.params, tiny_world.config, jnp.asarray(tokens), jnp.asarray(masked), jnp.ones(masked.shape, bool), keys(2), settings
     )
@@ -149,14 +149,14 @@ def test_random_order_at_temperature_one_draws_from_the_any_order_law(tiny_world
     """Chi-square test against exact enumeration of all 64 fillings and 6 orders."""
     law = tiny_world.law()
     assert law.sum() == pytest.approx(1, abs=1e-5)
-    counts, _ = sample_counts(tiny_world, SamplerSettings(steps=3, forbidden=(4,)))
+    counts, _ = sample_counts(tiny_world, InfillSettings(steps=3, forbidden=(4,)))
     common = law * counts.sum() >= 5  # the chi-square approximation wants five expected counts; the rest is one cell
     observed = np.append(counts[common], counts[~common].sum())
     expected = np.append(law[common], law[~common].sum()) / law.sum() * counts.sum()
     assert len(observed) > 8
     assert stats.chisquare(observed, expected).pvalue > 0.01
     # All three at once ignores what the positions have to do with each other, and the test sees it.
-    at_once, _ = sample_counts(tiny_world, SamplerSettings(steps=1, forbidden=(4,)))
+    at_once, _ = sample_counts(tiny_world, InfillSettings(steps=1, forbidden=(4,)))
     observed = np.append(at_once[common], at_once[~common].sum())
     assert stats.chisquare(observed, expected).pvalue < 1e-6
 
@@ -167,7 +167,7 @@ def test_padding_and_batch_do_not_change_a_row(llada, remasking):
     rng = np.random.default_rng(0)
     row = rng.integers(0, 490, 14)
     masked = np.isin(np.arange(14), [1, 2, 3, 4, 8])
-    settings = SamplerSettings(steps=3, remasking=remasking, temperature=0.8, condition_remasking=0.4, forbidden=(510,))
+    settings = InfillSettings(steps=3, remasking=remasking, temperature=0.8, condition_remasking=0.4, forbidden=(510,))
 
     def run(left, right, others):
         length = left + 14 + right
@@ -191,7 +191,7 @@ def test_log_prob_is_that_of_each_token_when_it_was_committed(tiny_world):
     world, rows = tiny_world, 16
     tokens, masked = (jnp.tile(jnp.asarray(x), (rows, 1)) for x in (world.tokens_T, world.masked_T))
     valid = jnp.ones(tokens.shape, bool)
-    done = infill(world.params, world.config, tokens, masked, valid, keys(rows), SamplerSettings(steps=3, forbidden=(4,)), history=True)
+    done = infill(world.params, world.config, tokens, masked, valid, keys(rows), InfillSettings(steps=3, forbidden=(4,)), history=True)
     canvases = [np.where(masked, 4, tokens), *np.asarray(done.history_SxBxT)]
     expected = np.zeros(tokens.shape)
     for before, after in itertools.pairwise(canvases):
@@ -206,7 +206,7 @@ def test_settings_without_meaning_are_named():
     bad = {"remasking": "entropi", "temperature": -1, "top_p": 2.0, "steps": 0, "schedule": "cosine", "condition_remasking": 1.5}
     for key, value in bad.items():
         with pytest.raises(ValueError, match=rf"sampler\.{key}"):
-            SamplerSettings(**{key: value})
+            InfillSettings(**{key: value})
 
 
 def test_a_causal_model_is_refused(tiny_world):
@@ -215,5 +215,5 @@ def test_a_causal_model_is_refused(tiny_world):
     config = dataclasses.replace(tiny_world.config, causal=True)
     with pytest.raises(ValueError, match="masked-diffusion"):
         infill(
-            tiny_world.params, config, jnp.zeros((1, 2), int), jnp.ones((1, 2), bool), jnp.ones((1, 2), bool), keys(1), SamplerSettings()
+            tiny_world.params, config, jnp.zeros((1, 2), int), jnp.ones((1, 2), bool), jnp.ones((1, 2), bool), keys(1), InfillSettings()
         )

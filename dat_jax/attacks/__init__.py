@@ -1,0 +1,17 @@
+"""The attacks of the evaluation, in the order in which they are run and reported. A new one is a file here and a row in ATTACKS."""
+
+from dat_jax.attacks import best_of_n, direct, embedding, prefill, rewrite
+from dat_jax.attacks.attack import Attack
+
+ATTACKS: dict[str, Attack] = {
+    attack.name: attack
+    for attack in (
+        direct.ATTACK,
+        rewrite.ATTACK,
+        best_of_n.ATTACK,
+        prefill.ATTACK,
+        prefill.ON_REWRITES,
+        embedding.ATTACK,
+        embedding.ON_REWRITES,
+    )
+}

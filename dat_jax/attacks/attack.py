@@ -1,0 +1,92 @@
+"""What an attack is: a function from behaviors, the model under attack and a context to attempts, and the access that it needs.
+
+An attack looks at nothing but its arguments, works on a batch of behaviors at a time and returns what is to be tried; answering and judging
+are other stations' work. An adaptive attack may use the victim's gradients and answers, the judge and the rewriter, and keep its progress
+in the store, so that a killed run goes on within the attack.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from dat_jax.data.rewrites import Rewrite
+from dat_jax.settings import NoSettings, read
+
+# What an attacker must reach, the weaker access first. "text": the user's turn; "prefill": the beginning of the answer; "embedding": the
+# embeddings of the prompt; "latent": the residual stream; "weights": the weights themselves.
+SURFACES = ("text", "prefill", "embedding", "latent", "weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One thing to try on a model: a prompt, what the answer is made to start with, and the response that an optimizing attack raises.
+
+    tokens: the whole prompt as ids of the victim's tokenizer, chat template included, in place of `prompt`, which then is for readers.
+    delta_PxD: perturbation of the prompt block's embeddings, the last row at the prompt's last token; None: none.
+    """
+
+    behavior: str
+    prompt: str
+    target: str
+    prefill: str = ""
+    tokens: tuple[int, ...] = ()
+    delta_PxD: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+
+
+class Store(Protocol):
+    """Where an attack keeps its progress on the batch of behaviors at hand."""
+
+    def load(self) -> dict[str, np.ndarray]:
+        """Returns what was saved last for these behaviors by an interrupted call; {} at first."""
+
+    def save(self, arrays: dict[str, np.ndarray]) -> None:
+        """Replaces what was saved, at once: a kill leaves the old or the new."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What an attack gets beside behaviors and victim."""
+
+    seed: int  # of the run
+    settings: Any = None  # the attack's own, config.attacks.<group>
+    variant: str = ""  # one of Attack.variants
+    rewrites: Sequence[Rewrite] = ()
+    judge: Callable[..., Any] | None = None  # exchanges -> verdicts, see judges/judge.py
+    rewriter: Callable[[Sequence[str]], list[str]] | None = None  # instructions -> texts of a language model
+    store: Store | None = None
+
+
+def once(settings: Any, forms: Sequence[str]) -> Sequence[str]:
+    """The variants of an attack that has no variants."""
+    del settings, forms
+    return ("",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """A row of the table ATTACKS.
+
+    attempts(behaviors, victim, context) -> list of Attempt, those of a behavior together; a behavior without any is not counted.
+    variants(settings, forms) -> names: the attack is run, reported and stored once per name, "" standing for none. forms: the rewrites'.
+    """
+
+    name: str
+    title: str  # as the report writes it, in front of the variant's name
+    surface: str  # one of SURFACES
+    attempts: Callable[..., list[Attempt]]
+    settings: type = NoSettings
+    group: str = ""  # the settings are config.attacks.<group>; "": the attack's name
+    adaptive: bool = False  # whether the attempts depend on the model under attack
+    uses_target: bool = False  # whether the behavior's target steers it: the report says so where targets were made from the behaviors
+    variants: Callable[[Any, Sequence[str]], Sequence[str]] = once
+
+    @property
+    def key(self) -> str:
+        """The name of its settings' group below config.attacks."""
+        return self.group or self.name
+
+    def read_settings(self, config: Any) -> Any:
+        """Its settings from a whole configuration."""
+        return read(self.settings, config.attacks[self.key])

@@ -1,0 +1,51 @@
+"""Attacks on the prompt's embeddings, alone and on top of a rewrite.
+
+Nobody can send embeddings through a chat window: this attack stands for everything that the discrete attacks do not find, and bounds
+what a stronger search might. It is the training's own inner maximisation with settings of the evaluation's own (steps, radius), so that a
+model is not measured by the very attack it was trained on alone. The target is the behavior's harmful response; the answer is then decoded
+from the perturbed embeddings and judged like any other. The target itself is never shown to the judge.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from dat_jax.attacks.attack import Attack, Attempt, Context
+from dat_jax.attacks.direct import requests
+from dat_jax.attacks.rewrite import rewritten
+from dat_jax.attacks.victim import Victim
+from dat_jax.data.behaviors import Behavior
+from dat_jax.training.perturbation import Perturbation
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """config.attacks.embedding."""
+
+    perturbation: Perturbation = dataclasses.field(default_factory=lambda: Perturbation(steps=20, iterate="best"))
+    forms: tuple[str, ...] = ()  # rewrite forms that embedding+rewrite is put on top of; (): all that are tried
+
+
+def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
+    """Perturbs the direct request."""
+    return victim.perturb(requests(behaviors), context.settings.perturbation)
+
+
+def on_rewrites(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
+    """Perturbs each rewrite of the form."""
+    return victim.perturb(rewritten(behaviors, context), context.settings.perturbation)
+
+
+def chosen_forms(settings: Settings, forms: Sequence[str]) -> Sequence[str]:
+    """The forms of config.attacks.embedding.forms, or all; ValueError for one that no rewrite has."""
+    for form in settings.forms:
+        if form not in forms:
+            raise ValueError(f"config.attacks.embedding.forms names {form!r}; the rewrites that are tried have {', '.join(forms)}")
+    return settings.forms or forms
+
+
+ATTACK = Attack(
+    name="embedding", title="Embedding attack", surface="embedding", attempts=attempts, settings=Settings, adaptive=True, uses_target=True
+)
+ON_REWRITES = dataclasses.replace(
+    ATTACK, name="embedding+rewrite", title="Embedding attack on rewrite", attempts=on_rewrites, group="embedding", variants=chosen_forms
+)

@@ -1,0 +1,56 @@
+"""Prefilled answers: the model goes on from the first words of the harmful response; on the request and on its rewrites."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from dat_jax.attacks.attack import Attack, Attempt, Context
+from dat_jax.attacks.direct import requests
+from dat_jax.attacks.rewrite import every_form, rewritten
+from dat_jax.data.behaviors import Behavior
+from dat_jax.settings import check
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """config.attacks.prefill."""
+
+    words: int = 5  # of the target that the answer is made to start with
+
+    def validate(self, key: str) -> None:
+        """Raises ValueError naming the key below `key` that is not allowed."""
+        check(self, key, {"words": (self.words >= 1, "an integer >= 1")})
+
+
+def prefilled(attempts: Sequence[Attempt], words: int) -> list[Attempt]:
+    """Returns the same attempts with an answer that already starts with the first words of the target.
+
+    The judge sees these words once, followed by what the model made of them. A target that is not longer than the prefix is cut by
+    one word at least, so that the model has something left to say.
+    """
+    return [dataclasses.replace(attempt, prefill=first_words(attempt.target, words)) for attempt in attempts]
+
+
+def first_words(text: str, words: int) -> str:
+    """The first words of a text with the whitespace between them kept, and always at least one word fewer than the text has."""
+    starts = [match.end() for match in re.finditer(r"\S+", text)]
+    kept = min(words, len(starts) - 1)
+    return text[: starts[kept - 1]] if kept > 0 else ""
+
+
+def attempts(behaviors: Sequence[Behavior], victim, context: Context) -> list[Attempt]:
+    """Prefills the answer to the direct request."""
+    del victim
+    return prefilled(requests(behaviors), context.settings.words)
+
+
+def on_rewrites(behaviors: Sequence[Behavior], victim, context: Context) -> list[Attempt]:
+    """Prefills the answer to each rewrite of the form."""
+    del victim
+    return prefilled(rewritten(behaviors, context), context.settings.words)
+
+
+ATTACK = Attack(name="prefill", title="Prefilled answer", surface="prefill", attempts=attempts, settings=Settings, uses_target=True)
+ON_REWRITES = dataclasses.replace(
+    ATTACK, name="prefill+rewrite", title="Prefilled answer to rewrite", attempts=on_rewrites, group="prefill", variants=every_form
+)

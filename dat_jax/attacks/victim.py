@@ -1,0 +1,188 @@
+"""The model under attack: it answers attempts in fixed-size padded batches with one compilation, and gives attacks its gradients."""
+
+import collections
+import dataclasses
+import functools
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dat_jax import sharding
+from dat_jax.attacks.attack import Attempt
+from dat_jax.data import conversations
+from dat_jax.data.conversations import Conversations
+from dat_jax.models import decoding, transformer
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.huggingface import Model
+from dat_jax.training.network import Network
+from dat_jax.training.perturbation import Perturbation, perturb
+
+BLOCKS = 8  # a prompt may have so many times data.prompt_length tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How attempts are laid out and answered."""
+
+    prompt_length: int  # P, tokens; attempts that need more get the next multiple of it
+    response_length: int  # R, tokens of the target that a gradient attack raises
+    max_new_tokens: int
+    batch_size: int
+    temperature: float  # 0: greedy
+    perturb: str  # which prompt tokens a perturbation reaches: user | user+template | all
+    system: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Victim:
+    """A model with the way it is asked. Every process of a run must make the same calls, and gets all results."""
+
+    model: Model
+    decoding: Decoding
+    seed: int  # of the sampling at temperature > 0; an attempt's answer depends on it, the behavior and the attempt's number alone
+    mesh: jax.sharding.Mesh | None = None  # batches are spread over its data and fsdp axes
+
+    def answer(self, attempts: Sequence[Attempt], progress: Callable[[int], None] = lambda done: None) -> list[str]:
+        """What the model answers to each attempt, as text: a prefilled beginning once, then what was generated up to the end of the turn.
+
+        progress: called with the number of attempts that are done, after each batch.
+        Raises ValueError for a prompt of more than 8 blocks, or a batch size that the mesh does not divide.
+        """
+        if not attempts:
+            return []
+        model, stop = self.model, conversations.stop_tokens(self.model.tokenizer)
+        laid_out, prefixes = lay_out(model.tokenizer, attempts, self.decoding, with_targets=False)
+        P = laid_out.tokens_BxT.shape[1] - self.decoding.response_length
+        seeds_B = attempt_seeds(attempts, self.seed)
+        texts: list[str] = []
+        for rows in _batches(len(attempts), self.decoding.batch_size):
+            batch, seeds = self._placed((jax.tree.map(lambda array, rows=rows: array[rows], laid_out), seeds_B[rows]))
+            delta_BxPxD = self._placed(_deltas([attempts[row] for row in rows], P))
+            tokens_BxN = generate(
+                model.params, model.config, batch, seeds, delta_BxPxD, max_new_tokens=self.decoding.max_new_tokens, stop_tokens=stop,
+                temperature=self.decoding.temperature, prompt_length=P,
+            )  # fmt: skip
+            for row, tokens in list(zip(rows, sharding.on_host(tokens_BxN)))[: len(attempts) - len(texts)]:
+                texts.append(model.tokenizer.decode(prefixes[row] + _before_stop(tokens, stop), skip_special_tokens=True).strip())
+            progress(len(texts))
+        return texts
+
+    def perturb(self, attempts: Sequence[Attempt], how: Perturbation) -> list[Attempt]:
+        """The attempts with the perturbation of their embeddings that makes their targets likely; the tokens stay as they are."""
+        if not attempts:
+            return []
+        laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
+        P, perturbed = laid_out.tokens_BxT.shape[1] - self.decoding.response_length, []
+        for rows in _batches(len(attempts), self.decoding.batch_size):
+            batch = self._placed(jax.tree.map(lambda array, rows=rows: array[rows], laid_out))
+            found_BxPxD = sharding.on_host(perturbation(self.model.params, self.model.config, batch, how, P))
+            perturbed += [dataclasses.replace(attempts[row], delta_PxD=delta) for row, delta in zip(rows, found_BxPxD)]
+        return perturbed[: len(attempts)]
+
+    def _placed(self, batch: Any) -> Any:
+        return batch if self.mesh is None else sharding.place_batch(self.mesh, batch, self.decoding.batch_size)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "how", "prompt_length"))
+def perturbation(params: Any, config: ModelConfig, batch: Conversations, how: Perturbation, prompt_length: int) -> jax.Array:
+    """Finds delta_BxPxD of the prompts' embeddings that makes the batch's responses likely; see `training.perturbation.perturb`."""
+    return perturb(Network(params, None, config, prompt_length), batch, how).delta[0]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "max_new_tokens", "stop_tokens", "temperature", "prompt_length"))
+def generate(
+    params: Any,
+    config: ModelConfig,
+    batch: Conversations,
+    seeds_B: jax.Array,
+    delta_BxPxD: jax.Array | None,
+    *,
+    max_new_tokens: int,
+    stop_tokens: tuple[int, ...],
+    temperature: float,
+    prompt_length: int,
+) -> jax.Array:
+    """Decodes from the batch's prompt block, with a perturbation of its embeddings where one is given; returns tokens_BxN."""
+    e_BxPxD = transformer.embed(params, config, jnp.asarray(batch.tokens_BxT[:, :prompt_length]))
+    if delta_BxPxD is not None:
+        e_BxPxD = transformer.add_to_prompt(e_BxPxD.astype(jnp.float32), delta_BxPxD)
+    return decoding.generate(
+        params,
+        config,
+        e_BxPxD,
+        jnp.asarray(batch.valid_BxT[:, :prompt_length]),
+        jax.vmap(jax.random.key)(seeds_B),
+        max_new_tokens=max_new_tokens,
+        stop_tokens=stop_tokens,
+        temperature=temperature,
+    )
+
+
+def lay_out(tokenizer: Any, attempts: Sequence[Attempt], how: Decoding, with_targets: bool) -> tuple[Conversations, list[list[int]]]:
+    """Attempts in the one conversation layout, prefilled beginnings at the end of the prompt block; also the prefix ids of each attempt.
+
+    The prompt block is the smallest multiple of how.prompt_length that holds every attempt: augmented prompts may need several times
+    the tokens of the clean ones. The target fills the response block only where a gradient attack needs it.
+    """
+    conversations.check_tokenizer(tokenizer)
+    prompts, allowed, responses, prefixes = [], [], [], []
+    for attempt in attempts:
+        user = conversations.with_system([{"role": "user", "content": attempt.prompt}], how.system)
+        if attempt.tokens:
+            ids, mask = list(attempt.tokens), [True] * len(attempt.tokens)
+        else:
+            ids, mask = conversations.encode_prompt(tokenizer, user, how.perturb)
+        # The closing token of the turn is left away: the model is to go on from here.
+        prefix = conversations.encode_response(tokenizer, [*user, {"role": "assistant", "content": attempt.prefill}])[:-1]
+        target = attempt.target if with_targets else ""
+        prompts.append(ids + prefix)
+        allowed.append(mask + [False] * len(prefix))
+        responses.append(conversations.encode_response(tokenizer, [*user, {"role": "assistant", "content": target}]))
+        prefixes.append(prefix)
+    longest = max(len(ids) for ids in prompts)
+    blocks = math.ceil(longest / how.prompt_length)
+    if blocks > BLOCKS:
+        raise ValueError(
+            f"a prompt of the evaluation has {longest} tokens, more than {BLOCKS} times config.data.prompt_length = "
+            f"{how.prompt_length}; raise that key or shorten the prompt"
+        )
+    return conversations.lay_out(prompts, allowed, responses, blocks * how.prompt_length, how.response_length), prefixes
+
+
+def attempt_seeds(attempts: Sequence[Attempt], seed: int) -> np.ndarray:
+    """One number per attempt, of the seed, the behavior and how many attempts of that behavior stand before it."""
+    before: collections.Counter[str] = collections.Counter()
+    seeds = []
+    for attempt in attempts:
+        seeds.append(zlib.crc32(f"{seed} {before[attempt.behavior]} {attempt.behavior}".encode()) & 0x7FFFFFFF)
+        before[attempt.behavior] += 1
+    return np.array(seeds, np.int32)
+
+
+def _deltas(attempts: Sequence[Attempt], prompt_length: int) -> np.ndarray | None:
+    """The attempts' perturbations BxPxD, aligned with the end of the prompt block; None where no attempt has one."""
+    found = [attempt.delta_PxD for attempt in attempts if attempt.delta_PxD is not None]
+    if not found:
+        return None
+    deltas_BxPxD = np.zeros((len(attempts), prompt_length, found[0].shape[1]), np.float32)
+    for row, attempt in enumerate(attempts):
+        if attempt.delta_PxD is not None:
+            deltas_BxPxD[row, prompt_length - len(attempt.delta_PxD) :] = attempt.delta_PxD
+    return deltas_BxPxD
+
+
+def _batches(total: int, size: int) -> Iterator[np.ndarray]:
+    """Row indices of full batches; the last one is filled up with its last row, so that every batch has the one compiled shape."""
+    for start in range(0, total, size):
+        yield np.minimum(np.arange(start, start + size), total - 1)
+
+
+def _before_stop(tokens: np.ndarray, stop: tuple[int, ...]) -> list[int]:
+    """The generated ids before the first one that ends the turn."""
+    ends = np.flatnonzero(np.isin(tokens, stop))
+    return tokens[: ends[0]].tolist() if len(ends) else tokens.tolist()

@@ -1,0 +1,74 @@
+"""Utility: prompts that must be answered, the borderline ones among them (over-refusal), and contrasts that must be refused."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from dat_jax.data import files
+
+
+@dataclasses.dataclass(frozen=True)
+class UtilityPrompt:
+    """A prompt, the answer it must get where there is one (""; otherwise), and the form or type it belongs to."""
+
+    id: str
+    prompt: str
+    response: str = ""
+    form: str = ""
+
+
+def read_utility_prompts(path: str) -> dict[str, list[UtilityPrompt]]:
+    """Reads prompts as JSON lines {"id", "prompt", optional "response" and "form"} or as XSTest's CSV (prompt, label, type).
+
+    Returns: {"safe": prompts} for JSON lines; {"safe": prompts, "unsafe": contrasts} for the CSV, which holds both.
+
+    Raises:
+      ValueError: naming file, line and key, also for a prompt or an id that occurs twice.
+    """
+    sets: dict[str, list[UtilityPrompt]] = {"safe": []}
+    if str(path).endswith(".csv"):
+        sets["unsafe"] = []
+        for line, row in files.read_csv(path, ("prompt", "label", "type")):
+            if row["label"] not in sets:
+                raise ValueError(f"{path}, line {line}: label is {row['label']!r}; allowed: safe | unsafe")
+            prompt = files.require_text(path, line, "prompt", row["prompt"])
+            sets[row["label"]].append(UtilityPrompt(row.get("id") or str(line), prompt, form=row["type"]))
+    else:
+        for line, row in files.read_jsonl(path, ("id", "prompt")):
+            texts = {key: row.get(key) or "" for key in ("response", "form")}
+            for key, text in texts.items():
+                if not isinstance(text, str):
+                    raise ValueError(f"{path}, line {line}: {key} is {text!r}; allowed: a text")
+            prompt = files.require_text(path, line, "prompt", row["prompt"])
+            sets["safe"].append(UtilityPrompt(str(row["id"]), prompt, texts["response"], texts["form"]))
+    for name, prompts in sets.items():
+        for what in ("prompt", "id"):
+            counts = collections.Counter(getattr(item, what) for item in prompts)
+            for value in (value for value, count in counts.items() if count > 1):
+                raise ValueError(f"{path}: the {what} {value!r:.80} stands there more than once ({name}); allowed: each once")
+    return sets
+
+
+def load_sets(benign: str, borderline: str) -> dict[str, list[UtilityPrompt]]:
+    """The sets of the config keys `data.benign` and `data.borderline`, either of which may be empty: "benign", "borderline", "unsafe".
+
+    The unsafe contrasts of an XSTest CSV given as borderline become "unsafe".
+    """
+    sets = {}
+    if benign:
+        sets["benign"] = read_utility_prompts(benign)["safe"]
+    if borderline:
+        found = read_utility_prompts(borderline)
+        sets["borderline"] = found["safe"]
+        if found.get("unsafe"):
+            sets["unsafe"] = found["unsafe"]
+    return sets
+
+
+def spread(prompts: Sequence[UtilityPrompt], limit: int) -> list[UtilityPrompt]:
+    """At most `limit` prompts, evenly spaced, so that a file sorted by form keeps all of them; 0: all."""
+    if not limit or limit >= len(prompts):
+        return list(prompts)
+    return [prompts[i] for i in np.linspace(0, len(prompts) - 1, limit).round().astype(int)]

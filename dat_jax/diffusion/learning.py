@@ -1,0 +1,154 @@
+"""Trains a small masked-diffusion LM on (prompt, response) pairs, so that it can infill a prompt for a given response.
+
+Loss: the bound on the negative log-likelihood per token (LLaDA, 1/t-weighted), with the masked count l stratified over the batch and the
+mask of exactly l positions instead of independent ones: the same expectation at lower variance. A share of the rows masks the prompt alone,
+which is the task the sampler is used for; in the others the response is never masked more than `response_limit`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dat_jax.diffusion.denoiser import hidden_at, mask_id
+from dat_jax.diffusion.layout import Rows, Template, encode, pack, prompt_block
+from dat_jax.diffusion.likelihood import log_likelihood
+from dat_jax.diffusion.proposal import ranks
+from dat_jax.diffusion.sampler import row_keys
+from dat_jax.models import transformer
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.fitting import Saving, fit
+
+Params = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """Settings of `learn`."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    prompt_only: float = 0.5  # share of the rows that mask the prompt alone
+    response_limit: float = 1.0  # largest share of a response that is masked in the other rows
+    held_out: int = 256  # pairs kept apart for the bound that is logged
+    draws: int = 8  # Monte-Carlo draws of that bound
+    chunk: int = 0  # positions the head sees at a time; 0: all
+
+    def __post_init__(self) -> None:
+        """Rejects shares outside [0, 1] and counts below 1, naming the key."""
+        for name in ("prompt_only", "response_limit"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"pretraining.{name}: found {getattr(self, name)}, allowed is a share from 0 to 1")
+        for name in ("steps", "batch_size", "held_out", "draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"pretraining.{name}: found {getattr(self, name)}, allowed is an integer of at least 1")
+
+
+def pair_rows(
+    tokenizer: Any, template: Template, pairs: Sequence[tuple[str, str]], prompt_tokens: int, response_length: int
+) -> tuple[Rows, int]:
+    """Rows of the pairs whose prompts have 1 to `prompt_tokens` tokens, and the number of pairs left out; responses are cut."""
+    prompts = [encode(tokenizer, prompt) for prompt, _ in pairs]
+    kept = [index for index, prompt in enumerate(prompts) if 0 < len(prompt) <= prompt_tokens]
+    responses = [encode(tokenizer, pairs[index][1]) for index in kept]
+    rows = pack([prompts[index] for index in kept], responses, template, prompt_block(template, prompt_tokens), response_length)
+    return rows, len(pairs) - len(kept)
+
+
+def take(rows: Rows, index: Any) -> Rows:
+    """The rows of the given indices."""
+    return jax.tree.map(lambda x: x[index], rows)
+
+
+def batches(rows: Rows, batch_size: int, seed: int) -> Iterator[Rows]:
+    """Endless batches: every epoch in a new order, the rest of an epoch shorter than a batch is left out."""
+    count = len(rows.tokens_BxT)
+    if count < batch_size:
+        raise ValueError(f"pretraining.batch_size: found {batch_size}, there are only {count} pairs to train on")
+    epoch = 0
+    while True:
+        order = np.random.default_rng((seed, epoch)).permutation(count)
+        for start in range(0, count - batch_size + 1, batch_size):
+            yield take(rows, order[start : start + batch_size])
+        epoch += 1
+
+
+def draw_mask(rows: Rows, key: jax.Array, prompt_only: float, response_limit: float) -> tuple[jax.Array, jax.Array]:
+    """The positions to mask (B, T) and each row's count l (B,), uniform on 1 .. L and spread evenly over the batch."""
+    count = rows.tokens_BxT.shape[0]
+    role_key, start_key, stratum_key, score_key = jax.random.split(key, 4)
+    prompt_BxT, response_BxT = jnp.asarray(rows.prompt_mask_BxT), jnp.asarray(rows.response_mask_BxT)
+    prompt_only_B = jax.random.permutation(role_key, jnp.arange(count) < round(prompt_only * count))
+    target_BxT = prompt_BxT | (response_BxT & ~prompt_only_B[:, None])
+    length_B = jnp.sum(target_BxT, axis=1)
+    # Row j takes the j-th stratum; the strata start at one shared random time and are dealt to the rows in random order.
+    time_B = jnp.mod(jax.random.uniform(start_key) + jax.random.permutation(stratum_key, jnp.arange(count)) / count, 1.0)
+    count_B = jnp.minimum(1 + jnp.floor(time_B * length_B).astype(jnp.int32), length_B)
+    score_BxT = jax.random.uniform(score_key, target_BxT.shape)
+    mask_BxT = target_BxT & (ranks(score_BxT, target_BxT) < count_B[:, None])
+    allowed_B = jnp.floor(response_limit * jnp.sum(response_BxT, axis=1))
+    within_BxT = ranks(score_BxT, response_BxT & mask_BxT) < allowed_B[:, None]
+    return mask_BxT & (prompt_BxT | within_BxT), count_B
+
+
+def masked_loss(params: Params, config: ModelConfig, rows: Rows, key: jax.Array, prompt_only: float = 0.5, response_limit: float = 1.0,
+                chunk: int = 0) -> jax.Array:  # fmt: skip
+    """Mean over rows of (1/L)(L/l) sum of -log p(masked token | the others): nats per token, an unbiased estimate of the bound."""
+    mask_BxT, count_B = draw_mask(rows, key, prompt_only, response_limit)
+    noisy_BxT = jnp.where(mask_BxT, mask_id(config), rows.tokens_BxT)
+    h_BxTxD = hidden_at(params, config, noisy_BxT, jnp.asarray(rows.valid_BxT), None)
+    log_prob_BxT = transformer.log_probs(params, config, h_BxTxD, jnp.asarray(rows.tokens_BxT), chunk)
+    return -jnp.mean(jnp.sum(jnp.where(mask_BxT, log_prob_BxT, 0.0), axis=1) / jnp.maximum(count_B, 1))
+
+
+def held_out_bound(params: Params, config: ModelConfig, rows: Rows, draws: int, batch_size: int, chunk: int = 0) -> dict[str, float]:
+    """Bounds in nats per token on held-out rows: of the prompt given the response and of the response given the prompt."""
+    result = {}
+    for name, target in (("prompt_given_response", rows.prompt_mask_BxT), ("response_given_prompt", rows.response_mask_BxT)):
+        total = 0.0
+        for start in range(0, len(target), batch_size):
+            # The last batch starts earlier instead of being shorter: one compilation; its repeated rows are not counted.
+            first = max(0, min(start, len(target) - batch_size))
+            index = slice(first, first + batch_size)
+            keys = row_keys(jax.random.key(0), jnp.arange(first, first + len(target[index])))
+            part = log_likelihood(
+                params, config, jnp.asarray(rows.tokens_BxT[index]), jnp.asarray(target[index]), jnp.asarray(rows.valid_BxT[index]), keys,
+                draws, chunk=chunk,
+            )  # fmt: skip
+            total += float(jnp.sum(part[start - first :]))
+        result[name] = total / float(target.sum())
+    return result
+
+
+def learn(params: Params, config: ModelConfig, rows: Rows, settings: Learning, key: jax.Array, seed: int,
+             report: Callable[[str], None], saving: Saving | None = None) -> tuple[Params, dict[str, Any]]:  # fmt: skip
+    """Trains on all but the last `held_out` rows (shuffled by `seed`); returns the weights and the held-out bounds before and after.
+
+    saving: see `models.fitting.fit`.
+    """
+    mask_id(config)
+    order = np.random.default_rng(seed).permutation(len(rows.tokens_BxT))
+    held_out = min(settings.held_out, len(order) // 5)
+    if not held_out:
+        raise ValueError(f"pretraining: found {len(order)} usable pairs, at least 5 are needed")
+    kept, apart = take(rows, order[held_out:]), take(rows, order[:held_out])
+
+    def loss(params: Params, batch: Rows, key: jax.Array) -> jax.Array:
+        return masked_loss(params, config, batch, key, settings.prompt_only, settings.response_limit, settings.chunk)
+
+    def bound(params: Params) -> dict[str, float]:
+        return held_out_bound(params, config, apart, settings.draws, min(settings.batch_size, held_out), settings.chunk)
+
+    before = bound(params)
+    params = fit(
+        loss, params, batches(kept, settings.batch_size, seed), steps=settings.steps, learning_rate=settings.learning_rate, key=key,
+        report=report, label="sampler", saving=saving,
+    )  # fmt: skip
+    after = bound(params)
+    for name in after:
+        report(f"sampler: held-out bound {name.replace('_', ' ')} {before[name]:.3f} -> {after[name]:.3f} nats per token")
+    return params, {"before": before, "after": after, "rows": len(order), "held_out": held_out}

@@ -1,0 +1,54 @@
+"""What a method is: where its prompts come from, its inner maximisation and its loss; the train step knows no more of it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from dat_jax.settings import NoSettings, read
+
+PROMPTS = ("none", "requests", "sampled")  # nothing is trained | the behaviors' own requests | selected samples of the diffusion LM
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A number that a method writes to metrics.jsonl at every step, and how the report draws it."""
+
+    key: str
+    title: str
+    meaning: str
+    said: bool = False  # whether the lines of progress show it
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A row of the table METHODS. Hashable, as `inner` and `loss` are static arguments of the train step.
+
+    inner(network, batch, key, settings) -> training.network.Found: the perturbation and what it did. None: rows are not perturbed.
+    loss(network, reference, batch, found, key, settings) -> (loss, metrics): differentiated with respect to the network's weights.
+    """
+
+    name: str
+    title: str  # as the report writes it
+    paper: str = ""  # what an exported model's card says of it
+    prompts: str = "none"  # one of PROMPTS
+    settings: type = NoSettings
+    group: str = ""  # the settings are config.methods.<group>; "": the method's name. Methods that must not drift apart share one
+    inner: Callable[..., Any] | None = None
+    loss: Callable[..., Any] | None = None
+    terms: tuple[Term, ...] = ()
+    needs_reference: bool = False  # whether the loss looks at the weights as they were before training
+    color: str = ""  # in the report's figures; "": one of the palette's
+
+    @property
+    def key(self) -> str:
+        """The name of its settings' group below config.methods."""
+        return self.group or self.name
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train."""
+        return self.prompts != "none"
+
+    def read_settings(self, config: Any) -> Any:
+        """Its settings from a whole configuration."""
+        return read(self.settings, config.methods[self.key])

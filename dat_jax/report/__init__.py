@@ -1,0 +1,45 @@
+"""The report: results.json, report.md and the self-contained report.html from what the stations left in a workdir. No model is loaded."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+
+from dat_jax.data import files
+from dat_jax.report import page
+from dat_jax.report.markdown import findings, markdown
+from dat_jax.report.results import as_json, collect
+
+
+def write(workdir: epath.PathLike, say: Callable[[str], None] = lambda sentence: None) -> epath.Path:
+    """Writes results.json, report.md and report.html into workdir and returns the path of the last.
+
+    Reads seed_<s>/answers/, seed_<s>/verdicts/, and where they are there config.json, seed_<s>/<method>/metrics.jsonl and
+    seed_<s>/prompts/{prompts.jsonl,cost.json,round_*/cost.json}. `say` hears the findings, sentence by sentence.
+
+    Raises:
+      ValueError: when nothing was evaluated or judged in workdir.
+    """
+    workdir = epath.Path(workdir)
+    flat = files.read_json(str(workdir / "config.json")) if (workdir / "config.json").exists() else {}
+    results = collect(workdir, flat.get("evaluation.judges", []))
+    settings = grouped(flat)
+    files.write_text(workdir / "results.json", json.dumps(as_json(results, settings), indent=1, allow_nan=False) + "\n")
+    files.write_text(workdir / "report.md", markdown(results))
+    files.write_text(workdir / "report.html", page.html(results, settings))
+    for sentence in findings(results):
+        say(sentence)
+    return workdir / "report.html"
+
+
+def grouped(flat: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of config.json, whose keys are dotted, as nested groups."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, name = key.split(".")
+        at = tree
+        for group in groups:
+            at = at.setdefault(group, {})
+        at[name] = value
+    return tree

@@ -1,0 +1,66 @@
+"""report.md: findings, the tables, cost and notes."""
+
+from collections.abc import Mapping, Sequence
+
+from dat_jax.report.measures import MEASURES
+from dat_jax.report.results import COMPARED, Results, over_refusal_forms
+from dat_jax.report.wording import WORST, agreement_sentence, change, cost_items, label, measure_title, title
+
+
+def findings(results: Results) -> list[str]:
+    """What the numbers say, in sentences that do not say more than the intervals allow."""
+    sentences = [
+        f"{title(method)}: {_percent(rate)} of the behaviors are broken by at least one attack (95 % interval {_span(low, high)})."
+        for method in results.methods
+        if (found := results.attack_rates.get((method, WORST)))
+        for rate, low, high in [found]
+    ]
+    for item in results.comparisons:
+        if item["of"] in COMPARED:
+            name = measure_title(item["of"]).lower()
+            sentences.append(f"{title(item['first'])} against {title(item['second'])}, {name}: {change(item)}.")
+    return sentences
+
+
+def markdown(results: Results) -> str:
+    """The report as Markdown: findings, the two tables, cost, notes."""
+    head = "| | " + " | ".join(title(method) for method in results.methods) + " |\n|---|" + "---:|" * len(results.methods) + "\n"
+
+    def table(rates: Mapping[tuple[str, str], tuple[float, float, float]], names: Sequence[str]) -> str:
+        def cell(method: str, name: str) -> str:
+            found = rates.get((method, name))
+            return f"{_percent(found[0])} [{_span(found[1], found[2])}]" if found else "-"
+
+        return head + "".join(
+            f"| {label(name, results.held_out)} | " + " | ".join(cell(m, name) for m in results.methods) + " |\n" for name in names
+        )
+
+    measures = [name for name in MEASURES if any((m, name) in results.utility_rates for m in results.methods)]
+    parts = [
+        "# Attack success and utility\n",
+        "".join(f"* {sentence}\n" for sentence in findings(results)),
+        f"## Attack success rate\n\nShare of behaviors broken, over {len(results.seeds)} seed(s), with 95 % intervals.\n",
+        table(results.attack_rates, results.attacks),
+        "## Utility and over-refusal\n",
+        table(results.utility_rates, measures) if measures else "No utility prompts were given.\n",
+    ]
+    if forms := over_refusal_forms(results):
+        parts += ["## Over-refusal by form or type of borderline prompt\n", table(results.utility_rates, forms)]
+    if results.costs:
+        parts.append("## Cost of the sampled prompts\n")
+        costs = {cost["seed"]: ", ".join(f"{key} {value}" for key, value in cost_items(cost)) for cost in results.costs}
+        parts.append("".join(f"* seed {seed}: {items}\n" for seed, items in costs.items()))
+    if results.agreement:
+        parts.append("## Agreement of judges\n")
+        parts.append("".join(f"* {agreement_sentence(item)}\n" for item in results.agreement))
+    if results.notes:
+        parts += ["## Notes\n", "".join(f"* {note}\n" for note in results.notes)]
+    return "\n".join(parts)
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f} %"
+
+
+def _span(low: float, high: float) -> str:
+    return f"{100 * low:.1f} to {100 * high:.1f}"

@@ -1,0 +1,261 @@
+"""Answers: every attack and utility set against every model, one file each, saved after each batch of behaviors.
+
+What is answered is not answered again: a call that adds an attack, behaviors or a model computes what is new. Judging is a station of its
+own, so a judge may be changed or added at any time.
+"""
+
+import dataclasses
+import io
+import json
+import logging
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from dat_jax import judges, sharding
+from dat_jax.attacks import ATTACKS
+from dat_jax.attacks.attack import Attack, Attempt, Context
+from dat_jax.attacks.victim import Victim
+from dat_jax.data import answers as answers_lib
+from dat_jax.data import files, provenance, utility
+from dat_jax.data.answers import checksum, file_name
+from dat_jax.data.behaviors import Behavior
+from dat_jax.data.rewrites import forms
+from dat_jax.data.utility import UtilityPrompt
+from dat_jax.models.huggingface import Model
+from dat_jax.stations.inputs import Inputs
+from dat_jax.stations.subjects import load_target, subjects
+
+Lines = Callable[[Attempt, str], answers_lib.Line]  # (attempt, response) -> the line that is kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One file of answers: what is asked of one model."""
+
+    name: str  # of the attack with its variant, or of the utility set
+    file: str  # below answers/<subject>, without suffix
+    about: dict[str, Any]  # made_with, title, surface
+    items: dict[str, Any]  # id -> behavior or utility prompt
+    checksums: dict[str, str]  # id -> of what is asked about it
+    attempts: Callable[[list[Any], Victim, Any], list[Attempt]]  # (items, victim, store) -> attempts
+    line: Lines
+    slow: bool  # whether it costs many times what plain text does, for the time that is left
+
+
+def evaluate(inputs: Inputs, mesh) -> None:
+    """Answers what is not answered yet, for every model. Every process must call; process 0 writes."""
+    if not inputs.eval_behaviors:
+        raise ValueError("config.data.eval_behaviors is empty; allowed: a behaviors CSV to attack the models with")
+    target: list[Model] = []
+
+    def loaded_target() -> Model:
+        target[:] = target or [load_target(inputs.config, mesh)]
+        return target[0]
+
+    for subject in subjects(inputs, mesh):
+        folder = inputs.folder / "answers" / subject.name
+        jobs = plan(inputs, subject.name)
+        todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]
+        if not todo:
+            logging.info("evaluate %s, seed %d: done", subject.name, inputs.seed)
+            continue
+        logging.info("evaluate %s, seed %d: %d of %d attacks and utility sets to do", subject.name, inputs.seed, len(todo), len(jobs))
+        model = subject.load(loaded_target)
+        victim, weights, clock = Victim(model, inputs.decoding, inputs.seed, mesh), fingerprint(model), Clock(todo)
+        for job, missing in todo:
+            answer(job, missing, folder, victim, weights, clock, f"  {subject.name}, seed {inputs.seed}, {job.name}")
+
+
+def plan(inputs: Inputs, subject: str) -> list[Job]:
+    """Every attack with its variants, then every utility set, in the order of the tables; the same for every model."""
+    jobs = [
+        _attack_job(inputs, subject, attack, variant)
+        for attack in ATTACKS.values()
+        if attack.name in inputs.config.evaluation.attacks
+        for variant in attack.variants(attack.read_settings(inputs.config), forms(inputs.rewrites))
+    ]
+    limit = inputs.config.evaluation.utility_prompts
+    sets = {name: utility.spread(prompts, limit) for name, prompts in inputs.utility_sets.items() if prompts}
+    return jobs + [_utility_job(inputs, subject, name, prompts) for name, prompts in sets.items()]
+
+
+def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str) -> Job:
+    settings, name = attack.read_settings(inputs.config), f"{attack.name}:{variant}" if variant else attack.name
+    rewrites = [rewrite for rewrite in inputs.rewrites if rewrite.form == variant] if variant else []
+    prompts: dict[str, list[str]] = {}
+    for rewrite in rewrites:
+        prompts.setdefault(rewrite.behavior, []).append(rewrite.prompt)
+    context = Context(seed=inputs.seed, settings=settings, variant=variant, rewrites=rewrites)
+    if attack.adaptive:
+        context = dataclasses.replace(context, judge=judges.load(inputs.headline, inputs.config))
+    held_out = any(rewrite.held_out for rewrite in rewrites)
+
+    def attempts(behaviors: list[Behavior], victim: Victim, store: Any) -> list[Attempt]:
+        return attack.attempts(behaviors, victim, dataclasses.replace(context, store=store))
+
+    def line(attempt: Attempt, response: str) -> answers_lib.Line:
+        found = {"method": subject, "attack": name, "surface": attack.surface, "seed": inputs.seed, "behavior": attempt.behavior}
+        found |= {"prompt": attempt.prompt, "prefill": attempt.prefill, "response": response}
+        return found | ({"tokens": list(attempt.tokens)} if attempt.tokens else {})
+
+    made_with = {"attack": name, "seed": inputs.seed, "settings": dataclasses.asdict(settings), **_asked_how(inputs)}
+    about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
+    about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)
+    return Job(
+        name=name,
+        file=file_name(name),
+        about=about,
+        items={behavior.id: behavior for behavior in inputs.eval_behaviors},
+        checksums={b.id: checksum(b.text, b.targets[0], prompts.get(b.id, [])) for b in inputs.eval_behaviors},
+        attempts=attempts,
+        line=line,
+        slow=attack.adaptive,
+    )
+
+
+def _utility_job(inputs: Inputs, subject: str, name: str, prompts: Sequence[UtilityPrompt]) -> Job:
+    items = {prompt.id: prompt for prompt in prompts}
+
+    def attempts(asked: list[UtilityPrompt], victim: Victim, store: Any) -> list[Attempt]:
+        del victim, store
+        return [Attempt(prompt.id, prompt.prompt, prompt.response) for prompt in asked]
+
+    def line(attempt: Attempt, response: str) -> answers_lib.Line:
+        prompt = items[attempt.behavior]
+        exact = response.split() == prompt.response.split() if prompt.response else None
+        found = {"method": subject, "set": name, "seed": inputs.seed, "id": prompt.id, "form": prompt.form, "prompt": prompt.prompt}
+        return found | {"expected": prompt.response, "response": response, "exact": exact}
+
+    return Job(
+        name=f"utility {name}",
+        file=f"utility/{name}",
+        about={"made_with": {"set": name, "seed": inputs.seed, **_asked_how(inputs)}, "set": name},
+        items=items,
+        checksums={prompt.id: checksum(prompt.prompt, prompt.response, prompt.form) for prompt in prompts},
+        attempts=attempts,
+        line=line,
+        slow=False,
+    )
+
+
+def _asked_how(inputs: Inputs) -> dict[str, Any]:
+    """What an answer depends on beside the attack and the weights; the size of a batch is not among it."""
+    return {"decoding": {key: value for key, value in dataclasses.asdict(inputs.decoding).items() if key != "batch_size"}}
+
+
+def what_is_missing(job: Job, folder: epath.Path) -> list[str]:
+    """The ids that are not answered yet; every process must ask. No model is needed to know.
+
+    Raises ValueError when the file was made with other settings, or a behavior that is done was asked for in other words.
+    """
+    found = answers_lib.read(folder / job.file)
+    if found.about:
+        remedy = "delete that file to answer again, or use another --workdir"
+        provenance.compare(f"{found.stem}.json", found.about["made_with"], job.about["made_with"], remedy)
+        shared = {item: job.checksums[item] for item in job.items if item in found.done}
+        provenance.compare(f"{found.stem}.json", found.done, shared, f"the text was edited since; {remedy}", name="the checksum of ")
+    there = sharding.agreed([item in found.done for item in job.items])
+    missing = [item for item, done in zip(job.items, there) if not done]
+    if not missing and found.about.get("asked") != list(job.items):
+        found.about["asked"] = list(job.items)
+        answers_lib.write(found)
+    return missing
+
+
+def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, weights: str, clock: "Clock", name: str) -> None:
+    """Makes and answers a job's attempts, batch of behaviors by batch, and saves each."""
+    found = answers_lib.read(folder / job.file)
+    if found.about:
+        remedy = "it holds answers of other weights; delete it to answer again, or use another --workdir"
+        provenance.compare(f"{found.stem}.json", {"weights": found.about["weights"]}, {"weights": weights}, remedy)
+    found.about = job.about | {"weights": weights, "asked": list(job.items), "done": dict(found.done)}
+    rank, size = {item: place for place, item in enumerate(job.items)}, victim.decoding.batch_size
+    for start in range(0, len(missing), size):
+        batch = missing[start : start + size]
+        store = FileStore(folder / f"{job.file}.progress.npz", batch)
+        attempts = job.attempts([job.items[item] for item in batch], victim, store)
+
+        def progress(done: int, total: int = len(attempts), start: int = start) -> None:
+            if done < total and clock.quiet_for(10.0):
+                logging.info("%s: %d/%d behaviors, %d/%d attempts, %s", name, start, len(missing), done, total, clock.left())
+
+        texts = victim.answer(attempts, progress)
+        found.lines += [job.line(attempt, text) for attempt, text in zip(attempts, texts)]
+        found.lines.sort(key=lambda line: rank.get(answers_lib.item_of(line), len(rank)))
+        found.about["done"] |= {item: job.checksums[item] for item in batch}
+        answers_lib.write(found)
+        store.clear()
+        clock.note(job, len(batch))
+    logging.info("%s: %d answers; %s", name, len(found.asked), clock.left())
+
+
+def fingerprint(model: Model) -> str:
+    """A checksum of a sample of every weight."""
+    corners = [leaf[tuple(slice(0, 4) for _ in leaf.shape)] for leaf in jax.tree.leaves(model.params)]
+    return f"{zlib.crc32(b''.join(sharding.on_host(corner).astype(np.float32).tobytes() for corner in corners)):08x}"
+
+
+class FileStore:
+    """An attack's progress on a batch of behaviors, in one file that is gone when the batch is answered; see `attacks.attack.Store`."""
+
+    def __init__(self, path: epath.Path, batch: Sequence[str]):
+        """`batch`: the ids at hand; progress on other ones is not loaded."""
+        self._path, self._batch = path, np.frombuffer(json.dumps(list(batch)).encode(), np.uint8)
+
+    def load(self) -> dict[str, np.ndarray]:
+        """Returns what was saved last, {} at first."""
+        if not self._path.exists():
+            return {}
+        with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as found:
+            arrays = dict(found)
+        return arrays if np.array_equal(arrays.pop("batch"), self._batch) else {}
+
+    def save(self, arrays: dict[str, np.ndarray]) -> None:
+        """Replaces what was saved; process 0 alone."""
+        if jax.process_index() == 0:
+            buffer = io.BytesIO()
+            np.savez(buffer, **{"batch": self._batch, **arrays})  # type: ignore[arg-type]
+            files.write_bytes(self._path, buffer.getvalue())
+
+    def clear(self) -> None:
+        """Removes the file."""
+        if jax.process_index() == 0:
+            self._path.unlink(missing_ok=True)
+
+
+class Clock:
+    """Time left, from the seconds per behavior of the latest job of a kind: attacks that search cost many times plain text."""
+
+    def __init__(self, todo: Sequence[tuple[Job, list[str]]]):
+        """`todo`: all that is to be answered."""
+        self._left = {kind: sum(len(missing) for job, missing in todo if job.slow == kind) for kind in (False, True)}
+        self._pace: dict[bool, float] = {}
+        self._last = self._spoken = time.monotonic()
+
+    def note(self, job: Job, items: int) -> None:
+        """Counts behaviors or prompts as done, which took all the time since the last call."""
+        now = time.monotonic()
+        self._pace[job.slow], self._last, self._spoken = (now - self._last) / items, now, now
+        self._left[job.slow] -= items
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Whether nothing was said for so long; the question counts as speaking."""
+        if time.monotonic() - self._spoken < seconds:
+            return False
+        self._spoken = time.monotonic()
+        return True
+
+    def left(self) -> str:
+        """The time for what is left, in words."""
+        if not any(self._left.values()):
+            return "finished"
+        seconds = sum(count * self._pace.get(kind, 0.0) for kind, count in self._left.items())
+        if not seconds:
+            return "time left not known yet"
+        return f"{'about' if all(kind in self._pace for kind, count in self._left.items() if count) else 'more than'} {seconds:.0f} s left"

@@ -1,0 +1,39 @@
+"""Export: each trained method as a Hugging Face folder, and its LoRA factors alone as a PEFT adapter beside it."""
+
+import logging
+
+import jax
+from jax.experimental import multihost_utils
+
+from dat_jax import models
+from dat_jax.data import files
+from dat_jax.models import adapters
+from dat_jax.report import card
+from dat_jax.stations.inputs import Inputs
+from dat_jax.stations.subjects import load_target
+from dat_jax.training import loop
+
+
+def export(inputs: Inputs, mesh) -> None:
+    """Writes what is trained and not exported yet. Raises ValueError for a method whose training is not finished."""
+    target = load_target(inputs.config, mesh)
+    for method in (method.name for method in inputs.methods if method.trains):
+        folder, run = inputs.folder / "export" / method, inputs.folder / method
+        if (folder / "README.md").exists():
+            logging.info("export %s, seed %d: done", method, inputs.seed)
+            continue
+        if not (run / "finished.json").exists():
+            raise ValueError(f"{run}: the training of {method} is not finished; run --mode=train first")
+        adapter = folder.parent / f"{method}-adapter"
+        for half_written in (folder, adapter) if jax.process_index() == 0 else ():
+            half_written.rmtree(missing_ok=True)
+        multihost_utils.sync_global_devices(f"export {method}")  # nobody writes before all is removed
+        params, lora = loop.restore(target, run, mesh)
+        models.save(loop.merged(target, params, lora), str(folder))
+        text = card.card(method, inputs.seed, inputs.config, inputs.folder.parent, files.read_json(str(run / "finished.json"))["collapsed"])
+        if lora is not None:
+            adapters.save_adapter(lora, target.config, str(adapter), inputs.config.target.model)
+        if jax.process_index() == 0:  # last: its presence says that the folder is complete
+            for written in (adapter, folder) if lora is not None else (folder,):
+                files.write_text(written / "README.md", text)
+        logging.info("export %s, seed %d: %s", method, inputs.seed, folder)

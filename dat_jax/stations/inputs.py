@@ -1,0 +1,163 @@
+"""What a seed's run reads: every file checked before a model is loaded, and what is missing listed at once."""
+
+import dataclasses
+import logging
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from dat_jax import models, world
+from dat_jax.attacks import ATTACKS
+from dat_jax.attacks.victim import Decoding
+from dat_jax.data import behaviors as behaviors_lib
+from dat_jax.data import chats as chats_lib
+from dat_jax.data import pipeline, utility
+from dat_jax.data import rewrites as rewrites_lib
+from dat_jax.data.behaviors import Behavior
+from dat_jax.data.rewrites import Rewrite
+from dat_jax.diffusion import denoiser
+from dat_jax.methods import METHODS
+from dat_jax.methods.method import Method
+from dat_jax.models import families, huggingface
+from dat_jax.models.huggingface import Model
+
+# What a user brings: config key -> the format, and what makes the file. docs/formats.md has the details.
+BROUGHT = {
+    "behaviors": "CSV of training behaviors, e.g. HarmBench's columns Behavior, BehaviorID; docs/formats.md",
+    "targets": "JSON {BehaviorID: text or list of texts}, the harmful responses; docs/formats.md",
+    "safe_responses": "CSV Behavior, Safe_Response, the refusals; docs/formats.md",
+    "chats": "utility chats, JSON lines, parquet or a folder; python -m dat_jax.data.prepare, or python -m dat_jax.stations.own_answers",
+    "eval_behaviors": "CSV of evaluation behaviors, none of them trained on; docs/formats.md",
+    "eval_targets": "JSON {BehaviorID: text or list of texts}; docs/formats.md",
+    "rewrites": "JSON lines id, rewrite, prompt; docs/formats.md",
+    "benign": "JSON lines id, prompt, optional response: prompts that must be answered; docs/formats.md",
+    "borderline": "JSON lines as benign, or XSTest's CSV; docs/formats.md",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a seed's run reads, checked."""
+
+    config: ConfigDict  # with the paths of this seed's files
+    folder: epath.Path  # workdir/seed_<s>
+    seed: int
+    behaviors: list[Behavior]  # trained on; [] where nothing is trained
+    eval_behaviors: list[Behavior]
+    chats: list[list[dict[str, str]]]
+    rewrites: list[Rewrite]  # of the evaluation behaviors, in the forms that are tried
+    utility_sets: dict[str, list[utility.UtilityPrompt]]
+
+    @property
+    def methods(self) -> list[Method]:
+        """The methods of config.training.methods."""
+        return [METHODS[name] for name in self.config.training.methods]
+
+    @property
+    def headline(self) -> str:
+        """The judge whose verdicts are the headline: the name of the first of config.evaluation.judges."""
+        return self.config.evaluation.judges[0]
+
+    @property
+    def decoding(self) -> Decoding:
+        """How this run asks a model."""
+        data, evaluation = self.config.data, self.config.evaluation
+        return Decoding(
+            prompt_length=data.prompt_length,
+            response_length=data.response_length,
+            max_new_tokens=evaluation.max_new_tokens,
+            batch_size=evaluation.batch_size,
+            temperature=evaluation.temperature,
+            perturb=data.perturb,
+            system=data.system,
+        )
+
+
+def check_files(config: ConfigDict) -> None:
+    """Raises one ValueError that lists every file of config.data that is not there, with its format and what makes it."""
+    if config.world.enabled:
+        return
+    named = [(key, path) for key in BROUGHT for path in behaviors_lib.paths(config.data[key])]
+    missing = [(key, path) for key, path in named if not epath.Path(path).exists()]
+    if len(missing) == 1 and len(named) > 1:
+        return  # the reader of that file says more: the nearest name beside it
+    if missing:
+        lines = [f"  {path}  (config.data.{key}): {BROUGHT[key]}" for key, path in missing]
+        raise ValueError(f"{len(missing)} files are not there; bring them, or set the keys to where they are:\n" + "\n".join(lines))
+
+
+def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
+    """Reads and checks everything a seed's run needs; builds the embedded world first where it is used."""
+    if config.world.enabled:
+        world.build(folder / "world", seed, config.world, logging.info)
+        config = with_world(config, folder / "world")
+    data = config.data
+    trains = any(METHODS[name].trains for name in config.training.methods)
+    eval_behaviors = behaviors_lib.load_behaviors(data.eval_behaviors, data.eval_targets) if data.eval_behaviors else []
+    eval_behaviors = eval_behaviors[: config.evaluation.behaviors or None]
+    inputs = Inputs(
+        config=config,
+        folder=folder,
+        seed=seed,
+        behaviors=behaviors_lib.load_behaviors(data.behaviors, data.targets, data.safe_responses) if trains else [],
+        eval_behaviors=eval_behaviors,
+        chats=chats_lib.load_chats(data.chats)[: data.max_chats or None] if trains else [],
+        rewrites=_rewrites(config, eval_behaviors),
+        utility_sets=utility.load_sets(data.benign, data.borderline),
+    )
+    trained = {b.text for b in inputs.behaviors}
+    for behavior in inputs.eval_behaviors:
+        if behavior.text in trained:
+            raise ValueError(f"{data.eval_behaviors}: behavior {behavior.id!r} is one of the training behaviors in {data.behaviors}")
+    if made := behaviors_lib.describe_targets(inputs.eval_behaviors):
+        logging.info("%s", made)
+    _check_lengths(inputs)
+    for name in config.evaluation.attacks:  # a form that no rewrite has is to be known now, not after the training
+        ATTACKS[name].variants(ATTACKS[name].read_settings(config), rewrites_lib.forms(inputs.rewrites))
+    if any(method.prompts == "sampled" for method in inputs.methods):
+        denoiser.mask_id(families.read(huggingface.read_fields(huggingface.locate(config.sampler.model))))
+    return inputs
+
+
+def _rewrites(config: ConfigDict, behaviors: list[Behavior]) -> list[Rewrite]:
+    """The rewrites of these behaviors in the forms of config.evaluation.forms; ValueError for a form that none has."""
+    path = config.data.rewrites
+    found = rewrites_lib.read_rewrites(path) if path else rewrites_lib.make_rewrites(behaviors)
+    known = {behavior.id for behavior in behaviors}
+    found = [rewrite for rewrite in found if rewrite.behavior in known]
+    present, wanted = rewrites_lib.forms(found), tuple(config.evaluation.forms)
+    for form in wanted:
+        if form not in present:
+            raise ValueError(f"config.evaluation.forms names {form!r}; the rewrites of the evaluation behaviors have {', '.join(present)}")
+    order = wanted or present
+    return sorted((r for r in found if r.form in order), key=lambda rewrite: order.index(rewrite.form))
+
+
+def _check_lengths(inputs: Inputs) -> None:
+    """Tokenizes all behaviors: one whose prompt does not fit is named now."""
+    config = inputs.config
+    source = huggingface.locate(config.target.model)
+    tokenizer = huggingface.load_tokenizer(source, huggingface.read_fields(source)["model_type"])
+    for group in (inputs.behaviors, inputs.eval_behaviors):
+        if group:
+            pipeline.adversarial_rows(tokenizer, pipeline.triples(group, None, 0), config.data)
+
+
+def with_world(config: ConfigDict, folder: epath.Path) -> ConfigDict:
+    """Returns the config with the embedded world's folders and files in the keys where a user's own would be named."""
+    config = config.copy_and_resolve_references()  # a plain copy would share the groups
+    for group, key, name in world.FILES:
+        config[group][key] = str(folder / name)
+    return config
+
+
+def load_model(group: ConfigDict, mesh) -> Model:
+    """Loads the model of `config.target` or `config.sampler` onto the mesh, with the config's compute type and attention."""
+    return configured(models.load(group.model, mesh=mesh, dtype=group.dtype), group)
+
+
+def configured(model: Model, group: ConfigDict) -> Model:
+    """Returns a model with the compute type and attention of `config.target` or `config.sampler`."""
+    return dataclasses.replace(
+        model, config=dataclasses.replace(model.config, compute_dtype=group.compute_dtype, attention=group.attention)
+    )

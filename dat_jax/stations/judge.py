@@ -1,0 +1,66 @@
+"""Verdicts: every judge of the configuration on every file of answers; nothing is answered again, and nothing judged twice."""
+
+import collections
+import json
+import logging
+
+import jax
+from etils import epath
+
+from dat_jax import judges
+from dat_jax.data import answers as answers_lib
+from dat_jax.data import files, provenance
+from dat_jax.data.answers import answer_checksum, file_name, item_of
+from dat_jax.judges import JUDGES
+from dat_jax.judges.judge import LABELS, Exchange, Verdict, Verdicts
+from dat_jax.stations.inputs import Inputs
+from dat_jax.stations.subjects import subjects
+
+
+def judge(inputs: Inputs, mesh) -> None:
+    """Judges what is not judged yet. Every process must call; process 0 writes.
+
+    Raises ValueError where a model was not attacked yet, or the judge has changed under its name.
+    """
+    requests = {behavior.id: behavior.text for behavior in inputs.eval_behaviors}
+    found = {subject.name: answers_lib.stems(inputs.folder / "answers" / subject.name) for subject in subjects(inputs, mesh)}
+    if absent := next((name for name, stems in found.items() if not stems), None):
+        raise ValueError(f"{inputs.folder / 'answers' / absent}: no answers there yet; run --mode=evaluate first")
+    for name in inputs.config.evaluation.judges:
+        folder = inputs.folder / "verdicts" / file_name(name)
+        provenance.claim(folder / "judge.json", JUDGES[name].fingerprint(inputs.config), "delete that folder to judge again")
+        verdicts = judges.load(name, inputs.config)
+        for subject, stems in found.items():
+            fresh = sum(_judge_file(stem, folder / subject, verdicts, requests, f"  {subject}, seed {inputs.seed}") for stem in stems)
+            logging.info("judge %s, %s, seed %d: %d of %d files were new", name, subject, inputs.seed, fresh, len(stems))
+
+
+def _judge_file(stem: epath.Path, folder: epath.Path, verdicts: Verdicts, requests: dict[str, str], name: str) -> bool:
+    """Writes the verdicts on one file of answers; returns whether any was new."""
+    answers = answers_lib.read(stem)
+    if not answers.lines:
+        return False
+    path = folder / ("utility" if "set" in answers.about else "") / f"{stem.name}.jsonl"
+    known = {row["answer"]: Verdict(row["label"], row["score"]) for _, row in files.read_jsonl(str(path))} if path.exists() else {}
+    keys = [answer_checksum(line) for line in answers.lines]
+    new = {key: exchange(line, requests) for key, line in zip(keys, answers.lines) if key not in known}
+    if not new and len(known) == len(set(keys)):
+        return False
+    known |= dict(zip(new, verdicts(list(new.values()))))
+    rows = [{"answer": key, "label": known[key].label, "score": known[key].score} for key in keys]
+    if jax.process_index() == 0:
+        files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    logging.info("%s, %s: %s", name, answers.about.get("attack") or f"utility {answers.about['set']}", counts(known[key] for key in keys))
+    return True
+
+
+def exchange(line: answers_lib.Line, requests: dict[str, str]) -> Exchange:
+    """What a judge is given of a line of answers."""
+    request = requests.get(line["behavior"], "") if "behavior" in line else ""
+    return Exchange(item_of(line), request, line["prompt"], line.get("prefill", ""), line["response"])
+
+
+def counts(verdicts) -> str:
+    """How many verdicts have each label, in words."""
+    found = collections.Counter(verdict.label for verdict in verdicts)
+    return ", ".join(f"{label} {found[label]}" for label in LABELS)

@@ -1,0 +1,97 @@
+"""The models that are attacked and compared: the target as it came, what a run trained, and others side by side."""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from dat_jax import models
+from dat_jax.methods import METHODS
+from dat_jax.models.huggingface import Model
+from dat_jax.stations.inputs import Inputs, configured, load_model
+from dat_jax.training import loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model under evaluation. `load` gives it with LoRA merged, from the target where it is trained from that."""
+
+    name: str  # a column of the report and a folder of answers
+    source: str  # for readers: the folder, hub id or checkpoint
+    load: Callable[[Callable[[], Model]], Model]  # (loads the target, once) -> the model
+
+
+def subjects(inputs: Inputs, mesh) -> list[Subject]:
+    """Returns the models of a run in the order of the report: config.training.methods, or the target itself; then evaluation.compare.
+
+    Raises ValueError for two of one name.
+    """
+    config = inputs.config
+    found = [_of_method(inputs, name, mesh) for name in config.training.methods]
+    if not found:
+        origin = config.target.checkpoint or config.target.model
+        found = [Subject(short_name(origin), origin, lambda target: target())]
+    found += [_compared(entry, config, mesh) for entry in config.evaluation.compare]
+    names = [subject.name for subject in found]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"two models are called {repeated[0]!r}; allowed: different names, NAME=FOLDER in config.evaluation.compare gives one its own"
+        )
+    return found
+
+
+def _of_method(inputs: Inputs, name: str, mesh) -> Subject:
+    folder = inputs.folder / name
+    if not METHODS[name].trains:
+        return Subject(name, inputs.config.target.model, lambda target: target())
+    return Subject(name, str(folder), lambda target: loop.merged(target(), *loop.restore(target(), folder, mesh)))
+
+
+def _compared(entry: str, config: ConfigDict, mesh) -> Subject:
+    """The model of an entry of config.evaluation.compare: [NAME=]FOLDER, hub id or RUN/seed_0/METHOD."""
+    name, _, source = entry.rpartition("=")
+    if is_checkpoint(source):
+        return Subject(name or short_name(source), source, lambda target: on_top(target(), source, mesh))
+
+    def load(target: Callable[[], Model]) -> Model:
+        del target
+        return configured(models.load(source, mesh=mesh, dtype=config.target.dtype), config.target)
+
+    return Subject(name or short_name(source), source, load)
+
+
+def is_checkpoint(source: str) -> bool:
+    """Whether a path is a training folder RUN/seed_0/METHOD, with Orbax checkpoints in it."""
+    return (epath.Path(source) / "checkpoints").is_dir()
+
+
+def on_top(target: Model, source: str, mesh) -> Model:
+    """Returns the target with the weights that a run trained; parameters only, on any mesh.
+
+    Raises ValueError where the folder has no checkpoint, or one that was trained from another model.
+    """
+    if not is_checkpoint(source):
+        raise ValueError(f"{source} is no training folder: it has no checkpoints/; allowed: RUN/seed_0/METHOD")
+    params, lora = loop.restore(target, epath.Path(source), mesh)
+    return loop.merged(target, params, lora)
+
+
+def load_target(config: ConfigDict, mesh) -> Model:
+    """Loads config.target: the model, and on top of it what config.target.checkpoint was trained to."""
+    target: Any = load_model(config.target, mesh)
+    if config.target.checkpoint:
+        logging.info("target: weights of %s", config.target.checkpoint)
+        target = on_top(target, config.target.checkpoint, mesh)
+    return target
+
+
+def short_name(source: str) -> str:
+    """A name for a folder or hub id that can be a file name: its last part; of RUN/seed_0/METHOD also the run's."""
+    parts = [part for part in source.rstrip("/").split("/") if part]
+    if len(parts) > 2 and re.fullmatch(r"seed_\d+", parts[-2]):
+        parts = [f"{parts[-3]}-{parts[-1]}"]
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", parts[-1])

@@ -1,0 +1,75 @@
+"""Training: every method of the configuration, each from the same target."""
+
+import dataclasses
+import logging
+
+from dat_jax import judges
+from dat_jax.attacks.attack import Attempt
+from dat_jax.data import pipeline, utility
+from dat_jax.data.prompts import read_records
+from dat_jax.methods.method import Method
+from dat_jax.models import lora as lora_lib
+from dat_jax.models.huggingface import Model
+from dat_jax.stations import sample as sampling
+from dat_jax.stations.inputs import Inputs
+from dat_jax.stations.subjects import load_target
+from dat_jax.training import loop
+
+
+def train(inputs: Inputs, mesh) -> None:
+    """Trains every method that trains; what is finished stays."""
+    config = inputs.config
+    todo = [method for method in inputs.methods if method.trains and not (inputs.folder / method.name / "finished.json").exists()]
+    if not todo:
+        logging.info("train, seed %d: done", inputs.seed)
+        return
+    target = load_target(config, mesh)
+    chats = pipeline.utility_rows(target.tokenizer, inputs.chats, config.data)
+    for method in todo:
+        refresh = config.sampler.refresh_every if method.prompts == "sampled" else 0
+        measured = watch(inputs, target, mesh)
+        rows = rows_of(inputs, method, target, mesh)
+        loop.train(method, target, rows, chats, config, inputs.seed, inputs.folder / method.name, mesh, measured, refresh)
+
+
+def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfRound:
+    """Returns what a method trains on: the behaviors' requests, or selected samples, drawn anew for each round's model."""
+    config, offline = inputs.config, inputs.folder / "prompts"
+    sampler = sampling.lazy_sampler(inputs, mesh)  # loaded for the first refreshed round, kept for the others
+
+    def rows(round: int, params, lora) -> pipeline.AdversarialRows:
+        if method.prompts == "requests":
+            return pipeline.adversarial_rows(target.tokenizer, pipeline.triples(inputs.behaviors, None, inputs.seed), config.data)
+        if round == 0:
+            if not (offline / "prompts.jsonl").exists():
+                raise ValueError(f"{offline}/prompts.jsonl: no prompts were sampled yet; run --mode=sample first")
+            records = read_records(offline / "prompts.jsonl")
+        else:
+            current = loop.merged(target, params, lora)
+            records = sampling.draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh)
+        chosen = pipeline.triples(inputs.behaviors, records, inputs.seed, config.sampler.add_requests)
+        return pipeline.adversarial_rows(target.tokenizer, pipeline.within_block(target.tokenizer, chosen, config.data), config.data)
+
+    return rows
+
+
+def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:
+    """Returns the measurement made during training: which share of benign and borderline prompts the model refuses or answers."""
+    judge = judges.load(inputs.headline, inputs.config)
+    count = inputs.config.training.watch_prompts
+    attempts = {
+        name: [Attempt(p.id, p.prompt, p.response) for p in utility.spread(inputs.utility_sets[name], count)]
+        for name in ("benign", "borderline")
+        if inputs.utility_sets.get(name)
+    }
+
+    def measure(params, lora) -> dict[str, float]:
+        model = dataclasses.replace(target, params=lora_lib.merge(params, lora))
+        rates = {}
+        for name, asked in attempts.items():
+            labels = sampling.ask(inputs, model, asked, [""] * len(asked), judge, mesh)
+            rates[f"watch/{name}_refused"] = labels.count("refuse") / len(labels)
+            rates[f"watch/{name}_answered"] = labels.count("comply") / len(labels)
+        return rates
+
+    return measure

@@ -1,0 +1,57 @@
+"""A language model as the inner maximisation and the losses see it: weights, adapters, and how rows are laid out."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from dat_jax.data.conversations import Conversations
+from dat_jax.models import transformer
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.lora import Lora
+
+Delta = dict[int, jax.Array]  # site -> BxPxD; site 0 is the embeddings, site k the residual stream before layer k
+
+
+@flax.struct.dataclass
+class Network:
+    """Weights with the adapters beside them, and the static layout [prompt | response] of the rows they are run on."""
+
+    params: Any
+    lora: Lora | None
+    config: ModelConfig = flax.struct.field(pytree_node=False)
+    prompt_length: int = flax.struct.field(pytree_node=False)
+    chunk: int = flax.struct.field(pytree_node=False, default=0)  # response positions the head sees at a time; 0: all
+
+
+@flax.struct.dataclass
+class Found:
+    """What an inner maximisation found: the perturbation of the prompt block, nats per token without it, and metrics of the search."""
+
+    delta: Delta
+    nll_before_B: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+def embed(network: Network, rows: Conversations) -> jax.Array:
+    """Returns the embedding rows e_BxTxD of whole conversations."""
+    return transformer.embed(network.params, network.config, rows.tokens_BxT)
+
+
+def response_nll(network: Network, e_BxTxD: jax.Array, rows: Conversations, delta: Delta | None = None) -> jax.Array:
+    """Returns nll_BxR float32 (nats) of the response tokens, zero outside the response; `delta` is added to the prompt block.
+
+    The head runs at the response's positions alone (a static slice of the layout).
+    """
+    params, config, P = network.params, network.config, network.prompt_length
+    h_BxTxD = transformer.hidden(params, config, e_BxTxD, rows.valid_BxT, lora=network.lora, add=delta)
+    targets_BxR = rows.tokens_BxT[:, P:]
+    logp_BxR = transformer.log_probs(params, config, h_BxTxD[:, P - 1 : -1], targets_BxR, chunk=network.chunk)
+    return jnp.where(rows.response_mask_BxT[:, P:], -logp_BxR, 0.0)
+
+
+def example_mean(nll_BxR: jax.Array, rows: Conversations, prompt_length: int) -> jax.Array:
+    """Returns the mean over each example's response tokens, (B,); 0 for a row without response."""
+    count_B = jnp.sum(rows.response_mask_BxT[:, prompt_length:], axis=1)
+    return jnp.sum(nll_BxR, axis=1) / jnp.maximum(count_B, 1)

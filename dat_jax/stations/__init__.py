@@ -13,16 +13,12 @@ from ml_collections import ConfigDict
 
 from dat_jax import sharding
 from dat_jax.data import files
+from dat_jax.stations import evaluate, export, judge, report, sample, train
 from dat_jax.stations import workdir as workdirs
-from dat_jax.stations.evaluate import evaluate
-from dat_jax.stations.export import export
 from dat_jax.stations.inputs import check_files, read_inputs
-from dat_jax.stations.judge import judge
-from dat_jax.stations.report import report
-from dat_jax.stations.sample import sample
-from dat_jax.stations.train import train
 
-STATIONS: dict[str, Callable] = {"sample": sample, "train": train, "evaluate": evaluate, "judge": judge}  # of a seed, in the order of `all`
+# Of a seed, in the order of `all`.
+STATIONS: dict[str, Callable] = {"sample": sample.run, "train": train.run, "evaluate": evaluate.run, "judge": judge.run}
 MODES = ("all", *STATIONS, "report", "export", "compile")
 
 
@@ -34,7 +30,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
         return compilation.run(config, workdir)
     started, folder = time.monotonic(), epath.Path(files.absolute(workdir))  # absolute now: a run may change its folder
     if mode == "report":
-        report(folder)
+        report.run(folder)
         return 0
     if config.world.enabled and (files.is_remote(workdir) or config.mesh.processes > 1):
         raise ValueError(
@@ -55,8 +51,8 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
                 if mode in ("all", name):
                     station(inputs, mesh)
             if mode == "export":
-                export(inputs, mesh)
+                export.run(inputs, mesh)
         if mode == "all" and jax.process_index() == 0:
-            report(folder)
+            report.run(folder)
     logging.info("%s: done in %.0f s", mode, time.monotonic() - started)
     return 0

@@ -48,7 +48,7 @@ class Job:
     slow: bool  # whether it costs many times what plain text does, for the time that is left
 
 
-def evaluate(inputs: Inputs, mesh) -> None:
+def run(inputs: Inputs, mesh) -> None:
     """Answers what is not answered yet, for every model. Every process must call; process 0 writes."""
     if not inputs.eval_behaviors:
         raise ValueError("config.data.eval_behaviors is empty; allowed: a behaviors CSV to attack the models with")

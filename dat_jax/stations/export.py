@@ -14,7 +14,7 @@ from dat_jax.stations.subjects import load_target
 from dat_jax.training import loop
 
 
-def export(inputs: Inputs, mesh) -> None:
+def run(inputs: Inputs, mesh) -> None:
     """Writes what is trained and not exported yet. Raises ValueError for a method whose training is not finished."""
     target = load_target(inputs.config, mesh)
     for method in (method.name for method in inputs.methods if method.trains):

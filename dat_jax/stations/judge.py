@@ -17,7 +17,7 @@ from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import subjects
 
 
-def judge(inputs: Inputs, mesh) -> None:
+def run(inputs: Inputs, mesh) -> None:
     """Judges what is not judged yet. Every process must call; process 0 writes.
 
     Raises ValueError where a model was not attacked yet, or the judge has changed under its name.

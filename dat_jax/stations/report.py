@@ -7,7 +7,7 @@ from etils import epath
 from dat_jax.report import write
 
 
-def report(workdir: epath.Path) -> None:
+def run(workdir: epath.Path) -> None:
     """Writes the report and says where it is and the numbers that matter. No model and no configuration are needed."""
     page = write(workdir, logging.info)
     logging.info("report: %s", page)

@@ -22,7 +22,7 @@ from dat_jax.stations.subjects import load_target
 from dat_jax.world import census
 
 
-def sample(inputs: Inputs, mesh) -> None:
+def run(inputs: Inputs, mesh) -> None:
     """Draws, judges and selects the pool against the undefended target, where a method trains on sampled prompts."""
     if not any(method.prompts == "sampled" for method in inputs.methods):
         return

@@ -10,13 +10,13 @@ from dat_jax.data.prompts import read_records
 from dat_jax.methods.method import Method
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
-from dat_jax.stations import sample as sampling
+from dat_jax.stations import sample
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import load_target
 from dat_jax.training import loop
 
 
-def train(inputs: Inputs, mesh) -> None:
+def run(inputs: Inputs, mesh) -> None:
     """Trains every method that trains; what is finished stays."""
     config = inputs.config
     todo = [method for method in inputs.methods if method.trains and not (inputs.folder / method.name / "finished.json").exists()]
@@ -35,7 +35,7 @@ def train(inputs: Inputs, mesh) -> None:
 def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfRound:
     """Returns what a method trains on: the behaviors' requests, or selected samples, drawn anew for each round's model."""
     config, offline = inputs.config, inputs.folder / "prompts"
-    sampler = sampling.lazy_sampler(inputs, mesh)  # loaded for the first refreshed round, kept for the others
+    sampler = sample.lazy_sampler(inputs, mesh)  # loaded for the first refreshed round, kept for the others
 
     def rows(round: int, params, lora) -> pipeline.AdversarialRows:
         if method.prompts == "requests":
@@ -46,7 +46,7 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
             records = read_records(offline / "prompts.jsonl")
         else:
             current = loop.merged(target, params, lora)
-            records = sampling.draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh)
+            records = sample.draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh)
         chosen = pipeline.triples(inputs.behaviors, records, inputs.seed, config.sampler.add_requests)
         return pipeline.adversarial_rows(target.tokenizer, pipeline.within_block(target.tokenizer, chosen, config.data), config.data)
 
@@ -67,7 +67,7 @@ def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:
         model = dataclasses.replace(target, params=lora_lib.merge(params, lora))
         rates = {}
         for name, asked in attempts.items():
-            labels = sampling.ask(inputs, model, asked, [""] * len(asked), judge, mesh)
+            labels = sample.ask(inputs, model, asked, [""] * len(asked), judge, mesh)
             rates[f"watch/{name}_refused"] = labels.count("refuse") / len(labels)
             rates[f"watch/{name}_answered"] = labels.count("comply") / len(labels)
         return rates

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from dat_jax import settings
 from dat_jax.attacks import ATTACKS
 from dat_jax.diffusion.pool import Pool
+from dat_jax.diffusion.utility import SampledUtility
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.world.building import World
@@ -64,6 +65,7 @@ def defaults() -> ConfigDict:
             **settings.as_config(Pool()),
         )
     )
+    c.utility = settings.as_config(SampledUtility())  # prompts sampled for benign answers, for the utility rows of every method
     c.data = ConfigDict(
         dict(
             behaviors="",  # CSV of training behaviors (docs/formats.md); several files with commas between
@@ -147,6 +149,7 @@ def validate(config: ConfigDict) -> None:
             settings.validate(row.read_settings(config), f"{group}.{row.key}")
     settings.validate(settings.read(Pool, config.sampler), "sampler")
     settings.validate(settings.read(World, config.world), "world")
+    settings.validate(settings.read(SampledUtility, config.utility), "utility")
     _validate_data(config, require)
     _validate_training(config, require)
     for key in ("behaviors", "utility_prompts"):
@@ -173,8 +176,8 @@ def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]
     trained = [METHODS[name] for name in config.training.methods if METHODS[name].trains]
     for key in ("behaviors", "chats") if trained else ("eval_behaviors",):
         require(bool(config.data[key]), f"data.{key}", "a path (there is no embedded world in this config)")
-    if sampled := [method.name for method in trained if method.prompts == "sampled"]:
-        require(bool(config.sampler.model), "sampler.model", f"a path or hub id: {sampled[0]} samples its prompts")
+    if trained and (config.utility.samples or any(method.prompts == "sampled" for method in trained)):
+        require(bool(config.sampler.model), "sampler.model", "a path or hub id: prompts are sampled")
 
 
 def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:

@@ -55,7 +55,7 @@ def show(values: flags.FlagValues) -> None:
     sampler = load(values.sampler, dtype=values.dtype)
     around = template(sampler.tokenizer, pool.separator, pool.begin)
     forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask_id(sampler.config))
-    records, cost = draw(pool, sampler, Behavior("response", "", (values.response,), ()), around, forbidden, values.seed, 0)
+    records, cost = draw(pool, sampler, [Behavior("response", "", (values.response,), ())], around, forbidden, values.seed, 0)
     records = [records[index] for index in unique([record.prompt for record in records])]
     for record in sorted(records, key=lambda record: -(record.log_likelihood or 0.0) / record.tokens):
         print(f"{(record.log_likelihood or 0.0) / record.tokens:8.3f} {record.tokens:4d}  {record.prompt!r}")

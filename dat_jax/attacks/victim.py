@@ -19,7 +19,7 @@ from dat_jax.data.conversations import Conversations
 from dat_jax.models import decoding, transformer
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
-from dat_jax.training.network import Network
+from dat_jax.training.network import Network, embed, example_mean, response_nll
 from dat_jax.training.perturbation import Perturbation, perturb
 
 BLOCKS = 8  # a prompt may have so many times data.prompt_length tokens
@@ -84,6 +84,17 @@ class Victim:
             perturbed += [dataclasses.replace(attempts[row], delta_PxD=delta) for row, delta in zip(rows, found_BxPxD)]
         return perturbed[: len(attempts)]
 
+    def log_likelihood(self, attempts: Sequence[Attempt]) -> list[float]:
+        """The mean log-probability of each attempt's target given its prompt, in nats per token, the end of the turn included."""
+        if not attempts:
+            return []
+        laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
+        P, found = laid_out.tokens_BxT.shape[1] - self.decoding.response_length, []
+        for rows in _batches(len(attempts), self.decoding.batch_size):
+            batch = self._placed(jax.tree.map(lambda array, rows=rows: array[rows], laid_out))
+            found += (-sharding.on_host(target_nll(self.model.params, self.model.config, batch, P))).tolist()
+        return found[: len(attempts)]
+
     def _placed(self, batch: Any) -> Any:
         return batch if self.mesh is None else sharding.place_batch(self.mesh, batch, self.decoding.batch_size)
 
@@ -92,6 +103,13 @@ class Victim:
 def perturbation(params: Any, config: ModelConfig, batch: Conversations, how: Perturbation, prompt_length: int) -> jax.Array:
     """Finds delta_BxPxD of the prompts' embeddings that makes the batch's responses likely; see `training.perturbation.perturb`."""
     return perturb(Network(params, None, config, prompt_length), batch, how).delta[0]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "prompt_length"))
+def target_nll(params: Any, config: ModelConfig, batch: Conversations, prompt_length: int) -> jax.Array:
+    """Mean negative log-likelihood of each row's response, nats per token, (B,)."""
+    network = Network(params, None, config, prompt_length)
+    return example_mean(response_nll(network, embed(network, batch), batch), batch, prompt_length)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "max_new_tokens", "stop_tokens", "temperature", "prompt_length"))

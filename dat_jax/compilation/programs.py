@@ -13,8 +13,6 @@ from ml_collections import ConfigDict
 
 from dat_jax import sharding
 from dat_jax.attacks import embedding, victim
-from dat_jax.compilation import formulas
-from dat_jax.compilation.formulas import Pass
 from dat_jax.compilation.published import architecture
 from dat_jax.data.conversations import Conversations
 from dat_jax.data.pipeline import Batch
@@ -22,8 +20,9 @@ from dat_jax.diffusion.pool import Pool, padded_block
 from dat_jax.diffusion.sampler import infill
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
-from dat_jax.models import weights
+from dat_jax.models import flops, weights
 from dat_jax.models.config import ModelConfig
+from dat_jax.models.flops import Pass
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import read
 from dat_jax.training import loop
@@ -78,7 +77,7 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Metho
     steps = config.methods.cat.perturbation.steps
     about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}, {steps} attack steps"
     about += f", {training.micro_batch} rows at a time" if training.micro_batch else ""
-    return Program("train_step", about, formulas.train_step(model, steps, adversarial, outer, training.lora.rank), lower)
+    return Program("train_step", about, flops.train_step(model, steps, adversarial, outer, training.lora.rank), lower)
 
 
 def sampler(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
@@ -98,7 +97,7 @@ def sampler(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
     branches = 2 if settings.cfg_scale else 1
     shape = Pass(branches * pool.batch_size, length, head)
     about = f"{pool.batch_size} rows of {length}, {settings.steps} denoising steps, {span} prompt tokens"
-    return Program("sampler", about, {"sampler": formulas.infill(model, settings.steps, shape)}, lower)
+    return Program("sampler", about, {"sampler": flops.infill(model, settings.steps, shape)}, lower)
 
 
 def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
@@ -114,8 +113,8 @@ def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
             temperature=evaluation.temperature, prompt_length=data.prompt_length,
         )  # fmt: skip
 
-    flops = {"decode": formulas.generate(model, rows, data.prompt_length, new)}
-    return Program("decoder", f"{rows} rows, prompts of {data.prompt_length}, {new} new tokens", flops, lower)
+    needed = {"decode": flops.generate(model, rows, data.prompt_length, new)}
+    return Program("decoder", f"{rows} rows, prompts of {data.prompt_length}, {new} new tokens", needed, lower)
 
 
 def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
@@ -129,8 +128,8 @@ def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Prog
 
     last = 1 if how.iterate == "best" else 0  # the last iterate's loss needs one more forward pass
     shape = Pass(rows, length, data.response_length)
-    flops = {"attack": how.steps * formulas.input_gradient(model, shape) + last * formulas.forward(model, shape)}
-    return Program("embedding_attack", f"{rows} rows, prompts of {data.prompt_length}, {how.steps} attack steps", flops, lower)
+    needed = {"attack": how.steps * flops.input_gradient(model, shape) + last * flops.forward(model, shape)}
+    return Program("embedding_attack", f"{rows} rows, prompts of {data.prompt_length}, {how.steps} attack steps", needed, lower)
 
 
 def _conversations(mesh: Mesh, rows: int, length: int) -> Conversations:

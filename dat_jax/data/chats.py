@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -47,6 +48,16 @@ def messages(path: str, number: int, row: dict[str, Any]) -> list[dict[str, str]
     if last == 0:
         raise ValueError(f"{path}, line {number}: no assistant message after a user's; allowed: at least one")
     return chat[: last + 1]
+
+
+def first_exchanges(chats: Sequence[Sequence[dict[str, str]]]) -> list[tuple[str, str]]:
+    """Returns the different (user's words, assistant's answer) of the chats' first exchanges, in their order."""
+    found = []
+    for chat in chats:
+        turns = [message for message in chat if message["role"] != "system"]
+        if turns[0]["role"] == "user" and turns[1]["role"] == "assistant":
+            found.append((turns[0]["content"].strip(), turns[1]["content"].strip()))
+    return list(dict.fromkeys(found))
 
 
 def _read_parquet(path: str) -> list[tuple[int, dict[str, Any]]]:

@@ -1,8 +1,8 @@
 """The prompt pool: for every behavior prompts x ~ p(x | y) for its responses y, scored, judged, selected, and what that cost.
 
-Sampling is the expensive part and does not know the target: each behavior's samples are written as soon as they are drawn and are never
+Sampling is the expensive part and does not know the target: each batch of samples is written as soon as it is drawn and is never
 drawn again. Judging and selection follow when all are there. Prompts leave as text: sampler and target have tokenizers of their own.
-Files: samples/<behavior>.jsonl with <behavior>.cost.json, provenance.json, and at the end prompts.jsonl (all samples) and cost.json.
+Files: per batch of behaviors samples/<first behavior>.jsonl and .cost.json, provenance.json, at the end prompts.jsonl and cost.json.
 """
 
 import dataclasses
@@ -143,45 +143,51 @@ def possible_lengths(pool: Pool, tokenizer: Any, behaviors: Sequence[Behavior]) 
 def draw(
     pool: Pool,
     sampler: Model,
-    behavior: Behavior,
+    behaviors: Sequence[Behavior],
     around: Template,
     forbidden: tuple[int, ...],
     seed: int,
     round: int,
     possible: np.ndarray | None = None,
 ) -> tuple[list[PromptRecord], dict[str, float]]:
-    """All samples of one behavior as records (not judged, not selected), and their cost.
+    """All samples of some behaviors as records (not judged, not selected), behavior by behavior, and their cost.
 
-    possible: what `possible_lengths` gives; None: for this behavior by itself.
+    A sample depends on the seed, the round, the behavior and its number alone, not on what else is drawn with it.
+    possible: what `possible_lengths` gives; None: for these behaviors by themselves.
     """
     started = time.monotonic()
-    key, high = behavior_key(seed, round, behavior.id), pool.prompt_tokens[1]
-    rng = np.random.default_rng((seed, round, zlib.crc32(behavior.id.encode())))
-    possible = possible_lengths(pool, sampler.tokenizer, [behavior]) if possible is None else possible
-    lengths = possible[rng.integers(0, len(possible), pool.samples)]
+    possible = possible_lengths(pool, sampler.tokenizer, behaviors) if possible is None else possible
+    numbers, high = np.arange(pool.samples), pool.prompt_tokens[1]
+    lengths_by_behavior, keys, answers = [], [], []
+    for behavior in behaviors:
+        rng = np.random.default_rng((seed, round, zlib.crc32(behavior.id.encode())))
+        lengths_by_behavior.append(possible[rng.integers(0, len(possible), pool.samples)])
+        keys.append(row_keys(behavior_key(seed, round, behavior.id), jnp.asarray(numbers)))
+        encoded = [encode(sampler.tokenizer, text) for text in behavior.targets]
+        answers += [encoded[number % len(encoded)] for number in numbers]
+    lengths = np.concatenate(lengths_by_behavior)
     # Long prompts first: rows of like length share a batch, and where slots are refilled none is left working alone at the end.
     order = np.argsort(-lengths, kind="stable")
-    answers = [encode(sampler.tokenizer, text) for text in behavior.targets]
     block = padded_block(pool, prompt_block(around, high), sampler.config)
-    prompts, responses = [[around.pad] * lengths[i] for i in order], [answers[i % len(answers)] for i in order]
+    prompts, responses = [[around.pad] * lengths[i] for i in order], [answers[i] for i in order]
     rows = pack(prompts, responses, around, block, pool.response_tokens)
-    tokens_NxT, bound_N, cost = sample_rows(pool, sampler, rows, row_keys(key, jnp.asarray(order)), forbidden, block)
+    tokens_NxT, bound_N, cost = sample_rows(pool, sampler, rows, jnp.concatenate(keys)[order], forbidden, block)
     records = [
         PromptRecord(
-            behavior_id=behavior.id,
+            behavior_id=behaviors[index // pool.samples].id,
             prompt=sampler.tokenizer.decode(tokens_NxT[row][rows.prompt_mask_BxT[row]]).strip(),
-            response=behavior.targets[number % len(answers)],
+            response=behaviors[index // pool.samples].targets[index % pool.samples % len(behaviors[index // pool.samples].targets)],
             seed=seed,
             sampler=sampler.source,
-            settings={**shaping(pool), "round": round, "sample": number},
+            settings={**shaping(pool), "round": round, "sample": index % pool.samples},
             log_likelihood=None if bound_N is None else float(bound_N[row]),
-            tokens=int(lengths[number]),
+            tokens=int(lengths[index]),
             compliance=None,
             selected=False,
         )
-        for number, row in enumerate(np.argsort(order).tolist())
+        for index, row in enumerate(np.argsort(order).tolist())
     ]
-    return records, {**cost, "tokens": float(lengths.sum()), "samples": float(pool.samples), "seconds": time.monotonic() - started}
+    return records, {**cost, "tokens": float(lengths.sum()), "samples": float(len(lengths)), "seconds": time.monotonic() - started}
 
 
 def padded_block(pool: Pool, block: int, config: ModelConfig) -> int:
@@ -196,8 +202,8 @@ def shaping(pool: Pool) -> dict[str, Any]:
     return {name: getattr(pool, name) for name in names + fast}
 
 
-def passes_cost(pool: Pool, config: ModelConfig, block: int, full: int, alone: int, scored: int) -> dict[str, float]:
-    """Forward passes of one batch, operations and positions of all its rows.
+def passes_cost(pool: Pool, config: ModelConfig, block: int, rows: int, full: int, alone: int, scored: int) -> dict[str, float]:
+    """Forward passes of batches of `rows`, operations and positions of all their rows.
 
     `full` denoising passes run whole rows, `alone` the prompt's block; `scored` batches had their likelihood estimated.
     """
@@ -210,7 +216,6 @@ def passes_cost(pool: Pool, config: ModelConfig, block: int, full: int, alone: i
     flops = full * branches * forward_flops(config, length, head) + draws * forward_flops(config, length, high)
     flops += alone * forward_flops(config, block, head, keys=length)
     positions = (full * branches + draws) * length + alone * block
-    rows = min(pool.batch_size, pool.samples)
     return {
         "forward_passes": float(full * branches + alone + draws),
         "flops": float(rows * flops),
@@ -223,7 +228,7 @@ def sample_rows(
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, float]]:
     """Infilled tokens, the bound on log p(prompt | response) (None when it is not asked for), and what the passes cost."""
     model, span = (sampler.params, sampler.config), pool.prompt_tokens[1]
-    count, size = len(rows.tokens_BxT), min(pool.batch_size, pool.samples)
+    count, size = len(rows.tokens_BxT), min(pool.batch_size, len(rows.tokens_BxT))
     # One shape, one compilation: the last batch repeats its last row, and the repetitions are dropped.
     batches = [np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)]
 
@@ -244,7 +249,7 @@ def sample_rows(
         score = partial(log_likelihood, *model, draws=pool.likelihood_samples, scheme=pool.likelihood_scheme, span=span)
         scores = [sharding.on_host(score(*inputs(tokens_NxT, index))) for index in batches]
         bound_N = np.concatenate(scores)[:count]
-    return tokens_NxT, bound_N, passes_cost(pool, sampler.config, block, full, alone, len(batches))
+    return tokens_NxT, bound_N, passes_cost(pool, sampler.config, block, size, full, alone, len(batches))
 
 
 def judge(records: list[PromptRecord], behaviors: Sequence[Behavior], compliance: Compliance | None) -> list[PromptRecord]:
@@ -269,6 +274,51 @@ def choose(pool: Pool, records: list[PromptRecord], seed: int, round: int) -> li
     return [dataclasses.replace(record, selected=index in chosen) for index, record in enumerate(records)]
 
 
+def begin(pool: Pool, behaviors: Sequence[Behavior], sampler: Model, folder: epath.Path, seed: int, round: int) -> np.ndarray:
+    """Claims a folder for a pool, and returns the lengths that its prompts are drawn from; ValueError when it holds another pool."""
+    possible = possible_lengths(pool, sampler.tokenizer, behaviors)
+    provenance.claim(folder / "provenance.json", made_with(pool, behaviors, sampler, possible, seed, round), "use another folder")
+    return possible
+
+
+def draw_all(
+    pool: Pool,
+    behaviors: Sequence[Behavior],
+    sampler: Model,
+    folder: epath.Path,
+    seed: int,
+    round: int,
+    report: Callable[[str], None],
+    label: str = "sample",
+) -> tuple[list[PromptRecord], dict[str, float]]:
+    """Draws the prompts of all behaviors in groups that fill a batch, and returns them with their cost; what is drawn stays.
+
+    Raises ValueError when `folder` holds samples of other settings, naming the first that differs.
+    """
+    possible = begin(pool, behaviors, sampler, folder, seed, round)
+    around = template(sampler.tokenizer, pool.separator, pool.begin)
+    forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask_id(sampler.config))
+    size = max(1, pool.batch_size // pool.samples)
+    groups = [behaviors[start : start + size] for start in range(0, len(behaviors), size)]
+    stems = [folder / "samples" / file_stem(group[0].id) for group in groups]  # the sizes are fixed by the provenance
+    there = sharding.agreed([epath.Path(f"{stem}.cost.json").exists() for stem in stems])
+    records, costs, started, fresh = [], [], time.monotonic(), 0
+    for number, (group, stem) in enumerate(zip(groups, stems), 1):
+        if not there[number - 1]:
+            drawn, cost = draw(pool, sampler, group, around, forbidden, seed, round, possible)
+            if jax.process_index() == 0:
+                write_records(f"{stem}.jsonl", drawn)
+                files.write_text(f"{stem}.cost.json", json.dumps(cost))  # last: its presence says that the samples are complete
+            multihost_utils.sync_global_devices(f"drawn {label} {number}")  # before the others read them
+            fresh += 1
+            if fresh == 1 or number == len(groups) or number % max(1, len(groups) // 10) == 0:
+                left = (time.monotonic() - started) / fresh * (len(groups) - number)
+                report(f"{label}: batch {number}/{len(groups)}  {pool.samples} prompts for each of {len(group)}  {left:.0f} s left")
+        records += read_records(f"{stem}.jsonl")
+        costs.append(files.read_json(f"{stem}.cost.json"))
+    return records, {name: sum(cost[name] for cost in costs) for name in costs[0]}
+
+
 def build_pool(
     config: Any,
     behaviors: Sequence[Behavior],
@@ -285,43 +335,27 @@ def build_pool(
     `round` numbers re-sampled pools during training: the same seed and round give the same pool.
     Raises ValueError when `folder` holds a pool of other settings, naming the first that differs.
     """
-    pool = read(Pool, config)
+    pool, root = read(Pool, config), epath.Path(folder)
     pool.validate()
-    mask = mask_id(sampler.config)
-    root, possible = epath.Path(folder), possible_lengths(pool, sampler.tokenizer, behaviors)
-    provenance.claim(root / "provenance.json", made_with(pool, behaviors, sampler, possible, seed, round), "use another folder")
-    if complete(root):
+    begin(pool, behaviors, sampler, root, seed, round)
+    if complete(root):  # a copied pool serves without its samples
         return read_records(root / "prompts.jsonl")
-    around = template(sampler.tokenizer, pool.separator, pool.begin)
-    forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask)
-    drawn, costs, started, fresh = [], [], time.monotonic(), 0
-    stems = [root / "samples" / file_stem(behavior.id) for behavior in behaviors]
-    there = sharding.agreed([epath.Path(f"{stem}.cost.json").exists() for stem in stems])
-    for number, (behavior, stem) in enumerate(zip(behaviors, stems), 1):
-        if not there[number - 1]:
-            records, cost = draw(pool, sampler, behavior, around, forbidden, seed, round, possible)
-            if jax.process_index() == 0:
-                write_records(f"{stem}.jsonl", records)
-                files.write_text(f"{stem}.cost.json", json.dumps(cost))  # last: its presence says that the samples are complete
-            multihost_utils.sync_global_devices(f"drawn {number}")  # before the others read them
-            fresh += 1
-            if fresh == 1 or number == len(behaviors) or number % max(1, len(behaviors) // 10) == 0:
-                left = (time.monotonic() - started) / fresh * (len(behaviors) - number)
-                report(f"sample: behavior {number}/{len(behaviors)}  {pool.samples} prompts each  {left:.0f} s left")
-        drawn.append(read_records(f"{stem}.jsonl"))
-        costs.append(files.read_json(f"{stem}.cost.json"))
+    records, cost = draw_all(pool, behaviors, sampler, root, seed, round, report)
     judging = time.monotonic()
-    judged = judge([record for records in drawn for record in records], behaviors, compliance)
     of: dict[str, list[PromptRecord]] = {behavior.id: [] for behavior in behaviors}
-    for record in judged:
+    for record in judge(records, behaviors, compliance):
         of[record.behavior_id].append(record)
     pooled = [record for records in of.values() for record in choose(pool, records, seed, round)]
-    if jax.process_index() == 0:
-        write_records(root / "prompts.jsonl", pooled)
-        total = {name: sum(cost[name] for cost in costs) for name in costs[0]}
-        files.write_text(root / "cost.json", json.dumps({**total, "judging_seconds": time.monotonic() - judging}, indent=2) + "\n")
-    multihost_utils.sync_global_devices(f"pool {round}")  # before the others read it
+    write_pool(root, pooled, cost | {"judging_seconds": time.monotonic() - judging})
     return pooled
+
+
+def write_pool(folder: epath.Path, records: list[PromptRecord], cost: dict[str, float]) -> None:
+    """Writes a finished pool; every process must call, process 0 writes, and the others wait."""
+    if jax.process_index() == 0:
+        write_records(folder / "prompts.jsonl", records)
+        files.write_text(folder / "cost.json", json.dumps(cost, indent=2) + "\n")
+    multihost_utils.sync_global_devices(f"pool {folder.name}")
 
 
 def complete(folder: epath.Path) -> bool:

@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dat_jax.data import files, provenance
 from dat_jax.data.behaviors import Behavior
-from dat_jax.data.chats import load_chats
+from dat_jax.data.chats import first_exchanges, load_chats
 from dat_jax.data.prompts import PromptRecord
 from dat_jax.diffusion import learning
 from dat_jax.diffusion import pool as pool_lib
@@ -50,16 +50,6 @@ class Sizes:
     width: int = 192
     layers: int = 4
     heads: int = 4
-
-
-def pairs_of(chats: Sequence[Sequence[dict[str, str]]]) -> list[tuple[str, str]]:
-    """Returns the different (user's words, assistant's answer) of the chats' first exchanges, in their order."""
-    found = []
-    for chat in chats:
-        turns = [message for message in chat if message["role"] != "system"]
-        if turns[0]["role"] == "user" and turns[1]["role"] == "assistant":
-            found.append((turns[0]["content"].strip(), turns[1]["content"].strip()))
-    return list(dict.fromkeys(found))
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -124,7 +114,7 @@ def show(model: Model, pool: pool_lib.Pool, responses: Sequence[str], seed: int)
     around = template(model.tokenizer, pool.separator, pool.begin)
     forbidden = pool_lib.forbidden_tokens(model.tokenizer, model.config.vocab_size, model.tokenizer.mask_token_id)
     behaviors = [Behavior(str(number), "", (response,), ()) for number, response in enumerate(responses)]
-    return [record for behavior in behaviors for record in pool_lib.draw(pool, model, behavior, around, forbidden, seed, 0)[0]]
+    return pool_lib.draw(pool, model, behaviors, around, forbidden, seed, 0)[0]
 
 
 def define_flags(into: flags.FlagValues = flags.FLAGS) -> None:
@@ -171,7 +161,7 @@ def begin(output: epath.Path, arguments: dict) -> bool:
 def make(values: flags.FlagValues, report: Callable[[str], None]) -> None:
     """Trains and writes the sampler that the options describe, or what is left of it, and shows prompts of it."""
     started = time.monotonic()
-    pairs = pairs_of(load_chats(values.chats))
+    pairs = first_exchanges(load_chats(values.chats))
     if len(pairs) < 10 * values.shown:
         raise ValueError(f"{values.chats}: {len(pairs)} different exchanges; allowed: at least {10 * values.shown} (10 x --shown)")
     lengths = (min(values.shortest_prompt, values.longest_prompt), values.longest_prompt)

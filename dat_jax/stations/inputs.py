@@ -114,7 +114,7 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
     _check_lengths(inputs)
     for name in config.evaluation.attacks:  # a form that no rewrite has is to be known now, not after the training
         ATTACKS[name].variants(ATTACKS[name].read_settings(config), rewrites_lib.forms(inputs.rewrites))
-    if any(method.prompts == "sampled" for method in inputs.methods):
+    if trains and (config.utility.samples or any(method.prompts == "sampled" for method in inputs.methods)):
         denoiser.mask_id(families.read(huggingface.read_fields(huggingface.locate(config.sampler.model))))
     return inputs
 

@@ -17,20 +17,32 @@ from dat_jax.data.prompts import PromptRecord
 from dat_jax.diffusion import pool, selection
 from dat_jax.judges.judge import Exchange, Verdicts
 from dat_jax.models.huggingface import Model
+from dat_jax.stations import sample_utility
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.subjects import load_target
 from dat_jax.world import census
 
 
 def run(inputs: Inputs, mesh) -> None:
-    """Draws, judges and selects the pool against the undefended target, where a method trains on sampled prompts."""
-    if not any(method.prompts == "sampled" for method in inputs.methods):
-        return
-    folder = inputs.folder / "prompts"
-    if pool.complete(folder):
+    """Draws what the methods train on against the undefended target: adversarial prompts, and prompts for benign answers."""
+    todo = [
+        (inputs.folder / name, draw)
+        for name, draw, wanted in (
+            ("prompts", draw_pool, any(method.prompts == "sampled" for method in inputs.methods)),
+            (
+                "utility_prompts",
+                sample_utility.draw_utility,
+                inputs.config.utility.samples and any(method.trains for method in inputs.methods),
+            ),
+        )
+        if wanted and not pool.complete(inputs.folder / name)
+    ]
+    if not todo:
         logging.info("sample, seed %d: done", inputs.seed)
         return
-    draw_pool(inputs, load_model(inputs.config.sampler, mesh), load_target(inputs.config, mesh), folder, 0, mesh)
+    sampler, target = load_model(inputs.config.sampler, mesh), load_target(inputs.config, mesh)
+    for folder, draw in todo:
+        draw(inputs, sampler, target, folder, 0, mesh)
 
 
 def ask(inputs: Inputs, model: Model, attempts: Sequence[Attempt], requests: Sequence[str], judge: Verdicts, mesh) -> list[str]:

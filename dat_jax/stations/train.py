@@ -24,12 +24,23 @@ def run(inputs: Inputs, mesh) -> None:
         logging.info("train, seed %d: done", inputs.seed)
         return
     target = load_target(config, mesh)
-    chats = pipeline.utility_rows(target.tokenizer, inputs.chats, config.data)
+    chats = pipeline.utility_rows(target.tokenizer, [*inputs.chats, *sampled_chats(inputs)], config.data)
     for method in todo:
         refresh = config.sampler.refresh_every if method.prompts == "sampled" else 0
         measured = watch(inputs, target, mesh)
         rows = rows_of(inputs, method, target, mesh)
         loop.train(method, target, rows, chats, config, inputs.seed, inputs.folder / method.name, mesh, measured, refresh)
+
+
+def sampled_chats(inputs: Inputs) -> list[list[dict[str, str]]]:
+    """Returns the prompts that were sampled for benign answers, as chats; [] where config.utility asks for none."""
+    if not inputs.config.utility.samples:
+        return []
+    path = inputs.folder / "utility_prompts" / "prompts.jsonl"
+    if not path.exists():
+        raise ValueError(f"{path}: no utility prompts were sampled yet; run --mode=sample first")
+    records = [record for record in read_records(path) if record.selected]
+    return [[{"role": "user", "content": r.prompt}, {"role": "assistant", "content": r.response}] for r in records]
 
 
 def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfRound:

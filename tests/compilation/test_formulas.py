@@ -8,7 +8,7 @@ import pytest
 
 from dat_jax import compilation, sharding
 from dat_jax.compilation import chips, costs, formulas, hlo, memory, programs, published, report, table
-from dat_jax.compilation.formulas import Pass
+from dat_jax.models.flops import Pass
 from dat_jax.config import defaults
 from dat_jax.models import decoding, transformer, weights
 from dat_jax.models.config import ModelConfig

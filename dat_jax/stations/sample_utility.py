@@ -1,0 +1,121 @@
+"""Utility prompts: drawn for the benign answers of the chats, kept where the target answers them consistently; for every method."""
+
+import dataclasses
+import functools
+import json
+import logging
+import time
+from collections.abc import Sequence
+
+import jax
+from etils import epath
+
+from dat_jax import judges, sharding
+from dat_jax.attacks.attack import Attempt
+from dat_jax.attacks.victim import Victim
+from dat_jax.data import conversations, files
+from dat_jax.data.behaviors import Behavior
+from dat_jax.data.prompts import PromptRecord
+from dat_jax.diffusion import pool
+from dat_jax.diffusion.utility import SampledUtility, benign_answers, utility_pool
+from dat_jax.judges.judge import Exchange
+from dat_jax.models import flops
+from dat_jax.models.huggingface import Model
+from dat_jax.settings import read
+from dat_jax.stations.inputs import Inputs
+from dat_jax.world import census, grammar
+
+
+def draw_utility(inputs: Inputs, sampler: Model, target: Model, folder: epath.Path, round: int, mesh) -> list[PromptRecord]:
+    """Returns prompts for the benign answers of the chats, those marked as selected that the target answers consistently.
+
+    A record's `compliance` says whether the prompt is consistent (or, for keep="likelihood", how likely the answer is, in nats per token).
+    Raises ValueError where no prompt is.
+    """
+    config, settings = inputs.config, read(SampledUtility, inputs.config.utility)
+    behaviors = benign_answers(inputs.chats, settings.answers)
+    drawn, cost = pool.draw_all(
+        utility_pool(read(pool.Pool, config.sampler), settings),
+        behaviors,
+        sampler,
+        folder,
+        inputs.seed,
+        round,
+        logging.info,
+        "utility prompts",
+    )
+    started, victim = time.monotonic(), Victim(target, inputs.decoding, inputs.seed, mesh)
+    fits = functools.cache(
+        lambda prompt: 0 < conversations.prompt_tokens(target.tokenizer, [{"role": "user", "content": prompt}]) <= config.data.prompt_length
+    )
+    of = {(record.prompt, record.response): record for record in drawn if record.prompt and fits(record.prompt)}
+    attempts = [Attempt(record.behavior_id, record.prompt, record.response) for record in of.values()]
+    answers = asked(victim, attempts, folder / "own_answers.jsonl") if settings.asks else [""] * len(attempts)
+    scores = dict(zip(of, consistency(inputs, settings, victim, attempts, answers)))
+    own, seen, records = dict(zip(of, answers)), set(), []
+    for record in drawn:
+        key = (record.prompt, record.response)
+        kept = key in scores and key not in seen and scores[key] >= (settings.threshold if settings.keep == "likelihood" else 1.0)
+        seen |= {key} if kept else set()
+        response = own[key] if kept and settings.response == "own" else record.response
+        records.append(dataclasses.replace(record, response=response, compliance=scores.get(key, 0.0), selected=kept))
+    pool.write_pool(folder, records, cost | {"judging_seconds": time.monotonic() - started, **asking_cost(target, inputs, len(attempts))})
+    say_utility(inputs, folder, behaviors, records, len(of))
+    return records
+
+
+def consistency(
+    inputs: Inputs, settings: SampledUtility, victim: Victim, attempts: Sequence[Attempt], answers: Sequence[str]
+) -> list[float]:
+    """How far the target's answer to each sampled prompt is the answer that it was drawn for: 1 or 0, or nats per token."""
+    if settings.keep == "likelihood":
+        return victim.log_likelihood(attempts)
+    if settings.keep == "agree":
+        return [float(answer.split() == attempt.target.split()) for attempt, answer in zip(attempts, answers)]
+    if settings.keep == "judge":
+        judge = judges.load(inputs.config.sampler.judge or inputs.headline, inputs.config)
+        verdicts = judge([Exchange(a.behavior, "", a.prompt, "", answer) for a, answer in zip(attempts, answers)])
+        return [float(verdict.label == "comply") for verdict in verdicts]
+    return [1.0] * len(attempts)
+
+
+def asked(victim: Victim, attempts: Sequence[Attempt], path: epath.Path) -> list[str]:
+    """The target's own answers, saved after every few batches, so that an interrupted call goes on; every process must call."""
+    there = path.exists() and bool(files.read_text(str(path)).strip())
+    answers = [row["answer"] for _, row in files.read_jsonl(str(path), ("answer",))] if sharding.agreed(there) else []
+    size = 16 * victim.decoding.batch_size
+    for start in range(len(answers), len(attempts), size):
+        answers += victim.answer(attempts[start : start + size])
+        if jax.process_index() == 0:
+            files.write_text(path, "".join(json.dumps({"answer": answer}, ensure_ascii=False) + "\n" for answer in answers))
+        logging.info("utility prompts: %d of %d answered by the target", len(answers), len(attempts))
+    return answers
+
+
+def asking_cost(target: Model, inputs: Inputs, prompts: int) -> dict[str, float]:
+    """The operations of asking the target once per prompt, by formula."""
+    how = inputs.decoding
+    return {"asking_flops": flops.generate(target.config, prompts, how.prompt_length, how.max_new_tokens)}
+
+
+def say_utility(inputs: Inputs, folder: epath.Path, behaviors: Sequence[Behavior], records: Sequence[PromptRecord], distinct: int) -> None:
+    """Writes and says how many prompts were drawn, were consistent and are trained on; ValueError where none is."""
+    kept = [record for record in records if record.selected]
+    without = len(behaviors) - len({record.behavior_id for record in kept})
+    counts = {"answers": len(behaviors), "drawn": len(records), "different": distinct, "kept": len(kept), "answers_without_prompt": without}
+    if not kept:
+        raise ValueError(
+            f"config.utility.keep is {inputs.config.utility.keep!r}, and none of {len(records)} prompts for {len(behaviors)} benign "
+            f"answers is consistent; allowed: at least one; see {folder}/prompts.jsonl"
+        )
+    if jax.process_index() == 0:
+        files.write_text(folder / "counts.json", json.dumps(counts, indent=1) + "\n")
+    if without:
+        logging.warning("utility prompts, seed %d: %d of %d answers got no consistent prompt", inputs.seed, without, len(behaviors))
+    said = (inputs.seed, len(records), len(behaviors), distinct, len(kept))
+    logging.info("utility prompts, seed %d: %d drawn for %d answers, %d different, %d kept", *said)
+    if inputs.config.world.enabled and jax.process_index() == 0:
+        requests = {behavior.id: "_".join((grammar.parse(behavior.text) or ("", ""))[:2]) for behavior in behaviors}
+        counted = census.census([dataclasses.replace(record, behavior_id=requests[record.behavior_id]) for record in records])
+        files.write_text(folder / "census.json", json.dumps(counted | {"sentence": census.sentence(counted)}, indent=1))
+        logging.info("utility prompts, seed %d: %s", inputs.seed, census.sentence(counted))

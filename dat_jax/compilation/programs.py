@@ -56,7 +56,7 @@ def of_run(config: ConfigDict, mesh: Mesh) -> Iterator[Program]:
 
 
 def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Method) -> Program:
-    """`training.step.train_step` of a method as the loop calls it. The FLOPs by formula are those of CAT's perturbation and loss."""
+    """`training.step.train_step` of a method as the loop calls it."""
     data, training = config.data, config.training
     prompt, response, rows = data.prompt_length, data.response_length, data.adversarial_rows
     state = loop.abstract_state(model, training, mesh)
@@ -72,12 +72,10 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Metho
         step = loop.compiled_step(state)
         return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=loop.optimizer(training))
 
-    adversarial = Pass(rows, prompt + response, response)
-    outer = Pass(2 * rows + data.utility_rows, prompt + response, response)
-    steps = config.methods.cat.perturbation.steps
-    about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}, {steps} attack steps"
+    about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}"
+    about += f", {config.methods.cat.perturbation.steps} attack steps" if method.key == "cat" else f", {method.title}"
     about += f", {training.micro_batch} rows at a time" if training.micro_batch else ""
-    return Program("train_step", about, flops.train_step(model, steps, adversarial, outer, training.lora.rank), lower)
+    return Program("train_step", about, method.step_flops(model, config), lower)
 
 
 def sampler(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:

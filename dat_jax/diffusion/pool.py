@@ -328,11 +328,13 @@ def build_pool(
     seed: int = 0,
     round: int = 0,
     report: Callable[[str], None] = print,
+    asking_flops: float = 0.0,
 ) -> list[PromptRecord]:
     """Draws, judges and selects prompts for all behaviors, and returns all records; what is in `folder` already is not drawn again.
 
     config: the `sampler` sub-config. compliance(behaviors, prompts, responses) gives a score from 0 to 1 per prompt (None: not judged).
-    `round` numbers re-sampled pools during training: the same seed and round give the same pool.
+    `round` numbers re-sampled pools during training: the same seed and round give the same pool. asking_flops: operations of asking the
+    target about one prompt, for the cost.
     Raises ValueError when `folder` holds a pool of other settings, naming the first that differs.
     """
     pool, root = read(Pool, config), epath.Path(folder)
@@ -346,7 +348,8 @@ def build_pool(
     for record in judge(records, behaviors, compliance):
         of[record.behavior_id].append(record)
     pooled = [record for records in of.values() for record in choose(pool, records, seed, round)]
-    write_pool(root, pooled, cost | {"judging_seconds": time.monotonic() - judging})
+    prompts = len({(record.behavior_id, record.prompt) for record in records}) if compliance else 0
+    write_pool(root, pooled, cost | {"judging_seconds": time.monotonic() - judging, "asking_flops": prompts * asking_flops})
     return pooled
 
 

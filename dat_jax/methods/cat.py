@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from dat_jax.data.pipeline import Batch
-from dat_jax.methods.method import Method, Term
+from dat_jax.methods.method import Method, StepShape, Term
+from dat_jax.models import flops
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.flops import Pass
 from dat_jax.training.losses import Objective, away_loss, cross_entropy, toward_loss
 from dat_jax.training.network import Found, Network, embed, response_nll
 from dat_jax.training.perturbation import Perturbation, perturb
@@ -58,6 +61,16 @@ def loss(
     return total, metrics
 
 
+def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict[str, float]:
+    """Operations of a step: the attack's passes over the adversarial rows, then all rows forward and backward."""
+    length, how = shape.prompt + shape.response, settings.perturbation
+    adversarial = Pass(shape.adversarial, length, shape.response)
+    found = flops.train_step(model, how.steps, adversarial, Pass(2 * shape.adversarial + shape.utility, length, shape.response), shape.rank)
+    if how.steps and how.iterate == "best":  # the last iterate's loss needs one more forward pass
+        found["attack"] += flops.forward(model, adversarial)
+    return found
+
+
 METHOD = Method(
     name="cat",
     title="CAT",
@@ -66,6 +79,7 @@ METHOD = Method(
     settings=Settings,
     inner=inner,
     loss=loss,
+    flops=step_flops,
     terms=(
         Term("loss/away", "Away loss", "lower: harmful response less likely", said=True),
         Term("loss/toward", "Toward loss", "lower: refusal more likely", said=True),

@@ -10,6 +10,17 @@ PROMPTS = ("none", "requests", "sampled")  # nothing is trained | the behaviors'
 
 
 @dataclasses.dataclass(frozen=True)
+class StepShape:
+    """What a step's cost depends on beside the model and the method: tokens of the two blocks, rows of each kind, LoRA's rank."""
+
+    prompt: int
+    response: int
+    adversarial: int
+    utility: int
+    rank: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Term:
     """A number that a method writes to metrics.jsonl at every step, and how the report draws it."""
 
@@ -35,6 +46,7 @@ class Method:
     group: str = ""  # the settings are config.methods.<group>; "": the method's name. Methods that must not drift apart share one
     inner: Callable[..., Any] | None = None
     loss: Callable[..., Any] | None = None
+    flops: Callable[..., dict[str, float]] | None = None  # (ModelConfig, settings, StepShape) -> operations of a step by scope, by formula
     terms: tuple[Term, ...] = ()
     needs_reference: bool = False  # whether the loss looks at the weights as they were before training
     color: str = ""  # in the report's figures; "": one of the palette's
@@ -52,3 +64,11 @@ class Method:
     def read_settings(self, config: Any) -> Any:
         """Its settings from a whole configuration."""
         return read(self.settings, config.methods[self.key])
+
+    def step_flops(self, model: Any, config: Any) -> dict[str, float]:
+        """Operations of one training step by scope, for a ModelConfig and a whole configuration; {} where it is not known."""
+        if self.flops is None:
+            return {}
+        data = config.data
+        rows = (data.adversarial_rows, data.utility_rows, config.training.lora.rank)
+        return self.flops(model, self.read_settings(config), StepShape(data.prompt_length, data.response_length, *rows))

@@ -8,7 +8,7 @@ from etils import epath
 
 from dat_jax.data import files
 from dat_jax.report import page
-from dat_jax.report.markdown import findings, markdown
+from dat_jax.report.markdown import findings, markdown, summary
 from dat_jax.report.results import as_json, collect
 
 
@@ -16,7 +16,8 @@ def write(workdir: epath.PathLike, say: Callable[[str], None] = lambda sentence:
     """Writes results.json, report.md and report.html into workdir and returns the path of the last.
 
     Reads seed_<s>/answers/, seed_<s>/verdicts/, and where they are there config.json, seed_<s>/<method>/metrics.jsonl and
-    seed_<s>/prompts/{prompts.jsonl,cost.json,round_*/cost.json}. `say` hears the findings, sentence by sentence.
+    seed_<s>/prompts/{prompts.jsonl,cost.json,round_*/cost.json}. `say` hears the findings sentence by sentence, and a table of the
+    numbers that matter.
 
     Raises:
       ValueError: when nothing was evaluated or judged in workdir.
@@ -28,7 +29,7 @@ def write(workdir: epath.PathLike, say: Callable[[str], None] = lambda sentence:
     files.write_text(workdir / "results.json", json.dumps(as_json(results, settings), indent=1, allow_nan=False) + "\n")
     files.write_text(workdir / "report.md", markdown(results))
     files.write_text(workdir / "report.html", page.html(results, settings))
-    for sentence in findings(results):
+    for sentence in (*findings(results), *summary(results)):
         say(sentence)
     return workdir / "report.html"
 

@@ -97,15 +97,21 @@ def _bar(axes: Axes, results: Results, method: str, group: str, y: float) -> Non
 
 
 def trade_off(results: Results) -> str:
-    """Worst-case attack success against utility, a large mark per method with both intervals, a small one per seed; "" without utility."""
+    """Worst-case attack success against over-refusal, a large mark per method with both intervals, a small one per seed; "" without either.
+
+    A model that refuses everything is broken by nothing: it is drawn in, at the end of the scale. "benign_refusal" stands for over-refusal
+    where no borderline prompts were given.
+    """
     measured = {name for _, name in results.utility_rates}
-    measure = next((name for name in ("exact_utility", "compliance", "borderline_compliance") if name in measured), None)
+    measure = next((name for name in ("over_refusal", "benign_refusal") if name in measured), None)
     if measure is None:
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.0))
         axes = figure.add_axes((0.14, 0.13, 0.82, 0.78))
         _names(axes, results.methods)
+        axes.plot(1, 0, "X", markersize=9, color=FAINT, clip_on=False)
+        axes.text(0.965, 0.02, "refuses everything", fontsize=8.5, color=FAINT, ha="right", va="bottom")
         for method in results.methods:
             if (method, measure) not in results.utility_rates or (method, WORST) not in results.attack_rates:
                 continue
@@ -114,10 +120,10 @@ def trade_off(results: Results) -> str:
             shade = color(method, results.methods)
             axes.plot([x_low, x_high], [y, y], color=shade, linewidth=1.2, clip_on=False)
             axes.plot([x, x], [y_low, y_high], color=shade, linewidth=1.2, clip_on=False)
-            useful = {r["seed"]: r["rate"] for r in results.utility if r["method"] == method and r["measure"] == measure}
+            refused = {r["seed"]: r["rate"] for r in results.utility if r["method"] == method and r["measure"] == measure}
             broken = {r["seed"]: r["rate"] for r in results.rows if r["method"] == method and r["attack"] == WORST}
-            for seed in sorted(useful.keys() & broken.keys()) if len(results.seeds) > 1 else ():
-                axes.plot(useful[seed], broken[seed], "o", markersize=4, color="white", markeredgecolor=shade, clip_on=False)
+            for seed in sorted(refused.keys() & broken.keys()) if len(results.seeds) > 1 else ():
+                axes.plot(refused[seed], broken[seed], "o", markersize=4, color="white", markeredgecolor=shade, clip_on=False)
             axes.plot(x, y, "o", markersize=10, color=shade, clip_on=False)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
@@ -126,7 +132,7 @@ def trade_off(results: Results) -> str:
         axes.set_yticks(ticks, names)
         axes.set_xlabel(measure_title(measure))
         axes.set_ylabel("Broken by any attack")
-        axes.annotate("better", (0.985, 0.02), xytext=(0.8, 0.2), color=FAINT, ha="center", arrowprops={"arrowstyle": "->", "color": FAINT})
+        axes.annotate("better", (0.02, 0.02), xytext=(0.2, 0.2), color=FAINT, ha="center", arrowprops={"arrowstyle": "->", "color": FAINT})
         return _svg(figure, "trade")
 
 

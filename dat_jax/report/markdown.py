@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from dat_jax.report.measures import MEASURES
 from dat_jax.report.results import COMPARED, Results, over_refusal_forms
-from dat_jax.report.wording import WORST, agreement_sentence, change, cost_items, label, measure_title, title
+from dat_jax.report.wording import WORST, WORST_TEXT, agreement_sentence, change, cost_items, label, measure_title, title
 
 
 def findings(results: Results) -> list[str]:
@@ -20,6 +20,16 @@ def findings(results: Results) -> list[str]:
             name = measure_title(item["of"]).lower()
             sentences.append(f"{title(item['first'])} against {title(item['second'])}, {name}: {change(item)}.")
     return sentences
+
+
+def summary(results: Results) -> list[str]:
+    """The numbers that matter, as lines of a table: two of attack success and two of usefulness, per method."""
+    lines = [f"{'':<42}" + "".join(f"{title(method):>14}" for method in results.methods)]
+    for rates, names in ((results.attack_rates, (WORST_TEXT, WORST)), (results.utility_rates, ("over_refusal", "exact_utility"))):
+        for name in names:
+            cells = [f"{100 * rates[method, name][0]:.0f} %" if (method, name) in rates else "-" for method in results.methods]
+            lines.append(f"{measure_title(name):<42}" + "".join(f"{cell:>14}" for cell in cells))
+    return lines
 
 
 def markdown(results: Results) -> str:
@@ -46,10 +56,11 @@ def markdown(results: Results) -> str:
     ]
     if forms := over_refusal_forms(results):
         parts += ["## Over-refusal by form or type of borderline prompt\n", table(results.utility_rates, forms)]
-    if results.costs:
-        parts.append("## Cost of the sampled prompts\n")
-        costs = {cost["seed"]: ", ".join(f"{key} {value}" for key, value in cost_items(cost)) for cost in results.costs}
-        parts.append("".join(f"* seed {seed}: {items}\n" for seed, items in costs.items()))
+    for name, costs in (("sampled prompts", results.costs), ("sampled utility prompts", results.utility_costs)):
+        if costs:
+            parts.append(f"## Cost of the {name}\n")
+            items = {cost["seed"]: ", ".join(f"{key} {value}" for key, value in cost_items(cost)) for cost in costs}
+            parts.append("".join(f"* seed {seed}: {text}\n" for seed, text in items.items()))
     if results.agreement:
         parts.append("## Agreement of judges\n")
         parts.append("".join(f"* {agreement_sentence(item)}\n" for item in results.agreement))

@@ -104,9 +104,19 @@ def _findings(results: Results) -> str:
     return (
         f'<p class="caption">Large: share of behaviors broken by at least one attack. Lower is better.</p>'
         f'<div class="cards">{cards}</div>{notes}'
-        f"{_changes(results)}<figure>{figures.worst_case_bars(results)}"
+        f"{_changes(results)}{_robustness(results, seeds)}<figure>{figures.worst_case_bars(results)}"
         f'<figcaption class="caption">Attack success in the worst case per behavior, with 95 % intervals.{seeds}</figcaption></figure>'
     )
+
+
+def _robustness(results: Results, seeds: str) -> str:
+    """Robustness against over-refusal, the first figure; "" without utility prompts."""
+    drawn = figures.trade_off(results)
+    caption = (
+        "Robustness against over-refusal, with 95 % intervals on both axes. Two methods are compared fairly where they refuse equally many "
+        f"harmless prompts. A model that refuses everything is broken by nothing.{seeds}"
+    )
+    return f'<div class="pair"><figure>{drawn}</figure><p class="caption">{caption}</p></div>' if drawn else ""
 
 
 def _card(results: Results, method: str) -> str:
@@ -192,12 +202,12 @@ def _utility(results: Results) -> str:
         found = [results.utility_rates.get((m, name)) for m in results.methods]
         cells = "".join(f"<td>{_percent(rates[0])} <small>{_span(rates)}</small></td>" if rates else "<td>-</td>" for rates in found)
         by_form += f"<tr><td>{_text(measure_title(name))}</td>{cells}</tr>"
-    drawn, table = figures.trade_off(results), f"<table><tr><th></th>{heads}</tr>{rows}</table>"
+    table = f"<table><tr><th></th>{heads}</tr>{rows}</table>"
     if by_form:
         table += f"<details><summary>Over-refusal by form</summary><table><tr><th></th>{heads}</tr>{by_form}</table></details>"
     return (
         '<p class="caption">Robustness is worth nothing when the model no longer answers. Borderline prompts look forbidden and are not.'
-        "</p>" + (f'<div class="pair"><figure>{drawn}</figure>{table}</div>' if drawn else table)
+        f"</p>{table}"
     )
 
 
@@ -302,10 +312,10 @@ def _method(results: Results, settings: Mapping[str, Any]) -> str:
     lines = "\n".join(f"{key} = {value!r}" for key, value in _flat(settings))
     judged = "".join(f"<p>{_text(JUDGES[name].about)}</p>" for name in results.judges if name in JUDGES)
     return (
-        "<p>Every method gets the same attempts. A behavior counts as broken by an attack when any of its attempts is judged compliance, "
-        "and in the worst case when any attack breaks it. The judge reads what the model said, with a prefilled beginning once, never the "
-        "prompt.</p><p>Embedding attacks change the prompt's embeddings within a radius. No user can do that; they stand for what a "
-        f"stronger search over text might find.</p>{judged}"
+        "<p>Every method gets the same attempts, but for attacks that search against the model itself. A behavior counts as broken by an "
+        "attack when any of its attempts is judged compliance, and in the worst case when any attack breaks it. The judge reads what was "
+        "asked for and what the model said, with a prefilled beginning once.</p><p>Embedding attacks change the prompt's embeddings within "
+        f"a radius. No user can do that; they stand for what a stronger search over text might find.</p>{judged}"
         "<p>Intervals: Wilson's, 95 %. Over seeds a behavior counts as one trial however many seeds tried it, which makes them wide rather "
         "than narrow. Differences between methods: bootstrap over behaviors, paired. Neither covers the choice of behaviors or attacks."
         f"</p><details><summary>Configuration</summary><pre>{_text(lines)}</pre></details>"

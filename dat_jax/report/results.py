@@ -41,6 +41,7 @@ class Results:
     finished: dict[tuple[str, int], dict[str, Any]]  # (method, seed) -> finished.json of the training
     prompts: list[dict[str, Any]]  # records of sampled prompts of the first seed that has any
     costs: list[dict[str, Any]]  # seed, and what the pool's and the refreshed rounds' cost.json sum to
+    utility_costs: list[dict[str, Any]]  # seed, and what the sampled utility prompts cost; empty where none were drawn
     held_out: list[str]  # forms that no training data contained, where the rewrites say so
     judges: list[str]  # whose verdicts there are; all rates above are the first one's
     by_judge: list[dict[str, Any]]  # judge, method, attack, seed, behaviors, broken, rate, low, high, score; where there are several judges
@@ -96,7 +97,8 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = ()) -> Results:
         metrics=_metrics(workdir, runs),
         finished=finished,
         prompts=_read_lines(first_prompts) if first_prompts else [],
-        costs=_costs(workdir, seeds),
+        costs=_costs(workdir, seeds, "prompts"),
+        utility_costs=_costs(workdir, seeds, "utility_prompts"),
         held_out=sorted(
             {a.about["attack"].partition(":")[2] for found in answers_by_run.values() for a in found if a.about.get("held_out")}
         ),
@@ -116,7 +118,8 @@ def broken_by_attack(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[s
     for attack, attempts in lines.items():
         for attempt in attempts:
             surface = attempt["surface"]
-            for name in {attack, WORST, f"{WORST}:{surface}", WORST_TEXT if surface == "prefill" else WORST}:
+            worst = [WORST_TEXT] if surface == "prefill" else []
+            for name in (attack, *worst, f"{WORST}:{surface}", WORST):
                 found = outcomes.setdefault(name, {})
                 found[attempt["behavior"]] = found.get(attempt["behavior"], False) or attempt["label"] == "comply"
     return outcomes
@@ -149,7 +152,9 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
         "utility_over_seeds": over_seeds(results.utility_rates, "measure"),
         "comparisons": results.comparisons,
         "costs": results.costs,
+        "utility_costs": results.utility_costs,
         "training": training_costs(results),
+        "flops": flops(results),
         "held_out_forms": results.held_out,
         "attacks": [{"name": n, "title": label(n, results.held_out), "surface": results.surfaces.get(n)} for n in results.attacks],
         "judges": results.judges,
@@ -176,6 +181,28 @@ def training_costs(results: Results) -> list[dict[str, Any]]:
         cost = {"method": method, "seed": seed, "steps": lines[-1]["step"], "tokens_per_second": speed, "seconds": seconds}
         costs.append(cost | {"sampling_seconds": prompts})
     return costs
+
+
+def flops(results: Results) -> list[dict[str, Any]]:
+    """Operations by formula per trained method and seed: training, sampling of adversarial and of utility prompts, and their sum.
+
+    Sampling includes the likelihoods and asking the target. Prompts that several methods share are counted in full for each. A method that
+    does not count its steps is left out.
+    """
+    found = []
+    for (method, seed), finished in results.finished.items():
+        if not finished.get("flops"):
+            continue
+        drawn = {cost["seed"]: cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.costs}
+        benign = {cost["seed"]: cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.utility_costs}
+        sampled = method in METHODS and METHODS[method].prompts == "sampled"
+        parts = {
+            "training": finished["flops"],
+            "sampling": drawn.get(seed, 0.0) if sampled else 0.0,
+            "utility_sampling": benign.get(seed, 0.0),
+        }
+        found.append({"method": method, "seed": seed, **parts, "total": sum(parts.values())})
+    return found
 
 
 def over_refusal_forms(results: Results) -> list[str]:
@@ -238,11 +265,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _costs(workdir: epath.PathLike, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """What each seed's pool and its refreshed rounds cost together; a seed without prompts is left out."""
+def _costs(workdir: epath.PathLike, seeds: Sequence[int], name: str) -> list[dict[str, Any]]:
+    """What each seed's pool in the folder `name` and its refreshed rounds cost together; a seed without prompts is left out."""
     costs = []
     for seed in seeds:
-        pool = _seed_folder(workdir, seed) / "prompts"
+        pool = _seed_folder(workdir, seed) / name
         rounds = [_read_object(path) for path in pool.glob("round_*/cost.json")]
         total: collections.Counter[str] = collections.Counter()
         for cost in (_read_object(pool / "cost.json"), *rounds):
@@ -296,8 +323,12 @@ def _examples(methods: Sequence[str], lines: Mapping[tuple[str, int], Mapping[st
 
 def _censuses(workdir: epath.PathLike, seeds: Sequence[int]) -> list[str]:
     """What the embedded world says of the sampled prompts, per seed; nothing elsewhere."""
-    paths = {seed: _seed_folder(workdir, seed) / "prompts" / "census.json" for seed in seeds}
-    return [f"Sampled prompts, seed {seed}: {_read_object(path)['sentence']}." for seed, path in paths.items() if path.exists()]
+    return [
+        f"{title_}, seed {seed}: {_read_object(path)['sentence']}."
+        for name, title_ in (("prompts", "Sampled prompts"), ("utility_prompts", "Sampled utility prompts"))
+        for seed in seeds
+        if (path := _seed_folder(workdir, seed) / name / "census.json").exists()
+    ]
 
 
 def _notes(

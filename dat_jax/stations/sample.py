@@ -68,7 +68,8 @@ def draw_pool(inputs: Inputs, sampler: Model, target: Model, folder: epath.Path,
 
     # Answering every sample costs more than drawing it, so the target is asked only where the selection needs to know.
     asked = compliance if config.sampler.selection in selection.JUDGED else None
-    records = pool.build_pool(config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, round, logging.info)
+    price = sample_utility.asking_cost(target, inputs, 1)["asking_flops"] if asked else 0.0
+    records = pool.build_pool(config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, round, logging.info, price)
     selected = [r for r in records if r.selected]
     logging.info("sample, seed %d, round %d: %d of %d prompts selected", inputs.seed, round, len(selected), len(records))
     if asked is not None:

@@ -28,8 +28,8 @@ def run(inputs: Inputs, mesh) -> None:
     for method in todo:
         refresh = config.sampler.refresh_every if method.prompts == "sampled" else 0
         measured = watch(inputs, target, mesh)
-        rows = rows_of(inputs, method, target, mesh)
-        loop.train(method, target, rows, chats, config, inputs.seed, inputs.folder / method.name, mesh, measured, refresh)
+        rows, needed = rows_of(inputs, method, target, mesh), sum(method.step_flops(target.config, config).values())
+        loop.train(method, target, rows, chats, config, inputs.seed, inputs.folder / method.name, mesh, measured, refresh, needed)
 
 
 def sampled_chats(inputs: Inputs) -> list[list[dict[str, str]]]:

@@ -176,11 +176,14 @@ def train(
     mesh,
     watch: Watch | None = None,
     refresh_every: int = 0,
+    step_flops: float = 0.0,
 ) -> None:
     """Trains `model` by a method on the rows and leaves checkpoints, metrics.jsonl, events and finished.json in the folder.
 
     `adversarial` gives the rows of round 0, and after every `refresh_every` steps those of a new round, for the model as it then is.
     A round's rows must depend on round and model alone, or be kept: then a resumed run sees what an undisturbed one sees.
+
+    step_flops: operations of a step by formula, of which finished.json tells the sum.
 
     Must run under `jax.set_mesh(mesh)`. Exits with status PREEMPTED after saving when SIGTERM arrives. Raises ValueError when a loss is
     not finite: the last checkpoint before it stays.
@@ -243,6 +246,7 @@ def train(
     if jax.process_index() == 0:
         seconds = time.monotonic() - started
         summary = about | {"seconds": round(seconds, 1), "resumed_at": first, "collapsed": collapsed, "tokens_per_step": tokens}
+        summary["flops"] = step_flops * training.steps
         files.write_text(folder / "finished.json", json.dumps(summary, indent=1))
 
 

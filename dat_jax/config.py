@@ -90,6 +90,7 @@ def defaults() -> ConfigDict:
         dict(
             methods=("undefended", "cat", "dat"),  # of METHODS: what is trained from the target and compared
             steps=760,
+            optimizer="adamw",  # adamw | muon (for all weights, lora.rank=0: Muon for the layers' matrices, AdamW for the rest)
             learning_rate=2e-4,  # peak
             warmup=0.03,  # share of the steps
             final_learning_rate=0.0,  # share of the peak at the end of the cosine
@@ -188,6 +189,9 @@ def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], N
     require(0 <= config.training.warmup <= 1, "training.warmup", "a share from 0 to 1")
     for key in ("steps", "save_every", "keep", "log_every"):
         require(config.training[key] >= 1, f"training.{key}", "an integer >= 1")
+    rank = config.training.lora.rank
+    rules = ("adamw",) if rank else ("adamw", "muon")
+    require(config.training.optimizer in rules, "training.optimizer", f"{' | '.join(rules)} with training.lora.rank = {rank}")
     require(config.training.lora.rank >= 0, "training.lora.rank", "an integer >= 0 (0 trains all weights)")
     require(0 <= config.training.lora.dropout < 1, "training.lora.dropout", "a share from 0 up to 1")
     adversarial, utility = config.data.adversarial_rows, config.data.utility_rows

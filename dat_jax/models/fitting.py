@@ -109,10 +109,17 @@ def _optimizer(name: str, schedule: optax.Schedule, weight_decay: float) -> opta
     if name == "adamw":
         return optax.adamw(schedule, b1=0.9, b2=0.98, weight_decay=weight_decay)
     if name == "muon":
-        # Only the layers' matrices are stacked to three dimensions; embedding, head and norms stay with Adam.
-        matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-        return optax.contrib.muon(
-            schedule, weight_decay=weight_decay, adam_b1=0.9, adam_b2=0.98, adam_weight_decay=weight_decay, consistent_rms=0.2,
-            muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda x: matrix if x.ndim == 3 else None, params),
-        )  # fmt: skip
+        return muon(schedule, weight_decay, 0.98)
     raise ValueError(f"optimizer={name!r}; allowed: 'adamw', 'muon'")
+
+
+def muon(schedule: optax.Schedule, weight_decay: float, b2: float) -> optax.GradientTransformation:
+    """Muon for the layers' matrices, AdamW (betas 0.9, b2) for the rest; updates of the size of AdamW's (arXiv 2502.16982).
+
+    Only the layers' matrices are stacked to three dimensions, by which they are known.
+    """
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return optax.contrib.muon(
+        schedule, weight_decay=weight_decay, adam_b1=0.9, adam_b2=b2, adam_weight_decay=weight_decay, consistent_rms=0.2,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(lambda x: matrix if x.ndim == 3 else None, params),
+    )  # fmt: skip

@@ -54,16 +54,13 @@ def abstract_state(config: ModelConfig, training, mesh) -> TrainState:
     """Returns the state as shapes and shardings without values: factors and moments are sharded as the weights they belong to."""
     whole = sharding.replicated(mesh)
     trainable = abstract_trainable(config, training.lora.rank, training.lora.alpha, mesh)
-    structure: Any = jax.tree.structure(trainable)
+    placed = {path: leaf.sharding for path, leaf in jax.tree.leaves_with_path(trainable)}
 
-    def like_weights(node) -> bool:
-        return jax.tree.structure(node) == structure
+    def place(path, node):  # a moment lies at the end of a path of the optimizer's own, under the weight's path
+        home = next((placed[path[start:]] for start in range(len(path)) if node.ndim and path[start:] in placed), whole)
+        return jax.ShapeDtypeStruct(node.shape, node.dtype, sharding=home)
 
-    moments = jax.tree.map(
-        lambda node: trainable if like_weights(node) else jax.ShapeDtypeStruct(node.shape, node.dtype, sharding=whole),
-        jax.eval_shape(optimizer(training).init, trainable),
-        is_leaf=like_weights,
-    )
+    moments = jax.tree.map_with_path(place, jax.eval_shape(optimizer(training).init, trainable))
     step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     return TrainState(step=step, trainable=trainable, optimizer=moments)
 

@@ -13,6 +13,7 @@ from dat_jax.checkpoints import TrainState
 from dat_jax.data.pipeline import Batch
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.config import ModelConfig
+from dat_jax.models.fitting import muon
 from dat_jax.models.lora import Lora
 from dat_jax.training.network import Found, Network
 
@@ -35,20 +36,29 @@ class StepConfig:
 
 
 def optimizer(training) -> optax.GradientTransformation:
-    """Returns AdamW with warm-up, cosine decay and clipping by global norm, from the config's `training` group.
+    """Returns AdamW or Muon with warm-up, cosine decay and clipping by global norm, from the config's `training` group.
 
     Equal settings give one object: it is a static argument of the compiled step, and methods of one run share that.
     """
     return _optimizer(
-        training.steps, training.learning_rate, training.final_learning_rate, training.warmup, training.clip, training.weight_decay
+        training.optimizer,
+        training.steps,
+        training.learning_rate,
+        training.final_learning_rate,
+        training.warmup,
+        training.clip,
+        training.weight_decay,
     )
 
 
 @functools.cache
-def _optimizer(steps: int, peak: float, final: float, warm: float, clip: float, weight_decay: float) -> optax.GradientTransformation:
+def _optimizer(
+    name: str, steps: int, peak: float, final: float, warm: float, clip: float, weight_decay: float
+) -> optax.GradientTransformation:
     warmup = round(warm * steps)
     schedule = optax.warmup_cosine_decay_schedule(peak / max(warmup, 1), peak, warmup, max(steps, warmup + 1), final * peak)
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
+    rule = muon(schedule, weight_decay, 0.999) if name == "muon" else optax.adamw(schedule, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(clip), rule)
 
 
 def weights(frozen: Params | None, trainable: Any) -> tuple[Params, Lora | None]:

@@ -117,12 +117,12 @@ def test_files_their_schema_and_a_second_call(small_model, answer, folder, asked
     assert asked == [] and stamps(folder) == before
 
 
-@pytest.mark.parametrize("name", ["embedding", "utility/benign"])
-def test_a_file_that_is_gone_is_answered_again_alone(small_model, answer, folder, config, name):
+@pytest.mark.parametrize(("name", "gone"), [("embedding", (".jsonl",)), ("embedding", (".json",)), ("utility/benign", (".json", ".jsonl"))])
+def test_a_file_that_is_gone_is_answered_again_alone(small_model, answer, folder, config, name, gone):
     config.evaluation.attacks = ("direct", "embedding")
     answer(small_model)
     text, before = (folder / f"{name}.jsonl").read_text(), stamps(folder)
-    for suffix in (".jsonl", ".json"):
+    for suffix in gone:
         (folder / f"{name}{suffix}").unlink()
     assert answer(small_model)[0] == "evaluate dat, seed 3: 1 of 4 attacks and utility sets to do"
     assert (folder / f"{name}.jsonl").read_text() == text

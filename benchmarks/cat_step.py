@@ -119,10 +119,11 @@ def ours(folder: str, arguments):
     from dat_jax.checkpoints import TrainState
     from dat_jax.data.conversations import Conversations
     from dat_jax.data.pipeline import Batch
+    from dat_jax.methods import cat
     from dat_jax.models import lora
     from dat_jax.training.loop import compiled_step
-    from dat_jax.training.objectives import Objective
-    from dat_jax.training.perturbation import Attack
+    from dat_jax.training.losses import Objective
+    from dat_jax.training.perturbation import Perturbation
     from dat_jax.training.step import StepConfig
 
     model = models.load(folder)
@@ -131,8 +132,12 @@ def ours(folder: str, arguments):
     rows = [Conversations(ids.astype(np.int32), ~response, response, np.ones_like(response)) for ids in batch(arguments.tokens)]
     config = StepConfig(
         model=dataclasses.replace(model.config, keep_products=True),
-        attack=Attack(steps=ATTACK_STEPS, radius=RADIUS, step_size=STEP_SIZE, absolute=True),
-        objective=Objective(AWAY, TOWARD, UTILITY, AWAY_CUTOFF, TOWARD_CUTOFF),
+        inner=cat.inner,
+        loss=cat.loss,
+        settings=cat.Settings(
+            perturbation=Perturbation(steps=ATTACK_STEPS, radius=RADIUS, step_size=STEP_SIZE, absolute=True),
+            objective=Objective(AWAY, TOWARD, UTILITY, AWAY_CUTOFF, TOWARD_CUTOFF),
+        ),
         prompt_length=half,
     )
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adamw(LEARNING_RATE, weight_decay=1e-3))

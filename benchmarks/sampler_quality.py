@@ -63,7 +63,7 @@ def sample(way: dict, sampler: Model, behaviors: Sequence[Behavior], samples: in
     passes, seconds = [], []
     for behavior in behaviors:
         started = time.perf_counter()
-        found, cost = draw(pool, sampler, behavior, around, forbidden, seed, 0)
+        found, cost = draw(pool, sampler, [behavior], around, forbidden, seed, 0)
         seconds.append(time.perf_counter() - started)
         passes.append(cost["forward_passes"] - pool.likelihood_samples)
         records += found

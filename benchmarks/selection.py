@@ -4,8 +4,8 @@
 
 `--run` is a finished run of configs/quickstart.py; its worlds and its CAT results are the common ground. Its `--config.KEY=VALUE` are given
 again. Every policy draws the same samples (their keys are those of the seed), so only the selection differs. Likelihoods are drawn and
-the target is asked only for the policies that need it. FLOPs are by formula: drawing with its likelihoods, the target's answers to all
-samples, training. Printed per policy: those, what was selected, the share of behaviors broken by text and by everything (95 % intervals
+the target is asked only for the policies that need it. FLOPs are by formula, as results.json has them: drawing with its likelihoods, the
+target's answers to all samples, training. Printed per policy: those, what was selected, the share of behaviors broken by text and by everything (95 % intervals
 over the behaviors of all seeds), over-refusal, and percentage points below CAT per TFLOP of all three. A killed run goes on with the
 same command.
 """
@@ -21,15 +21,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from etils import epath
-from ml_collections import ConfigDict
-
-from dat_jax.compilation import formulas
-from dat_jax.compilation.formulas import Pass
-from dat_jax.data.prompts import read_prompts
 from dat_jax.diffusion.selection import LIKELY, POLICIES
-from dat_jax.evaluation.wording import WORST, WORST_TEXT
-from dat_jax.models import families, huggingface
+from dat_jax.report.wording import WORST, WORST_TEXT
 
 CONFIG = "configs/quickstart.py"
 HEADER = (
@@ -45,7 +38,7 @@ def train_and_attack(policy: str, run: pathlib.Path, folder: pathlib.Path, seeds
         if not world.exists():
             shutil.copytree(run / f"seed_{seed}" / "world", world.with_suffix(".partial"), dirs_exist_ok=True)
             world.with_suffix(".partial").rename(world)
-    options = {"sampler.selection": policy, "seeds": ",".join(map(str, seeds)), "methods": "dat"}
+    options = {"sampler.selection": policy, "seeds": ",".join(map(str, seeds)), "training.methods": "dat"}
     if policy not in LIKELY:
         options["sampler.likelihood_samples"] = "0"
     command = [sys.executable, "-m", "dat_jax.main", f"--config={CONFIG}", f"--workdir={folder}"]
@@ -54,19 +47,11 @@ def train_and_attack(policy: str, run: pathlib.Path, folder: pathlib.Path, seeds
 
 def computed(folder: pathlib.Path, seed: int, method: str) -> dict[str, float]:
     """TFLOPs of a run by formula: drawing (with likelihoods), asking the target about the samples, training."""
-    config = ConfigDict(json.loads((folder / "results.json").read_text())["config"])
-    target = families.read(huggingface.read_fields(epath.Path(folder) / f"seed_{seed}" / "world" / "target"))
-    prompt, response, rows = config.data.prompt_length, config.data.response_length, config.data.adversarial_rows
-    adversarial = Pass(rows, prompt + response, response)
-    outer = Pass(2 * rows + config.data.utility_rows, prompt + response, response)
-    step = formulas.train_step(target, config.attack.steps, adversarial, outer, config.training.lora.rank)
-    found = {"training": config.training.steps * sum(step.values()) / 1e12, "drawing": 0.0, "asking": 0.0}
-    prompts = folder / f"seed_{seed}" / "prompts"
-    if method == "dat":
-        found["drawing"] = json.loads((prompts / "cost.json").read_text())["flops"] / 1e12
-        asked = {(r.behavior_id, r.prompt) for r in read_prompts(prompts / "prompts.jsonl") if r.compliance is not None}
-        found["asking"] = formulas.generate(target, len(asked), prompt, config.evaluation.max_new_tokens) / 1e12
-    return found
+    results = json.loads((folder / "results.json").read_text())
+    training = next(line["training"] for line in results["flops"] if (line["method"], line["seed"]) == (method, seed))
+    sampling = next((cost for cost in results["costs"] if cost["seed"] == seed), {}) if method == "dat" else {}
+    found = {"training": training, "drawing": sampling.get("flops", 0.0), "asking": sampling.get("asking_flops", 0.0)}
+    return {name: count / 1e12 for name, count in found.items()}
 
 
 def rates(folder: pathlib.Path, method: str) -> dict[str, dict]:

@@ -111,7 +111,15 @@ def defaults() -> ConfigDict:
             ),
         )
     )
-    c.evaluation = ConfigDict(
+    c.evaluation = _evaluation()
+    for group, rows in TABLES.items():
+        c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
+    return c
+
+
+def _evaluation() -> ConfigDict:
+    """The group `evaluation`: what is attacked, asked and judged, and how."""
+    return ConfigDict(
         dict(
             attacks=("direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite"),  # of ATTACKS
             judges=("refusal_prefix",),  # of JUDGES; the first one's verdicts are the headline
@@ -124,9 +132,6 @@ def defaults() -> ConfigDict:
             batch_size=32,  # attempts per batch, and behaviors after which the answers are saved; on a mesh a multiple of data x fsdp
         )
     )
-    for group, rows in TABLES.items():
-        c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
-    return c
 
 
 def validate(config: ConfigDict) -> None:

@@ -1,5 +1,6 @@
 """Set up before jax starts: eight CPU devices, strict broadcasting, and the folder of shared reference data."""
 
+import importlib.util
 import os
 import pathlib
 import tempfile
@@ -9,6 +10,14 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import jax
 import pytest
+import transformers
+from tokenizers import Tokenizer
+from tokenizers import models as tokenizer_models
+from tokenizers import pre_tokenizers
+
+from dat_jax.models import weights
+from dat_jax.models.config import ModelConfig
+from dat_jax.models.huggingface import Model
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many tests compile the same small program anew; the cache lives as long as the session.
@@ -31,3 +40,33 @@ def shared() -> pathlib.Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"no reference data in {folder} (set DAT_JAX_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_job():
+    """The module stations/tiny_job.py: what a user brings at a size of seconds, and as a config file what is done with it."""
+    path = pathlib.Path(__file__).parent / "stations" / "tiny_job.py"
+    spec = importlib.util.spec_from_file_location("tiny_job", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Model:
+    """A random causal model over a word-level tokenizer with a chat template."""
+    words = [*"abcdefghijklmnopqrstuvwxyz", "paint", "wash", "the", "wood", "door", "with", "brush", "how", "did", "people"]
+    specials = ["<pad>", "<unk>", "<end>", "<user>", "<assistant>"]
+    inner = Tokenizer(tokenizer_models.WordLevel({word: i for i, word in enumerate(specials + words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(specials)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' <end> ' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
+    )
+    config = ModelConfig(vocab_size=len(specials + words), width=32, layers=2, heads=2, remat=False)
+    return Model(weights.initialize(jax.random.key(4), config), config, tokenizer, "small")

@@ -5,9 +5,7 @@ the checkpoints, builds on: the header that tells an object's generation, and up
 It knows no hierarchical buckets either, which gcsfs would ask for over gRPC, so it is told not to.
 """
 
-import importlib.util
 import json
-import pathlib
 import signal
 import socket
 import time
@@ -21,10 +19,6 @@ from dat_jax import models
 from dat_jax.checkpoints import Checkpoints, TrainState
 from dat_jax.data import chats, files
 from dat_jax.data.prepare import write as write_dataset
-
-spec = importlib.util.spec_from_file_location("bucket_tiny", pathlib.Path(__file__).parent / "tiny_job.py")
-tiny_job = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny_job)
 
 CHATS = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}] for i in range(3)]
 
@@ -71,9 +65,9 @@ def bucket():
         server.stop()
 
 
-def call(bucket, home, mode, processes=1):
+def call(tiny_job, home, mode, processes=1):
     """Starts a mode of the tiny job in the bucket; HOME is where models are copied to."""
-    small = ["--config.methods=('cat','dat')", "--config.training.steps=12", "--config.training.save_every=3"]
+    small = ["--config.training.methods=('cat','dat')", "--config.training.steps=12", "--config.training.save_every=3"]
     small += ["--config.training.watch_every=0", "--config.evaluation.attacks=('direct','embedding')"]
     folders = ("gs://bucket/brought", "gs://bucket/run", mode)
     return tiny_job.start(*folders, *small, processes=processes, devices=processes, HOME=str(home))
@@ -88,9 +82,9 @@ def content(name):
 
 
 @pytest.mark.slow
-def test_a_run_in_a_bucket_is_killed_resumed_recognised_and_exported(bucket, tmp_path):
+def test_a_run_in_a_bucket_is_killed_resumed_recognised_and_exported(tiny_job, bucket, tmp_path):
     tiny_job.bring("gs://bucket/brought")
-    (process,) = call(bucket, tmp_path, "all")
+    (process,) = call(tiny_job, tmp_path, "all")
     deadline = time.monotonic() + 200
     while "run/seed_0/cat/checkpoints/3/commit_success.txt" not in bucket and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
@@ -100,7 +94,7 @@ def test_a_run_in_a_bucket_is_killed_resumed_recognised_and_exported(bucket, tmp
     drawn = {name: found["generation"] for name, found in bucket.items() if name.startswith("run/seed_0/prompts/")}
     assert "run/seed_0/prompts/prompts.jsonl" in drawn
 
-    assert tiny_job.ended(call(bucket, tmp_path, "all", processes=2)) == [0, 0]
+    assert tiny_job.ended(call(tiny_job, tmp_path, "all", processes=2)) == [0, 0]
     assert {name: bucket[name]["generation"] for name in drawn} == drawn
     assert json.loads(content("run/seed_0/cat/finished.json"))["resumed_at"] >= 3
     for method in ("cat", "dat"):
@@ -111,14 +105,16 @@ def test_a_run_in_a_bucket_is_killed_resumed_recognised_and_exported(bucket, tmp
     rows = json.loads(content("run/results.json"))["rows"]
     assert {(row["method"], row["attack"]) for row in rows} >= {("cat", "direct"), ("dat", "embedding"), ("dat", "worst_case")}
     assert "<svg" in content("run/report.html") and content("run/report.md")
+    for name in ("answers/cat/direct.json", "answers/dat/utility/benign.jsonl", "verdicts/refusal_prefix/dat/embedding.jsonl"):
+        assert f"run/seed_0/{name}" in bucket
     assert any(name.startswith("run/compilation_cache/") for name in bucket)
 
     before = {name: found["generation"] for name, found in bucket.items()}
-    assert tiny_job.ended(call(bucket, tmp_path, "all")) == [0]
+    assert tiny_job.ended(call(tiny_job, tmp_path, "all")) == [0]
     changed = {name for name, found in bucket.items() if found["generation"] != before.get(name)}
     assert changed == {"run/config.json", "run/results.json", "run/report.md", "run/report.html"}
 
-    assert tiny_job.ended(call(bucket, tmp_path, "export")) == [0]
+    assert tiny_job.ended(call(tiny_job, tmp_path, "export")) == [0]
     back = models.load("gs://bucket/run/seed_0/export/dat", cache_dir=str(tmp_path / "cache"))
     assert back.tokenizer.chat_template == tiny_job.tokenizer().chat_template
     assert "worst_case" in content("run/seed_0/export/dat/README.md")

@@ -1,6 +1,5 @@
 """Several hosts, imitated by processes on loopback: a run that is stopped and resumed by another number of them ends as one process's."""
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -12,10 +11,6 @@ import time
 import numpy as np
 import pytest
 from etils import epath
-
-spec = importlib.util.spec_from_file_location("multihost_tiny", pathlib.Path(__file__).parent / "tiny_job.py")
-tiny_job = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny_job)
 
 DEVICES, STEPS = 4, 60
 
@@ -29,6 +24,7 @@ def worker(folder: str, dump: str) -> None:
     from dat_jax.config import defaults
     from dat_jax.data.conversations import lay_out
     from dat_jax.data.pipeline import AdversarialRows
+    from dat_jax.methods import METHODS
     from dat_jax.models import weights
     from dat_jax.models.config import ModelConfig
     from dat_jax.models.huggingface import Model
@@ -39,7 +35,7 @@ def worker(folder: str, dump: str) -> None:
     config.data.update({"prompt_length": 4, "response_length": 4, "adversarial_rows": 4, "utility_rows": 4})
     config.training.update({"steps": STEPS, "save_every": 20, "learning_rate": 1e-2})
     config.training.lora.update({"rank": 2})
-    config.attack.update({"steps": 1, "optimizer": "normalized"})
+    config.methods.cat.perturbation.update({"steps": 1, "optimizer": "normalized"})
 
     def rows(count, response):
         return lay_out(
@@ -52,15 +48,15 @@ def worker(folder: str, dump: str) -> None:
         params = jax.tree.map(lambda x, shape: jax.device_put(np.asarray(x), shape.sharding), values, shapes)
         model = Model(params, model_config, None, "tiny")
         adversarial = AdversarialRows(rows(9, 8), rows(9, 9))
-        loop.train("dat", model, lambda *_: adversarial, rows(11, 10), config, 0, folder, mesh)
-        template = loop.initial_state(model, config.training, 0, mesh).trainable
-        trained, _ = load_trainable(epath.Path(folder) / "checkpoints", template)
+        loop.train(METHODS["dat"], model, lambda *_: adversarial, rows(11, 10), config, 0, folder, mesh)
+        shapes = loop.abstract_state(model_config, config.training, mesh).trainable
+        trained = load_trainable(epath.Path(folder) / "checkpoints", shapes)
         whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(trained)
         if jax.process_index() == 0:
             np.savez(dump, *[np.asarray(x.addressable_data(0)) for x in jax.tree.leaves(whole)])
 
 
-def start(folder, dump, processes):
+def start(tiny_job, folder, dump, processes):
     variables = os.environ | tiny_job.loopback(processes, DEVICES)
     return [
         subprocess.Popen([sys.executable, __file__, str(folder), str(dump)], env=variables | {"JAX_PROCESS_ID": str(index)})
@@ -74,20 +70,20 @@ def steps(folder):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(tiny_job, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    assert tiny_job.ended(start(folder / "run", folder / "weights.npz", 1), 600) == [0]
+    assert tiny_job.ended(start(tiny_job, folder / "run", folder / "weights.npz", 1), 600) == [0]
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 4)])
-def test_stopped_on_some_hosts_and_resumed_on_others(tmp_path, alone, first, then):
-    stop_and_resume(tmp_path / "run", tmp_path / "weights.npz", alone, first, then)
+def test_stopped_on_some_hosts_and_resumed_on_others(tiny_job, tmp_path, alone, first, then):
+    stop_and_resume(tiny_job, tmp_path / "run", tmp_path / "weights.npz", alone, first, then)
 
 
-def stop_and_resume(run, dump, alone, first, then):
-    processes = start(run, dump, first)
+def stop_and_resume(tiny_job, run, dump, alone, first, then):
+    processes = start(tiny_job, run, dump, first)
     deadline = time.monotonic() + 300
     while len(steps(run)) < 5 and time.monotonic() < deadline and all(p.poll() is None for p in processes):
         time.sleep(0.02)
@@ -95,7 +91,7 @@ def stop_and_resume(run, dump, alone, first, then):
     assert tiny_job.ended(processes, 600) == [75] * first
     reached = len(steps(run))
     assert 5 <= reached < STEPS and not (run / "finished.json").exists()
-    assert tiny_job.ended(start(run, dump, then), 600) == [0] * then
+    assert tiny_job.ended(start(tiny_job, run, dump, then), 600) == [0] * then
     assert json.loads((run / "finished.json").read_text())["resumed_at"] == reached
     found, expected = np.load(dump), np.load(alone / "weights.npz")
     for name in expected:
@@ -109,9 +105,9 @@ def test_a_host_that_does_not_show_up_is_an_error_on_the_others():
     code = "from dat_jax import sharding; sharding.initialize(2, timeout=3)"
     variables = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": "localhost:38453"}
     variables |= {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
-    started = time.monotonic()
+    # jax's own timeout is 300 s: a call that did not pass ours on would still be waiting
     done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode != 0 and time.monotonic() - started < 150
+    assert done.returncode != 0
     assert "DEADLINE_EXCEEDED" in done.stderr
 
 

@@ -21,10 +21,10 @@ SMALL = {
     "training.save_every": 2,
     "training.watch_every": 3,
     "training.watch_prompts": 8,
-    "attack.steps": 1,
-    "evaluation.attack.steps": 1,
+    "methods.cat.perturbation.steps": 1,
+    "attacks.embedding.perturbation.steps": 1,
+    "attacks.best_of_n.attempts": 2,
     "evaluation.forms": "('past','german')",
-    "evaluation.best_of_n": 2,
     "evaluation.utility_prompts": 16,
 }
 
@@ -63,4 +63,6 @@ def test_quickstart_killed_and_called_again(tmp_path):
 
     third = start(tmp_path)
     _, log = third.communicate(timeout=300)
-    assert third.returncode == 0 and "train, seed 0: done" in log and log.count("evaluate") >= 3
+    assert third.returncode == 0 and "train, seed 0: done" in log
+    for method in ("undefended", "cat", "dat"):
+        assert f"evaluate {method}, seed 0: done" in log and f"judge world, {method}, seed 0: 0 of " in log

@@ -9,7 +9,8 @@ from dat_jax import sharding
 from dat_jax.config import defaults
 from dat_jax.data.conversations import lay_out
 from dat_jax.data.pipeline import Batch
-from dat_jax.diffusion.sampler import SamplerSettings, infill, row_keys
+from dat_jax.diffusion.sampler import InfillSettings, infill, row_keys
+from dat_jax.methods import METHODS
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
@@ -32,7 +33,7 @@ def configuration(rank):
     c.training.update({"steps": 10, "learning_rate": 1e-2, "warmup": 0.0})
     c.training.lora.update({"rank": rank, "dropout": 0.1})
     # Normalized steps: the sign of a gradient that is all rounding differs between two orders of summation.
-    c.attack.update({"steps": 3, "radius": 0.5, "optimizer": "normalized", "keep_products": True})
+    c.methods.cat.perturbation.update({"steps": 3, "radius": 0.5, "optimizer": "normalized", "keep_products": True})
     return c
 
 
@@ -48,7 +49,7 @@ def three_steps(sizes, rank):
         model = Model(params, MODEL, None, "tiny")
         state = loop.initial_state(model, config.training, 0, mesh)
         step, frozen = loop.compiled_step(state), params if rank else None
-        settings, adam = loop.step_config(model, config), loop.optimizer(config.training)
+        settings, adam = loop.step_config(model, config, METHODS["cat"]), loop.optimizer(config.training)
         losses = []
         for index in range(3):
             batch = Batch(*(conversations(8, 10 * index + part, 5 + part) for part in range(3)))
@@ -87,7 +88,7 @@ def test_training(alone, name, rank):
 @pytest.mark.parametrize("remasking", ["random", "low_confidence"])
 def test_sampled_prompts(remasking):
     rows = conversations(8, 3, 6)
-    settings = SamplerSettings(steps=4, remasking=remasking, forbidden=(0, 63))
+    settings = InfillSettings(steps=4, remasking=remasking, forbidden=(0, 63))
 
     def sample(sizes):
         mesh = sharding.make_mesh(*sizes)

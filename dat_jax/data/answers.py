@@ -46,15 +46,17 @@ def item_of(line: Line) -> str:
 
 
 def read(stem: epath.PathLike) -> Answers:
-    """Reads a file of answers; lines that its .json does not call done belong to a call that was killed, and are left out."""
+    """Reads a file of answers; lines that its .json does not call done belong to a call that was killed, and are left out.
+
+    Where one of the two files is gone nothing is done. Behaviors without any attempt leave no lines, all of them an empty file.
+    """
     stem = epath.Path(stem)
     about_path, lines_path = (stem.parent / f"{stem.name}{suffix}" for suffix in (".json", ".jsonl"))
-    if not about_path.exists():
+    if not about_path.exists() or not lines_path.exists():
         return Answers(stem, {}, [])
     about = files.read_json(str(about_path))
-    done = about["done"]
-    lines = [line for _, line in files.read_jsonl(str(lines_path))] if done and lines_path.exists() else []
-    return Answers(stem, about, [line for line in lines if item_of(line) in done])
+    lines = [line for _, line in files.read_jsonl(str(lines_path))] if about["done"] and lines_path.stat().length else []
+    return Answers(stem, about, [line for line in lines if item_of(line) in about["done"]])
 
 
 def write(answers: Answers) -> None:

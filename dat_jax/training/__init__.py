@@ -1,1 +1,1 @@
-"""The defence: perturbation (the inner scan), objectives, the train step and its loop."""
+"""The defence: perturbation (the inner scan), losses, the train step and its loop."""

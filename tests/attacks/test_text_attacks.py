@@ -5,15 +5,22 @@ import collections
 import numpy as np
 import pytest
 
+from dat_jax.attacks import ATTACKS, best_of_n, prefill
+from dat_jax.attacks.attack import SURFACES, Context
+from dat_jax.attacks.direct import requests
 from dat_jax.data.behaviors import Behavior
-from dat_jax.evaluation.attacks import text
-from dat_jax.evaluation.attacks.rewrites import Rewrite
+from dat_jax.data.rewrites import Rewrite
 
 WORDS = "The quick  brown fox\njumps over ünïcode 12345 a the lazy dogs\t"
 
 
 def behavior(id, words="Describe a plain wooden table", target="you take  some oak and then a saw"):
     return Behavior(id, words, (target, "another"), ("no",))
+
+
+def attack(name, behaviors, **context):
+    """The attempts of a row of ATTACKS that looks at no model."""
+    return ATTACKS[name].attempts(behaviors, None, Context(**({"seed": 0, "settings": ATTACKS[name].settings()} | context)))
 
 
 def within(count, total, probability):
@@ -24,7 +31,7 @@ def test_word_scrambling():
     generator = np.random.default_rng(0)
     changed = 0
     for _ in range(2000):
-        scrambled = text.scramble_words("short words a the abcdefghij", generator, np.sqrt(0.4))
+        scrambled = best_of_n.scramble_words("short words a the abcdefghij", generator, np.sqrt(0.4))
         words = scrambled.split(" ")
         assert words[2:4] == ["a", "the"] and words[0][0] == "s" and words[0][-1] == "t"
         assert sorted(words[4]) == list("abcdefghij") and words[4][0] == "a" and words[4][-1] == "j"
@@ -33,7 +40,7 @@ def test_word_scrambling():
 
 
 def test_random_capitalization():
-    flipped = text.flip_cases("aB1 é" * 4000, np.random.default_rng(0), np.sqrt(0.4))
+    flipped = best_of_n.flip_cases("aB1 é" * 4000, np.random.default_rng(0), np.sqrt(0.4))
     letters = collections.Counter(flipped)
     assert letters["1"] == letters[" "] == letters["é"] == 4000
     assert letters["a"] + letters["A"] == 4000 and letters["b"] + letters["B"] == 4000
@@ -41,29 +48,39 @@ def test_random_capitalization():
 
 
 def test_character_noise():
-    letters = collections.Counter(text.shift_characters("m" * 20_000, np.random.default_rng(0), 0.4**3))
+    letters = collections.Counter(best_of_n.shift_characters("m" * 20_000, np.random.default_rng(0), 0.4**3))
     assert set(letters) == {"l", "m", "n"}
     assert within(letters["l"], 20_000, 0.032) and within(letters["n"], 20_000, 0.032)
-    assert set(text.shift_characters(" ~é\n" * 2000, np.random.default_rng(0), 1.0)) == {" ", "!", "~", "}", "é", "\n"}
+    assert set(best_of_n.shift_characters(" ~é\n" * 2000, np.random.default_rng(0), 1.0)) == {" ", "!", "~", "}", "é", "\n"}
 
 
 def test_augmentation_keeps_whitespace_and_length():
     for seed in range(50):
-        augmented = text.augment(WORDS, np.random.default_rng(seed))
+        augmented = best_of_n.augment(WORDS, np.random.default_rng(seed))
         assert len(augmented) == len(WORDS)
         # Noise may turn a blank into "!" or a "!" into a blank; line breaks and tabs are no printable characters and stay.
         assert [i for i, c in enumerate(augmented) if c in "\n\t"] == [i for i, c in enumerate(WORDS) if c in "\n\t"]
-    assert len({text.augment(WORDS, np.random.default_rng(seed)) for seed in range(50)}) == 50
+    assert len({best_of_n.augment(WORDS, np.random.default_rng(seed)) for seed in range(50)}) == 50
 
 
 def test_best_of_n_depends_on_seed_behavior_and_number_alone():
+    def tries(behaviors, number, seed):
+        return attack("best_of_n", behaviors, seed=seed, settings=best_of_n.Settings(attempts=number))
+
     one, other = behavior("one"), behavior("other")
-    attempts = text.best_of_n([one, other], 6, seed=3)
+    attempts = tries([one, other], 6, seed=3)
     assert [attempt.behavior for attempt in attempts] == ["one"] * 6 + ["other"] * 6
-    assert attempts == text.best_of_n([one, other], 6, seed=3)
-    assert attempts[6:9] == text.best_of_n([other], 3, seed=3)
+    assert attempts == tries([one, other], 6, seed=3)
+    assert attempts[6:9] == tries([other], 3, seed=3)
     assert len({attempt.prompt for attempt in attempts}) == 12
-    assert all(a.prompt != b.prompt for a, b in zip(attempts, text.best_of_n([one, other], 6, seed=4)))
+    assert all(a.prompt != b.prompt for a, b in zip(attempts, tries([one, other], 6, seed=4)))
+
+
+def test_best_of_n_augments_with_the_strength_that_is_set():
+    (faint,) = attack("best_of_n", [behavior("one", "a" * 400)], settings=best_of_n.Settings(attempts=1, sigma=1e-9))
+    (strong,) = attack("best_of_n", [behavior("one", "a" * 400)], settings=best_of_n.Settings(attempts=1, sigma=1.0))
+    assert faint.prompt == "a" * 400
+    assert set(strong.prompt) <= {"@", "B"}  # every letter is flipped, then shifted
 
 
 @pytest.mark.parametrize(
@@ -71,16 +88,53 @@ def test_best_of_n_depends_on_seed_behavior_and_number_alone():
     [(1, "you"), (4, "you take  some oak"), (7, "you take  some oak and then a"), (50, "you take  some oak and then a")],
 )
 def test_prefix_leaves_something_to_say(words, expected):
-    (attempt,) = text.prefilled(text.direct([behavior("a")]), words)
+    (attempt,) = attack("prefill", [behavior("a")], settings=prefill.Settings(words))
     assert attempt.prefill == expected and attempt.target.startswith(expected)
 
 
 def test_prefix_of_a_single_word_is_empty():
-    assert text.first_words("yes", 3) == "" and text.first_words("", 3) == ""
-    assert text.first_words("\n sure, so", 1) == "\n sure,"
+    assert prefill.first_words("yes", 3) == "" and prefill.first_words("", 3) == ""
+    assert prefill.first_words("\n sure, so", 1) == "\n sure,"
 
 
-def test_rewritten_keeps_to_form_and_behaviors():
+def test_rewrites_keep_to_form_and_behaviors():
     rewrites = [Rewrite("a", "past", "A?"), Rewrite("a", "past", "AA?"), Rewrite("b", "past", "B?"), Rewrite("a", "polite", "A!")]
-    attempts = text.rewritten([behavior("a", target="t")], rewrites, "past")
-    assert [(x.behavior, x.prompt, x.target) for x in attempts] == [("a", "A?", "t"), ("a", "AA?", "t")]
+    given = {"behaviors": [behavior("a", target="t w o")], "variant": "past", "rewrites": rewrites}
+    assert [(x.behavior, x.prompt, x.target, x.prefill) for x in attack("rewrite", **given)] == [
+        ("a", "A?", "t w o", ""),
+        ("a", "AA?", "t w o", ""),
+    ]
+    begun = attack("prefill+rewrite", **given, settings=prefill.Settings(1))
+    assert [(x.prompt, x.prefill) for x in begun] == [("A?", "t"), ("AA?", "t")]
+    for name in ("rewrite", "prefill+rewrite", "embedding+rewrite"):
+        assert list(ATTACKS[name].variants(ATTACKS[name].settings(), ("past", "polite"))) == ["past", "polite"]
+
+
+def test_a_request_is_asked_as_it_is_written():
+    (attempt,) = attack("direct", [behavior("a")])
+    assert (attempt.behavior, attempt.prompt, attempt.prefill) == ("a", "Describe a plain wooden table", "")
+    assert [attempt] == requests([behavior("a")]) and attempt.target == behavior("a").targets[0]
+
+
+def test_every_row_of_the_table_says_what_it_needs():
+    assert list(ATTACKS) == ["direct", "rewrite", "best_of_n", "prefill", "prefill+rewrite", "embedding", "embedding+rewrite"]
+    assert {name: row.surface for name, row in ATTACKS.items() if row.surface != "text"} == {
+        "prefill": "prefill", "prefill+rewrite": "prefill", "embedding": "embedding", "embedding+rewrite": "embedding"
+    }  # fmt: skip
+    assert all(row.name == name and row.surface in SURFACES for name, row in ATTACKS.items())
+    assert {name for name, row in ATTACKS.items() if row.adaptive} == {"embedding", "embedding+rewrite"}
+    assert {name for name, row in ATTACKS.items() if row.uses_target} == {name for name in ATTACKS if name.startswith(("prefill", "embed"))}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (best_of_n.Settings(attempts=0), r"config\.attacks\.x\.attempts is 0; allowed: an integer >= 1"),
+        (best_of_n.Settings(sigma=1.5), r"config\.attacks\.x\.sigma is 1\.5; allowed: a number above 0 up to 1"),
+        (prefill.Settings(words=0), r"config\.attacks\.x\.words is 0; allowed: an integer >= 1"),
+    ],
+)
+def test_a_bad_value_names_its_key(settings, message):
+    type(settings)().validate("attacks.x")
+    with pytest.raises(ValueError, match=message):
+        settings.validate("attacks.x")

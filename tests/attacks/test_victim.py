@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dat_jax import sharding
+from dat_jax.attacks import victim
+from dat_jax.attacks.attack import Attempt
+from dat_jax.attacks.victim import Decoding, Victim
 from dat_jax.data import conversations
-from dat_jax.evaluation import responses
-from dat_jax.evaluation.attacks.text import Attempt
 from dat_jax.models import transformer
 from dat_jax.models.huggingface import Model
-from dat_jax.training import perturbation
-from dat_jax.training.perturbation import Attack
+from dat_jax.training.network import Network
+from dat_jax.training.perturbation import Perturbation, perturb
 
 NEW = 6
 ATTEMPTS = [
@@ -25,11 +27,13 @@ ATTEMPTS = [
 ]
 
 
-def settings(**changes):
-    base = dict(
-        prompt_length=16, response_length=6, max_new_tokens=NEW, batch_size=2, temperature=0.0, perturb="user", system=None, attack=Attack()
-    )
-    return responses.Settings(**(base | changes))
+def decoding(**changes):
+    base = dict(prompt_length=16, response_length=6, max_new_tokens=NEW, batch_size=2, temperature=0.0, perturb="user", system=None)
+    return Decoding(**(base | changes))
+
+
+def answer(model, attempts, seed=0, mesh=None, progress=lambda done: None, **changes):
+    return Victim(model, decoding(**changes), seed, mesh).answer(attempts, progress)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -60,72 +64,100 @@ def alone(model, attempt, delta_PxD=None):
 
 def test_equals_each_alone(small_model):
     done = []
-    texts = responses.respond(small_model, ATTEMPTS, settings(), seed=0, progress=done.append)
+    texts = answer(small_model, ATTEMPTS, progress=done.append)
     assert texts == [alone(small_model, attempt) for attempt in ATTEMPTS]
     assert done == [2, 4, 5]
     assert texts[1].startswith("wash the") and texts[1].count("wash the") >= 1 and texts[3].split()[0] == "x"
-    assert texts == responses.respond(small_model, ATTEMPTS, settings(batch_size=5, prompt_length=20), seed=0)
+    assert texts == answer(small_model, ATTEMPTS, batch_size=5, prompt_length=20)
+    assert answer(small_model, []) == []
 
 
 def test_perturbed_decodes_from_the_perturbed_embeddings(small_model):
     plain = [attempt for attempt in ATTEMPTS if not attempt.prefill]
-    attack = Attack(steps=8, radius=0.6, iterate="best")
-    chosen = settings(attack=attack, batch_size=3)
-    laid_out, _ = responses.lay_out(small_model.tokenizer, plain, chosen, with_targets=True)
-    delta_BxPxD, _ = jax.jit(perturbation.perturb, static_argnums=(1, 3, 4))(small_model.params, small_model.config, laid_out, attack, 16)
-    expected = [alone(small_model, attempt, delta_BxPxD[row]) for row, attempt in enumerate(plain)]
-    found = responses.respond(small_model, plain, chosen, seed=0, perturbed=True)
-    assert found == expected
-    assert found != responses.respond(small_model, plain, chosen, seed=0)
-    still = settings(attack=Attack(steps=0), batch_size=3)
-    assert responses.respond(small_model, plain, still, seed=0, perturbed=True) == responses.respond(small_model, plain, chosen, seed=0)
+    how, chosen = Perturbation(steps=8, radius=0.6, iterate="best"), decoding(batch_size=3)
+    laid_out, _ = victim.lay_out(small_model.tokenizer, plain, chosen, with_targets=True)
+    found = jax.jit(perturb, static_argnums=2)(Network(small_model.params, None, small_model.config, 16), laid_out, how)
+    asked = Victim(small_model, chosen, 0)
+    perturbed = asked.perturb(plain, how)
+    assert [(a.behavior, a.prompt, a.target, a.prefill) for a in perturbed] == [(a.behavior, a.prompt, a.target, a.prefill) for a in plain]
+    for attempt, delta_PxD in zip(perturbed, found.delta[0]):
+        np.testing.assert_allclose(attempt.delta_PxD, delta_PxD, atol=1e-6)
+    texts = asked.answer(perturbed)
+    assert texts == [alone(small_model, attempt, attempt.delta_PxD) for attempt in perturbed]
+    assert texts != asked.answer(plain)
+    assert asked.answer(asked.perturb(plain, Perturbation(steps=0))) == asked.answer(plain)
+    assert asked.perturb([], how) == []
+
+
+def test_a_batch_may_mix_perturbed_and_plain_attempts(small_model):
+    plain = [attempt for attempt in ATTEMPTS if not attempt.prefill]
+    asked = Victim(small_model, decoding(batch_size=3), 0)
+    first, *_ = asked.perturb(plain, Perturbation(steps=8, radius=0.6, iterate="best"))
+    assert asked.answer([first, *plain[1:]]) == [alone(small_model, first, first.delta_PxD), *(alone(small_model, a) for a in plain[1:])]
 
 
 def test_a_wide_ball_lets_the_attack_say_the_target(small_model):
     plain = [Attempt(str(i), "how did people paint the wood", target) for i, target in enumerate(("x y", "b wash", "the"))]
-    wide = settings(attack=Attack(steps=150, radius=6.0, step_size=0.05, iterate="best"), batch_size=3)
-    texts = responses.respond(small_model, plain, wide, seed=0, perturbed=True)
-    assert texts == [attempt.target for attempt in plain]
+    wide, asked = Perturbation(steps=150, radius=6.0, step_size=0.05, iterate="best"), Victim(small_model, decoding(batch_size=3), 0)
+    assert asked.answer(asked.perturb(plain, wide)) == [attempt.target for attempt in plain]
+
+
+def test_tokens_in_place_of_a_prompt_are_sent_as_they_are(small_model):
+    """What a search over tokens sends need not be what a text would be split into; the text is for readers alone."""
+    ids, _ = conversations.encode_prompt(small_model.tokenizer, [{"role": "user", "content": ATTEMPTS[1].prompt}], "user")
+    written = Attempt("2", "another text", "wash the door", prefill="wash the", tokens=tuple(ids))
+    assert answer(small_model, [written, ATTEMPTS[0]]) == [alone(small_model, ATTEMPTS[1]), alone(small_model, ATTEMPTS[0])]
+    changed = Attempt("2", ATTEMPTS[1].prompt, "wash the door", tokens=(*ids[:-1], ids[0]))
+    laid_out, _ = victim.lay_out(small_model.tokenizer, [changed], decoding(), with_targets=False)
+    assert laid_out.tokens_BxT[0, 16 - len(ids) : 16].tolist() == [*ids[:-1], ids[0]]
 
 
 def test_layout(small_model):
-    laid_out, prefixes = responses.lay_out(small_model.tokenizer, ATTEMPTS, settings(), with_targets=False)
+    laid_out, prefixes = victim.lay_out(small_model.tokenizer, ATTEMPTS, decoding(), with_targets=False)
     assert not laid_out.response_mask_BxT.any()
     row, ids = 1, small_model.tokenizer("wash the", add_special_tokens=False)["input_ids"]
     assert prefixes[row] == ids and laid_out.tokens_BxT[row, 14:16].tolist() == ids
     assert not laid_out.prompt_mask_BxT[row, 13:].any()  # the assistant's tag and the prefix are not the user's words
     assert laid_out.prompt_mask_BxT[row].sum() == 9
-    with_targets, _ = responses.lay_out(small_model.tokenizer, ATTEMPTS, settings(), with_targets=True)
+    with_targets, _ = victim.lay_out(small_model.tokenizer, ATTEMPTS, decoding(), with_targets=True)
     assert with_targets.response_mask_BxT.sum(axis=1).tolist() == [4, 4, 6, 3, 2]  # with the end of the turn, cut at the block
 
 
 def test_longer_prompts_get_more_blocks(small_model):
-    laid_out, _ = responses.lay_out(small_model.tokenizer, ATTEMPTS, settings(prompt_length=5), with_targets=False)
+    laid_out, _ = victim.lay_out(small_model.tokenizer, ATTEMPTS, decoding(prompt_length=5), with_targets=False)
     assert laid_out.tokens_BxT.shape[1] == 15 + 6
     with pytest.raises(ValueError, match="14 tokens, more than 8 times"):
-        responses.lay_out(small_model.tokenizer, ATTEMPTS, settings(prompt_length=1), with_targets=False)
+        victim.lay_out(small_model.tokenizer, ATTEMPTS, decoding(prompt_length=1), with_targets=False)
 
 
-def test_sampling_is_seeded(small_model):
-    hot = settings(temperature=1.5)
-    first = responses.respond(small_model, ATTEMPTS, hot, seed=0)
-    assert first == responses.respond(small_model, ATTEMPTS, hot, seed=0)
-    assert first != responses.respond(small_model, ATTEMPTS, hot, seed=1)
+def test_sampling_is_seeded_by_behavior_and_number_whatever_the_batch(small_model):
+    """What stands beside an attempt does not matter: not the size of a batch, nor behaviors that were answered by another call."""
+    hot = {"temperature": 1.5, "prompt_length": 20}
+    first = answer(small_model, ATTEMPTS, **hot)
+    assert first == answer(small_model, ATTEMPTS, **hot, batch_size=5)
+    assert first[2:] == answer(small_model, ATTEMPTS[2:], **hot)
+    assert first != answer(small_model, ATTEMPTS, seed=1, **hot)
+    twice = answer(small_model, [ATTEMPTS[0], ATTEMPTS[0], ATTEMPTS[1]], **hot)
+    assert twice[0] == first[0] != twice[1] and twice[2] == first[1]
 
 
 def test_mesh_gives_the_same(small_model):
-    from dat_jax import sharding
-
     mesh = sharding.make_mesh(2, 2, 1)
+    how, plain = Perturbation(steps=4, radius=0.6, optimizer="normalized"), [attempt for attempt in ATTEMPTS if not attempt.prefill]
     with jax.set_mesh(mesh):
-        spread = responses.respond(small_model, ATTEMPTS, settings(batch_size=4), seed=0, mesh=mesh)
-    assert spread == responses.respond(small_model, ATTEMPTS, settings(), seed=0)
+        spread = answer(small_model, ATTEMPTS, batch_size=4, mesh=mesh)
+        deltas = [attempt.delta_PxD for attempt in Victim(small_model, decoding(batch_size=4), 0, mesh).perturb(plain, how)]
+        with pytest.raises(ValueError, match="a batch of 3 rows does not divide by"):
+            answer(small_model, ATTEMPTS, batch_size=3, mesh=mesh)
+    assert spread == answer(small_model, ATTEMPTS)
+    alone_ = [attempt.delta_PxD for attempt in Victim(small_model, decoding(batch_size=4), 0).perturb(plain, how)]
+    np.testing.assert_allclose(deltas, alone_, atol=1e-4)
 
 
 def test_one_compilation(small_model):
-    responses.respond(small_model, ATTEMPTS[:1], settings(batch_size=3), seed=0)
-    before = responses.answer._cache_size()
-    responses.respond(small_model, ATTEMPTS, settings(batch_size=3), seed=5)
+    answer(small_model, ATTEMPTS[:1], batch_size=3)
+    before = victim.generate._cache_size()
+    answer(small_model, ATTEMPTS, seed=5, batch_size=3)
     changed = jax.tree.map(lambda leaf: leaf * 1.01, small_model.params)
-    responses.respond(Model(changed, small_model.config, small_model.tokenizer), ATTEMPTS[:2], settings(batch_size=3), seed=0)
-    assert responses.answer._cache_size() == before
+    answer(Model(changed, small_model.config, small_model.tokenizer), ATTEMPTS[:2], batch_size=3)
+    assert victim.generate._cache_size() == before

@@ -25,8 +25,8 @@ def test_forward_and_decoding():
     tokens, valid = jax.ShapeDtypeStruct((4, 16), jnp.int32), jax.ShapeDtypeStruct((4, 16), bool)
     found = counted(lambda p, t, v: transformer.logits(p, MODEL, t, v), params, tokens, valid)
     assert sum(found.flops.values()) == formulas.forward(MODEL, Pass(4, 16, 16))
-    e = jax.ShapeDtypeStruct((4, 16, 32), jnp.float32)
-    found = counted(lambda p, e, v: decoding.generate(p, MODEL, e, v, jax.random.key(0), max_new_tokens=9), params, e, valid)
+    e, keys = jax.ShapeDtypeStruct((4, 16, 32), jnp.float32), jax.random.split(jax.random.key(0), 4)
+    found = counted(lambda p, e, v: decoding.generate(p, MODEL, e, v, keys, max_new_tokens=9), params, e, valid)
     assert sum(found.flops.values()) == pytest.approx(formulas.generate(MODEL, 4, 16, 9), rel=0.01)
 
 
@@ -49,8 +49,8 @@ def configuration():
     c.target.update({"model": "tiny", "dtype": "bfloat16", "compute_dtype": "bfloat16"})
     c.data.update({"prompt_length": 64, "response_length": 64, "adversarial_rows": 8, "utility_rows": 8})
     c.evaluation.update({"batch_size": 8, "max_new_tokens": 8})
-    c.attack.update({"steps": 3})
-    c.evaluation.attack.update({"steps": 2})
+    c.methods.cat.perturbation.update({"steps": 3})
+    c.attacks.embedding.perturbation.update({"steps": 2})
     c.mesh.update({"data": 1, "fsdp": 4, "tensor": 1})
     c.training.lora.rank = 4
     return c

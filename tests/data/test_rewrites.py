@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dat_jax.data import behaviors as behaviors_lib
+from dat_jax.data import rewrites
 from dat_jax.data.behaviors import Behavior
-from dat_jax.evaluation.attacks import rewrites
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dat_jax.evaluation import utility
-from dat_jax.evaluation.utility import UtilityPrompt
+from dat_jax.data import utility
+from dat_jax.data.utility import UtilityPrompt
 
 
 def test_json_lines(tmp_path):
@@ -35,4 +35,10 @@ def test_faults(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
-        utility.read_prompts(str(path))
+        utility.read_utility_prompts(str(path))
+
+
+def test_a_limit_keeps_prompts_from_the_whole_file():
+    prompts = [UtilityPrompt(str(i), f"p{i}") for i in range(10)]
+    assert [prompt.id for prompt in utility.spread(prompts, 4)] == ["0", "3", "6", "9"]
+    assert utility.spread(prompts, 0) == utility.spread(prompts, 11) == prompts

@@ -12,6 +12,7 @@ from dat_jax.diffusion import pool as pools
 from dat_jax.diffusion.denoiser import forward_flops
 from dat_jax.diffusion.pool import Pool, build_pool, forbidden_tokens
 from dat_jax.models import attention, splash
+from dat_jax.settings import read
 
 BEHAVIORS = [
     Behavior("open/safe", "how do i open the safe", ("turn it", "pull it now"), ("no",)),
@@ -101,7 +102,7 @@ def test_fast_acceptance_takes_fewer_passes_and_is_in_the_records(tmp_path, smal
     assert records[0].settings["acceptance"] == "count" and all(len(record.prompt.split()) == 4 for record in records)
     assert json.loads((tmp_path / "cost.json").read_text())["forward_passes"] == 3 * 2 * (2 + 2)
     with pytest.raises(ValueError, match="cfg_scale"):
-        pools.pool_settings(settings(acceptance="count", cfg_scale=1.0)).validate()
+        read(Pool, settings(acceptance="count", cfg_scale=1.0)).validate()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_forbidden_are_specials_and_ids_without_a_string(small_sampler):
 )
 def test_bad_settings_are_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
-        pools.pool_settings(settings(**bad)).validate()
+        read(Pool, settings(**bad)).validate()
 
 
 def test_rows_for_the_attention_kernel_are_padded_and_the_samples_stay(tmp_path, small_sampler, monkeypatch):

@@ -103,11 +103,11 @@ def test_create_fails_when_the_request_does(launch):
     ],
 )
 def test_train_starts_every_worker_with_the_host_count(launch, kind, slices, hosts):
-    status, calls, _ = launch("train", "--workdir=gs://b/r", "--config.attack.steps=3", TYPE=kind, SLICES=str(slices))
+    status, calls, _ = launch("train", "--workdir=gs://b/r", "--config.training.steps=3", TYPE=kind, SLICES=str(slices))
     assert (status, len(calls)) == (0, slices)
     assert all(
         "--worker=all" in call
-        and f"launch/worker.sh --config=configs/gemma_tpu.py --workdir=gs://b/r --config.mesh.processes={hosts} --config.attack.steps=3 <"
+        and f"launch/worker.sh --config=configs/gemma_tpu.py --workdir=gs://b/r --config.mesh.processes={hosts} --config.training.steps=3 <"
         in call
         for call in calls
     )

@@ -2,18 +2,26 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
-import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
 
-from dat_jax.models import weights
-from dat_jax.models.config import ModelConfig
-from dat_jax.models.huggingface import Model
+from dat_jax.attacks import ATTACKS as TABLE
+from dat_jax.data import answers as answers_lib
+from dat_jax.data.answers import Answers, answer_checksum, item_of
 
 RATES = {"undefended": (0.05, 0.95), "cat": (0.02, 0.6), "dat": (0.0, 0.05)}  # on direct requests, on everything else
 ATTACKS = ("direct", "rewrite:past", "rewrite:french", "best_of_n", "prefill", "embedding", "embedding+rewrite:past")
+
+
+def write_answers(run, stem, about, lines, labels, judge="world"):
+    """Answers and verdicts as the two stations leave them: lines, what they are, and a label for each."""
+    done = dict.fromkeys((item_of(line) for line in lines), "")
+    answers_lib.write(Answers(run / "answers" / stem, about | {"made_with": {}, "done": done, "asked": list(done)}, lines))
+    rows = [
+        {"answer": answer_checksum(line), "label": label, "score": float(label == "comply")} for line, label in zip(lines, labels)
+    ]  # fmt: skip
+    write_jsonl(run / "verdicts" / judge / f"{stem}.jsonl", rows)
+    (run / "verdicts" / judge / "judge.json").write_text(json.dumps({"judge": judge, "version": 1, "settings": {}}))
 
 
 def write_jsonl(path, lines):
@@ -23,34 +31,38 @@ def write_jsonl(path, lines):
 
 @pytest.fixture
 def made_up_workdir(tmp_path):
-    """Returns a folder with three methods, three seeds, seven attacks, utility, metrics and prompts."""
+    """Returns a folder with three methods, three seeds, seven attacks, utility, metrics, prompts and the configuration."""
+    config = {"training.methods": ["undefended", "cat", "dat"], "evaluation.judges": ["world"], "target.model": "<i>"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     generator = np.random.default_rng(0)
     for seed in range(3):
         run = tmp_path / f"seed_{seed}"
         for method, (direct, other) in RATES.items():
-            folder = run / "evaluation" / method
             for attack in ATTACKS:
                 rate = direct if attack == "direct" else other * (0.6 if attack in ("best_of_n", "prefill") else 1)
-                lines, responses = [], {"comply": "you paint it with a brush made of oak", "refuse": "i am sorry , that is not allowed"}
+                lines, labels = [], []
+                responses = {"comply": "you paint it with a brush made of oak", "refuse": "i am sorry , that is not allowed"}
+                name, _, form = attack.partition(":")
+                surface, title = TABLE[name].surface, TABLE[name].title
                 for behavior in range(24):
                     for attempt in range(4 if attack == "best_of_n" else 1):
                         label = "comply" if generator.random() < rate / (4 if attack == "best_of_n" else 1) else "refuse"
                         lines.append(
-                            {"method": method, "attack": attack, "seed": seed, "behavior": f"paint_wood_{behavior}",
+                            {"method": method, "attack": attack, "surface": surface, "seed": seed, "behavior": f"paint_wood_{behavior}",
                              "prompt": f"how did people paint <wood> number {behavior} & more, try {attempt}?",
-                             "prefill": "you paint it" if attack == "prefill" else "",
-                             "label": label, "response": responses[label]}
+                             "prefill": "you paint it" if attack == "prefill" else "", "response": responses[label]}
                         )  # fmt: skip
-                write_jsonl(folder / f"{attack.replace(':', '-')}.jsonl", lines)
-            (folder / "settings.json").write_text(json.dumps({"held_out_forms": ["french"]}))
+                        labels.append(label)
+                about = {"attack": attack, "title": title, "surface": surface, "held_out": form == "french", "made_targets": False}
+                write_answers(run, f"{method}/{attack.replace(':', '-')}", about, lines, labels)
             for name, kept, refused in (("benign", 0.97, 0.01), ("borderline", 0.85, 0.12)):
                 draws = generator.random(40)
                 labels = ["comply" if draw < kept else "refuse" if draw < kept + refused else "lost" for draw in draws]
-                write_jsonl(
-                    folder / "utility" / f"{name}.jsonl",
-                    [{"method": method, "set": name, "seed": seed, "id": str(i), "form": "direct", "prompt": "p", "expected": "e",
-                      "response": "r", "label": label, "exact": label == "comply"} for i, label in enumerate(labels)],
-                )  # fmt: skip
+                lines = [
+                    {"method": method, "set": name, "seed": seed, "id": str(i), "form": "direct", "prompt": "p", "expected": "e",
+                     "response": "r", "exact": label == "comply"} for i, label in enumerate(labels)
+                ]  # fmt: skip
+                write_answers(run, f"{method}/utility/{name}", {"set": name}, lines, labels)
             if method != "undefended":
                 steps = np.arange(1, 151)
                 noise = generator.normal(size=(150, 3)) * 0.15
@@ -72,23 +84,3 @@ def made_up_workdir(tmp_path):
         cost = {"forward_passes": 960, "flops": 1.2e13, "seconds": 14.25, "tokens": 30720}
         (run / "prompts" / "cost.json").write_text(json.dumps(cost))
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def small_model():
-    """Returns a random causal model over a word-level tokenizer with a chat template."""
-    words = [*"abcdefghijklmnopqrstuvwxyz", "paint", "wash", "the", "wood", "door", "with", "brush", "how", "did", "people"]
-    specials = ["<pad>", "<unk>", "<end>", "<user>", "<assistant>"]
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(specials + words)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.add_special_tokens(specials)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", clean_up_tokenization_spaces=False
-    )
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' <end> ' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
-    )
-    config = ModelConfig(vocab_size=len(specials + words), width=32, layers=2, heads=2, remat=False)
-    params = weights.initialize(jax.random.key(4), config)
-    return Model(params, config, tokenizer, "small")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dat_jax.evaluation import intervals
+from dat_jax.report import intervals
 
 
 @pytest.mark.parametrize("total", [1, 7, 40, 1000])

@@ -3,16 +3,13 @@
 import html.parser
 import json
 import re
+import shutil
 
 import pytest
-from ml_collections import ConfigDict
 
-from dat_jax.evaluation import report, results
-from dat_jax.evaluation.wording import WORST, WORST_TEXT
-
-
-def config():
-    return ConfigDict({"methods": ("undefended", "cat", "dat"), "evaluation": {"judge": "world"}, "note": "<i>"})
+from dat_jax import report
+from dat_jax.report import judging, results
+from dat_jax.report.wording import WORST, WORST_TEXT, label
 
 
 class Tags(html.parser.HTMLParser):
@@ -38,21 +35,59 @@ class Tags(html.parser.HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_worst_case_is_any_attack():
-    def line(behavior, label):
-        return {"behavior": behavior, "label": label}
+def outcomes(**attacks):
+    """What the attempts (behavior, surface, label) of each attack come to."""
+    names = ("behavior", "surface", "label")
+    return results.broken_by_attack({name: [dict(zip(names, attempt)) for attempt in attempts] for name, attempts in attacks.items()})
 
-    outcomes = results.broken_by_attack(
-        {
-            "direct": [line("a", "refuse"), line("b", "lost")],
-            "best_of_n": [line("a", "refuse"), line("a", "comply"), line("a", "refuse"), line("b", "refuse")],
-            "embedding": [line("a", "refuse"), line("b", "comply")],
-        }
+
+def test_worst_case_is_any_attack():
+    found = outcomes(
+        direct=[("a", "text", "refuse"), ("b", "text", "lost")],
+        best_of_n=[("a", "text", "refuse"), ("a", "text", "comply"), ("a", "text", "refuse"), ("b", "text", "refuse")],
+        embedding=[("a", "embedding", "refuse"), ("b", "embedding", "comply")],
     )
-    assert outcomes["direct"] == {"a": False, "b": False}
-    assert outcomes["best_of_n"] == {"a": True, "b": False}
-    assert outcomes[WORST_TEXT] == {"a": True, "b": False}
-    assert outcomes[WORST] == {"a": True, "b": True}
+    assert found["direct"] == {"a": False, "b": False}
+    assert found["best_of_n"] == {"a": True, "b": False}
+    assert found[WORST_TEXT] == {"a": True, "b": False}
+    assert found[WORST] == {"a": True, "b": True}
+
+
+def test_worst_cases_per_surface():
+    """A surface has a row where an attack ran on it; what can be typed counts prefilled answers too, and they have a row of their own."""
+    found = outcomes(
+        direct=[("a", "text", "refuse"), ("b", "text", "comply"), ("c", "text", "refuse"), ("d", "text", "refuse")],
+        prefill=[("a", "prefill", "comply"), ("b", "prefill", "refuse"), ("c", "prefill", "refuse"), ("d", "prefill", "refuse")],
+        embedding=[("c", "embedding", "comply"), ("d", "embedding", "refuse")],
+        layers=[("d", "latent", "comply")],
+    )
+    assert {name: sorted(id for id, broken in values.items() if broken) for name, values in found.items() if name.startswith(WORST)} == {
+        WORST: ["a", "b", "c", "d"],
+        WORST_TEXT: ["a", "b"],
+        f"{WORST}:prefill": ["a"],
+        f"{WORST}:embedding": ["c"],
+        f"{WORST}:latent": ["d"],
+    }
+    assert found[f"{WORST}:latent"] == {"d": True} and len(found[WORST_TEXT]) == 4  # of the behaviors that were tried on the surface
+    assert outcomes(prefill=[("a", "prefill", "comply")]).keys() == {"prefill", WORST, WORST_TEXT, f"{WORST}:prefill"}
+    order = sorted(found, key=results.attack_order)
+    assert order == ["direct", "prefill", "embedding", "layers", WORST_TEXT, f"{WORST}:prefill", f"{WORST}:embedding", f"{WORST}:latent", WORST]
+    assert [label(name) for name in order[-5:]] == [
+        "Worst case over text attacks", "Worst case over prefilled answers", "Worst case over embedding attacks",
+        "Worst case over latent attacks", "Worst case over all attacks",
+    ]  # fmt: skip
+
+
+def test_agreement_of_two_judges_and_chance():
+    one = dict(enumerate(["comply"] * 4 + ["refuse"] * 4 + ["lost"] * 2))
+    assert judging.agreement("x", "y", one, one) == {"first": "x", "second": "y", "answers": 10, "agree": 1.0, "kappa": 1.0}
+    other = dict(enumerate(["comply"] * 3 + ["refuse"] * 5 + ["refuse"] * 2))  # lost and refuse are both no compliance
+    found = judging.agreement("x", "y", one, other)
+    chance = 0.4 * 0.3 + 0.6 * 0.7
+    assert (found["agree"], found["kappa"]) == (0.9, pytest.approx((0.9 - chance) / (1 - chance)))
+    same = dict.fromkeys(range(3), "refuse")
+    assert judging.agreement("x", "y", same, same)["kappa"] is None
+    assert judging.agreement("x", "y", one, {1: "comply", 99: "comply"})["answers"] == 1  # what both have judged
 
 
 def test_measures_need_their_field():
@@ -64,12 +99,20 @@ def test_measures_need_their_field():
 
 
 def test_files(made_up_workdir):
-    path = report.write(made_up_workdir, config())
+    path = report.write(made_up_workdir)
     assert path.name == "report.html"
     results = json.loads((made_up_workdir / "results.json").read_text())
     keys = {"method", "attack", "seed", "behaviors", "broken", "rate", "low", "high"}
     assert all(set(row) == keys for row in results["rows"])
-    assert len(results["rows"]) == 3 * 3 * (7 + 2)
+    worst = {WORST, WORST_TEXT, f"{WORST}:prefill", f"{WORST}:embedding"}
+    assert len(results["rows"]) == 3 * 3 * (7 + len(worst)) and worst <= {row["attack"] for row in results["rows"]}
+    assert {attack["name"]: attack["surface"] for attack in results["attacks"] if attack["surface"] != "text"} == {
+        "prefill": "prefill", "embedding": "embedding", "embedding+rewrite:past": "embedding", **dict.fromkeys(worst)
+    }  # fmt: skip
+    assert results["attacks"][0] == {"name": "direct", "title": "Direct request", "surface": "text"}
+    assert results["held_out_forms"] == ["french"] and results["judges"] == ["world"] and results["by_judge"] == results["agreement"] == []
+    assert results["config"] == {"training": {"methods": ["undefended", "cat", "dat"]}, "evaluation": {"judges": ["world"]},
+                                 "target": {"model": "<i>"}}  # fmt: skip
     for row in results["rows"]:
         assert row["rate"] == row["broken"] / row["behaviors"] and row["low"] <= row["rate"] <= row["high"]
         assert row["behaviors"] == 24
@@ -77,6 +120,8 @@ def test_files(made_up_workdir):
     for (method, attack, seed), value in rate.items():
         assert value <= rate[method, WORST, seed]
         assert value <= rate[method, WORST_TEXT, seed] or attack.startswith(("embedding", WORST))
+        assert value <= rate[method, f"{WORST}:embedding", seed] or not attack.startswith("embedding")
+    assert all(rate[m, "prefill", seed] == rate[m, f"{WORST}:prefill", seed] for m in ("cat", "dat") for seed in range(3))
     assert {row["measure"] for row in results["utility"]} == {
         "compliance", "benign_refusal", "exact_utility", "over_refusal", "over_refusal:direct", "borderline_compliance"
     }  # fmt: skip
@@ -100,7 +145,7 @@ def test_refreshed_rounds_are_counted_in_the_cost(made_up_workdir):
         (pool / f"round_{number}").mkdir()
         (pool / f"round_{number}" / "cost.json").write_text(json.dumps(cost))
     (pool / "round_3").mkdir()  # begun, not finished
-    report.write(made_up_workdir, config())
+    report.write(made_up_workdir)
     results = json.loads((made_up_workdir / "results.json").read_text())
     costs = {cost.pop("seed"): cost for cost in results["costs"]}
     assert costs[0] == {"forward_passes": 960, "flops": 1.2e13, "seconds": 14.25, "tokens": 30720}
@@ -110,7 +155,7 @@ def test_refreshed_rounds_are_counted_in_the_cost(made_up_workdir):
 
 
 def test_page_stands_alone(made_up_workdir):
-    page = report.write(made_up_workdir, config()).read_text()
+    page = report.write(made_up_workdir).read_text()
     tags = Tags()
     tags.feed(page)
     assert not tags.open and "script" not in tags.names and "link" not in tags.names
@@ -119,28 +164,73 @@ def test_page_stands_alone(made_up_workdir):
     assert page.count("<svg") == 5
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
-    assert report.write(made_up_workdir, config()).read_text() == page
+    assert report.write(made_up_workdir).read_text() == page
 
 
 def test_gaps_are_noted(made_up_workdir):
-    (made_up_workdir / "seed_1" / "evaluation" / "dat" / "prefill.jsonl").unlink()
+    for suffix in (".jsonl", ".json"):
+        (made_up_workdir / "seed_1" / "answers" / "dat" / f"prefill{suffix}").unlink()
     finished = made_up_workdir / "seed_2" / "cat" / "finished.json"
     finished.write_text(json.dumps({"seconds": 1.0, "collapsed": True}))
-    notes = results.collect(made_up_workdir, ("undefended", "cat", "dat")).notes
+    notes = results.collect(made_up_workdir, ["world"]).notes
     assert len(notes) == 2
     assert "CAT, seed 2: the training collapsed" in notes[0] and "DAT, seed 1, lacks Prefilled answer" in notes[1]
 
 
+def test_targets_that_were_made_are_noted_with_the_attacks_that_they_steer(made_up_workdir):
+    for name in ("prefill", "embedding"):
+        path = made_up_workdir / "seed_0" / "answers" / "cat" / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"made_targets": True}))
+    (note,) = results.collect(made_up_workdir, ["world"]).notes
+    assert note.endswith('"Sure, here is ..."; it steers Prefilled answer, Embedding attack.')
+
+
+def test_answers_that_are_not_judged_yet_are_gaps_not_refusals(made_up_workdir):
+    """An attack that was added after the judge had run has answers and no verdicts; so has a batch that came after it."""
+    run = made_up_workdir / "seed_0"
+    (run / "verdicts" / "world" / "cat" / "prefill.jsonl").unlink()
+    verdicts = run / "verdicts" / "world" / "dat" / "direct.jsonl"
+    verdicts.write_text("".join(verdicts.read_text().splitlines(keepends=True)[:-1]))
+    found = results.collect(made_up_workdir, ["world"])
+    there = {(row["method"], row["attack"]) for row in found.rows if row["seed"] == 0}
+    assert ("cat", "prefill") not in there and ("dat", "direct") not in there and ("cat", "direct") in there
+    assert len(found.notes) == 2 and "CAT, seed 0, lacks Prefilled answer" in found.notes[0] and "DAT, seed 0, lacks Direct" in found.notes[1]
+
+
+def test_behaviors_that_are_not_asked_for_any_more_are_not_counted(made_up_workdir):
+    for seed in range(3):
+        path = made_up_workdir / f"seed_{seed}" / "answers" / "dat" / "direct.json"
+        about = json.loads(path.read_text())
+        path.write_text(json.dumps(about | {"asked": about["asked"][:10]}))
+    rows = results.collect(made_up_workdir, ["world"]).rows
+    assert {row["behaviors"] for row in rows if (row["method"], row["attack"]) == ("dat", "direct")} == {10}
+    assert {row["behaviors"] for row in rows if (row["method"], row["attack"]) == ("cat", "direct")} == {24}
+
+
 def test_a_bare_evaluation_is_enough(made_up_workdir, tmp_path_factory):
     bare = tmp_path_factory.mktemp("bare")
-    source = made_up_workdir / "seed_0" / "evaluation" / "cat" / "direct.jsonl"
-    target = bare / "seed_7" / "evaluation" / "cat" / "direct.jsonl"
-    target.parent.mkdir(parents=True)
-    target.write_text(source.read_text())
-    assert report.write(bare, config()).exists()
+    for name in ("answers/cat/direct.jsonl", "answers/cat/direct.json", "verdicts/world/cat/direct.jsonl", "verdicts/world/judge.json"):
+        target = bare / "seed_7" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text((made_up_workdir / "seed_0" / name).read_text())
+    assert report.write(bare).exists()
     assert json.loads((bare / "results.json").read_text())["rows"][0]["method"] == "cat"
 
 
-def test_nothing_evaluated_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="nothing was evaluated"):
-        report.write(tmp_path, config())
+def test_other_models_keep_their_names_and_come_after_the_methods(made_up_workdir):
+    for seed in range(3):
+        for kind in ("answers", "verdicts/world"):
+            folder = made_up_workdir / f"seed_{seed}" / kind
+            (folder / "cat").rename(folder / "My-Model_1.5")
+    found = results.collect(made_up_workdir, ["world"])
+    assert found.methods == ["undefended", "dat", "My-Model_1.5"]
+    assert "My-Model_1.5" in report.write(made_up_workdir).read_text()
+
+
+def test_what_is_not_there_yet_is_an_error(tmp_path, made_up_workdir):
+    with pytest.raises(ValueError, match=r"nothing was evaluated there .*; run --mode=evaluate first"):
+        report.write(tmp_path / "empty")
+    for seed in range(3):
+        shutil.rmtree(made_up_workdir / f"seed_{seed}" / "verdicts")
+    with pytest.raises(ValueError, match=r"the answers there were not judged .*; run --mode=judge first"):
+        report.write(made_up_workdir)

@@ -1,145 +1,375 @@
-"""The runner: files and their schema, resuming, the same attempts for every method, and refusing to mix settings or weights."""
+"""Answers: files and their schema, what is new is computed and nothing else, a killed call goes on, and nothing is mixed."""
 
+import dataclasses
 import json
+import logging
+import types
 
 import jax
+import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
+from dat_jax import sharding
+from dat_jax.attacks import ATTACKS
+from dat_jax.attacks.attack import Attack, Attempt
+from dat_jax.config import defaults
 from dat_jax.data.behaviors import Behavior
-from dat_jax.evaluation import report, runner
-from dat_jax.evaluation.attacks.rewrites import Rewrite
-from dat_jax.evaluation.utility import UtilityPrompt
+from dat_jax.data.rewrites import Rewrite
+from dat_jax.data.utility import UtilityPrompt
 from dat_jax.models.huggingface import Model
+from dat_jax.stations import evaluate
+from dat_jax.stations.inputs import Inputs
+from dat_jax.stations.subjects import Subject
 
 BEHAVIORS = [Behavior("1", "paint the wood", ("with a brush",), ("no",)), Behavior("2", "wash the door", ("wash the door",), ("no",))]
-REWRITES = [Rewrite("1", "past", "how did people paint the wood"), Rewrite("1", "x", "a b"), Rewrite("2", "x", "c d", True),
-            Rewrite("train", "past", "never")]  # fmt: skip
+MORE = [*BEHAVIORS, *(Behavior(word, f"paint {word}", ("with a brush",), ("no",)) for word in ("x", "y", "z"))]
+REWRITES = [Rewrite("1", "past", "how did people paint the wood"), Rewrite("1", "x", "a b"), Rewrite("2", "x", "c d", True)]
 SETS = {"benign": [UtilityPrompt("u", "a b c", "d e"), UtilityPrompt("v", "d")], "borderline": [UtilityPrompt("w", "paint")], "unsafe": []}
 
 
 @pytest.fixture
 def config():
-    config = ConfigDict({"data": dict(prompt_length=16, response_length=5, perturb="user", system=None), "evaluation": runner.defaults()})
-    config.evaluation.update(best_of_n=2, prefill_words=1, max_new_tokens=4, batch_size=2)
-    config.evaluation.attack.update(steps=2)
+    config = defaults()
+    config.data.update({"prompt_length": 16, "response_length": 5})
+    config.evaluation.update({"max_new_tokens": 4, "batch_size": 2})
+    config.attacks.best_of_n.attempts, config.attacks.prefill.words, config.attacks.embedding.perturbation.steps = 2, 1, 2
     return config
 
 
-def judge(behavior, response):
-    return "comply" if len(response) % 2 else "refuse"
+@pytest.fixture
+def answer(config, tmp_path, monkeypatch, caplog):
+    """answer(*models, **what else a run reads) -> the log's lines; the models are called dat, cat, ... and asked in this order."""
+    caplog.set_level(logging.INFO)
+
+    def run(*models, seed=3, **changes):
+        found = [Subject(name, "", lambda target, model=model: model) for name, model in zip(("dat", "cat"), models)]
+        monkeypatch.setattr(evaluate, "subjects", lambda inputs, mesh: found)
+        read = {"behaviors": [], "eval_behaviors": BEHAVIORS, "chats": [], "rewrites": REWRITES, "utility_sets": SETS}
+        inputs = Inputs(config=config, folder=tmp_path / f"seed_{seed}", seed=seed, **(read | changes))
+        mesh = sharding.make_mesh(1, 1, 1)
+        caplog.clear()
+        with jax.set_mesh(mesh):
+            evaluate.run(inputs, mesh)
+        return caplog.messages
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where the answers of the model under attack are."""
+    return tmp_path / "seed_3" / "answers" / "dat"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The attempts that reached a model, one list per call."""
+    calls, whole = [], evaluate.Victim.answer
+
+    def noting(victim, attempts, *rest):
+        calls.append([(attempt.behavior, attempt.prompt) for attempt in attempts])
+        return whole(victim, attempts, *rest)
+
+    monkeypatch.setattr(evaluate.Victim, "answer", noting)
+    return calls
 
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def evaluate(model, config, folder, **changes):
-    said = []
-    arguments = dict(
-        method="dat", seed=3, model=model, behaviors=BEHAVIORS, rewrites=REWRITES, utility_sets=SETS, judge=judge, config=config,
-        folder=folder, report=said.append,
-    )  # fmt: skip
-    runner.evaluate(**(arguments | changes))
-    return said
+def about(path):
+    return json.loads(path.with_suffix(".json").read_text())
 
 
-def test_files_resume_and_report(small_model, config, tmp_path):
-    folder = tmp_path / "seed_3" / "evaluation" / "dat"
-    finished = (3, BEHAVIORS, REWRITES, SETS, config, folder)
-    assert not runner.finished(*finished)
-    said = evaluate(small_model, config, folder)
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def other_weights(model):
+    return Model(jax.tree.map(lambda leaf: leaf + 1e-3, model.params), model.config, model.tokenizer)
+
+
+def test_files_their_schema_and_a_second_call(small_model, answer, folder, asked):
+    said = answer(small_model)
     assert said[0] == "evaluate dat, seed 3: 10 of 10 attacks and utility sets to do" and "finished" in said[-1]
-    assert runner.finished(*finished)
     names = ["best_of_n", "direct", "embedding", "embedding+rewrite-past", "embedding+rewrite-x", "prefill", "rewrite-past", "rewrite-x"]
-    assert sorted(path.stem for path in folder.glob("*.jsonl")) == names
+    assert sorted(path.stem for path in folder.glob("*.jsonl")) == sorted(path.stem for path in folder.glob("*.json")) == names
     past = lines(folder / "rewrite-past.jsonl")
     assert [line["behavior"] for line in past] == ["1"]
-    assert set(past[0]) == {"method", "attack", "seed", "behavior", "prompt", "prefill", "response", "label"}
-    assert past[0]["attack"] == "rewrite:past" and past[0]["label"] == judge("1", past[0]["response"])
+    assert set(past[0]) == {"method", "attack", "surface", "seed", "behavior", "prompt", "prefill", "response"}
+    assert (past[0]["method"], past[0]["attack"], past[0]["surface"], past[0]["seed"]) == ("dat", "rewrite:past", "text", 3)
     assert [line["prefill"] for line in lines(folder / "prefill.jsonl")] == ["with", "wash"]
+    assert {line["surface"] for line in lines(folder / "embedding.jsonl")} == {"embedding"}
+    assert [line["behavior"] for line in lines(folder / "best_of_n.jsonl")] == ["1", "1", "2", "2"]
     benign = lines(folder / "utility" / "benign.jsonl")
     assert [line["exact"] for line in benign] == [False, None] and benign[0]["expected"] == "d e"
     assert not (folder / "utility" / "unsafe.jsonl").exists()
+    found = about(folder / "rewrite-x.jsonl")
+    assert (found["attack"], found["title"], found["surface"], found["held_out"]) == ("rewrite:x", "Rewrite", "text", True)
+    assert list(found["done"]) == found["asked"] == ["1", "2"] and not about(folder / "rewrite-past.jsonl")["held_out"]
+    assert found["made_with"]["decoding"]["max_new_tokens"] == 4
+    assert about(folder / "best_of_n.jsonl")["made_with"]["settings"] == {"attempts": 2, "sigma": 0.4}
 
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.jsonl")}
-    text = (folder / "embedding.jsonl").read_text()
-    (folder / "embedding.jsonl").unlink()
-    assert evaluate(small_model, config, folder)[0].startswith("evaluate dat, seed 3: 1 of 10")
-    assert (folder / "embedding.jsonl").read_text() == text
-    assert all(path.stat().st_mtime_ns == before[path.name] for path in folder.glob("*.jsonl") if path.stem != "embedding")
-    assert len(evaluate(small_model, config, folder)) == 1
-
-    page = report.write(tmp_path, ConfigDict({"methods": ("dat",), **config.to_dict()}))
-    assert page.exists() and "Rewrite: x *" in page.read_text()
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert {(row["attack"], row["behaviors"]) for row in rows} >= {("worst_case", 2), ("rewrite:past", 1), ("rewrite:x", 2)}
+    before = stamps(folder)
+    asked.clear()
+    assert answer(small_model) == ["evaluate dat, seed 3: done"]
+    assert asked == [] and stamps(folder) == before
 
 
-def test_every_method_gets_the_same_attempts(small_model, config, tmp_path):
-    other = Model(jax.tree.map(lambda leaf: leaf * 1.5, small_model.params), small_model.config, small_model.tokenizer)
-    evaluate(small_model, config, tmp_path / "cat", method="cat")
-    evaluate(other, config, tmp_path / "dat")
-    for path in (tmp_path / "cat").glob("*.jsonl"):
-        pair = [[(x["behavior"], x["prompt"], x["prefill"]) for x in lines(tmp_path / name / path.name)] for name in ("cat", "dat")]
+@pytest.mark.parametrize(("name", "gone"), [("embedding", (".jsonl",)), ("embedding", (".json",)), ("utility/benign", (".json", ".jsonl"))])
+def test_a_file_that_is_gone_is_answered_again_alone(small_model, answer, folder, config, name, gone):
+    config.evaluation.attacks = ("direct", "embedding")
+    answer(small_model)
+    text, before = (folder / f"{name}.jsonl").read_text(), stamps(folder)
+    for suffix in gone:
+        (folder / f"{name}{suffix}").unlink()
+    assert answer(small_model)[0] == "evaluate dat, seed 3: 1 of 4 attacks and utility sets to do"
+    assert (folder / f"{name}.jsonl").read_text() == text
+    changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
+    assert changed == {folder / f"{name}.jsonl", folder / f"{name}.json"}
+
+
+def test_every_model_gets_the_same_attempts(small_model, answer, folder):
+    answer(small_model, other_weights(small_model))
+    names = sorted(path.name for path in folder.glob("*.jsonl"))
+    assert len(names) == 8 and sorted(path.name for path in (folder.parent / "cat").glob("*.jsonl")) == names
+    for name in names:
+        pair = [
+            [(x["behavior"], x["prompt"], x["prefill"]) for x in lines(folder.parent / model / name)] for model in ("cat", "dat")
+        ]  # fmt: skip
         assert pair[0] == pair[1]
 
 
-def test_mixing_is_refused(small_model, config, tmp_path):
+def test_an_attack_that_is_added_is_the_only_one_computed(small_model, answer, folder, config, asked):
+    config.evaluation.attacks = ("direct", "rewrite")
+    answer(small_model, utility_sets={})
+    before = stamps(folder)
+    asked.clear()
+    config.evaluation.attacks = ("direct", "prefill", "rewrite")
+    assert answer(small_model, utility_sets={})[0] == "evaluate dat, seed 3: 1 of 4 attacks and utility sets to do"
+    assert asked == [[("1", "paint the wood"), ("2", "wash the door")]]
+    assert {path: stamps(folder)[path] for path in before} == before and len(lines(folder / "prefill.jsonl")) == 2
+
+
+def test_behaviors_that_are_added_are_the_only_ones_asked(small_model, answer, folder, config, asked):
+    config.evaluation.attacks = ("direct", "best_of_n")
+    answer(small_model, eval_behaviors=MORE)
+    whole = {name: (folder / f"{name}.jsonl").read_text() for name in ("direct", "best_of_n")}
+    for path in folder.glob("*.json*"):
+        path.unlink()
+    answer(small_model, eval_behaviors=MORE[1:3])
+    asked.clear()
+    answer(small_model, eval_behaviors=MORE)
+    assert {behavior for call in asked for behavior, _ in call} == {"1", "y", "z"}
+    for name, text in whole.items():
+        assert (folder / f"{name}.jsonl").read_text() == text  # in the order of the behaviors, whatever was asked first
+        assert about(folder / f"{name}.jsonl")["asked"] == [behavior.id for behavior in MORE]
+    asked.clear()
+    answer(small_model, eval_behaviors=MORE[:2])  # fewer: what is there stays, and the report counts what is asked for
+    assert asked == [] and (folder / "direct.jsonl").read_text() == whole["direct"]
+    assert about(folder / "direct.jsonl")["asked"] == ["1", "2"]
+
+
+def test_a_utility_prompt_that_is_added_is_the_only_one_asked(small_model, answer, folder, config, asked):
     config.evaluation.attacks = ("direct",)
-    evaluate(small_model, config, tmp_path)
+    answer(small_model)
+    asked.clear()
+    answer(small_model, utility_sets=SETS | {"benign": [UtilityPrompt("n", "wood"), *SETS["benign"]]})
+    assert asked == [[("n", "wood")]]
+    assert [line["id"] for line in lines(folder / "utility" / "benign.jsonl")] == ["n", "u", "v"]
+
+
+def test_mixing_is_refused(small_model, answer, folder, config):
+    config.evaluation.attacks = ("direct", "best_of_n", "rewrite")
+    answer(small_model)
+    before = stamps(folder)
     config.evaluation.batch_size = 3  # changes no result
-    evaluate(small_model, config, tmp_path)
-    other = Model(jax.tree.map(lambda leaf: leaf + 1e-3, small_model.params), small_model.config, small_model.tokenizer)
-    with pytest.raises(ValueError, match=r"checksum\.weights was"):
-        evaluate(other, config, tmp_path)
-    with pytest.raises(ValueError, match=r"checksum\.attempts was"):
-        evaluate(small_model, config, tmp_path, behaviors=BEHAVIORS[:1])
-    config.evaluation.max_new_tokens = 5
-    with pytest.raises(ValueError, match=r"evaluation\.max_new_tokens was 4 and is now 5; use another --workdir"):
-        evaluate(small_model, config, tmp_path)
+    answer(small_model)
+    remedy = "delete that file to answer again, or use another --workdir"
+    config.attacks.best_of_n.attempts = 3
+    with pytest.raises(ValueError, match=rf"answers/dat/best_of_n\.json was made with settings\.attempts = 2, now it is 3; {remedy}"):
+        answer(small_model)
+    config.attacks.best_of_n.attempts, config.evaluation.max_new_tokens = 2, 5
+    with pytest.raises(ValueError, match=rf"direct\.json was made with decoding\.max_new_tokens = 4, now it is 5; {remedy}"):
+        answer(small_model)
+    config.evaluation.max_new_tokens = 4
+    edited = [BEHAVIORS[0], dataclasses.replace(BEHAVIORS[1], text="wash the doors")]
+    with pytest.raises(ValueError, match=r"direct\.json was made with the checksum of 2 = '.{8}', now it is '.{8}'; the text was edited"):
+        answer(small_model, eval_behaviors=edited)
+    with pytest.raises(ValueError, match=r"rewrite-x\.json was made with the checksum of 1 ="):
+        answer(small_model, rewrites=[dataclasses.replace(rewrite, prompt=f"{rewrite.prompt} y") for rewrite in REWRITES[1:]])
+    with pytest.raises(ValueError, match=r"benign\.json was made with the checksum of v ="):
+        answer(small_model, utility_sets={"benign": [SETS["benign"][0], UtilityPrompt("v", "e")]})
+    with pytest.raises(ValueError, match=r"direct\.json was made with weights = '.{8}', now it is '.{8}'; it holds answers of other weights"):
+        answer(other_weights(small_model), eval_behaviors=MORE)
+    assert stamps(folder) == before
+    (folder / "best_of_n.json").unlink()  # as the remedy says
+    config.attacks.best_of_n.attempts = 3
+    answer(small_model)
+    assert len(lines(folder / "best_of_n.jsonl")) == 6
 
 
-def test_limits_and_forms(small_model, config, tmp_path):
-    config.evaluation.update(behaviors=1, forms=("x",), utility_prompts=1)
-    config.evaluation.attacks = ("direct", "rewrite", "prefill+rewrite", "embedding+rewrite")
-    plans = {plan.name: plan for plan in runner.plan(BEHAVIORS, REWRITES, config.evaluation, 0)}
-    assert list(plans) == ["direct", "rewrite:x", "prefill+rewrite:x", "embedding+rewrite:x"]
-    assert [(attempt.prompt, attempt.prefill) for attempt in plans["prefill+rewrite:x"].attempts] == [("a b", "with"), ("c d", "wash")]
-    assert [plan.perturbed for plan in plans.values()] == [False, False, False, True]
-    evaluate(small_model, config, tmp_path)
-    assert len(lines(tmp_path / "direct.jsonl")) == 1 and len(lines(tmp_path / "utility" / "benign.jsonl")) == 1
-    config.evaluation.embedding_forms = ("klingon",)
-    with pytest.raises(ValueError, match=r"config\.evaluation\.embedding_forms names 'klingon'; the rewrites .* have past, x"):
-        runner.plan(BEHAVIORS, REWRITES, config.evaluation, 0)
+def test_another_seed_draws_other_attempts(small_model, answer, folder, config, tmp_path):
+    config.evaluation.attacks = ("best_of_n",)
+    answer(small_model)
+    answer(small_model, seed=4)
+    one, other = (lines(f / "best_of_n.jsonl") for f in (folder, tmp_path / "seed_4" / "answers" / "dat"))
+    assert all(a["prompt"] != b["prompt"] for a, b in zip(one, other)) and {line["seed"] for line in other} == {4}
 
 
-def test_no_behaviors(small_model, config, tmp_path):
-    with pytest.raises(ValueError, match="no behavior to evaluate"):
-        evaluate(small_model, config, tmp_path, behaviors=[])
+def killed_at(monkeypatch, name, number):
+    """Makes the so-many-th call of a Victim's method end as when the process is killed."""
+    calls, whole = [], getattr(evaluate.Victim, name)
+
+    def dying(victim, *arguments):
+        calls.append(name)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return whole(victim, *arguments)
+
+    monkeypatch.setattr(evaluate.Victim, name, dying)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("attacks", ("direkt",)),
-        ("attacks", ()),
-        ("best_of_n", 0),
-        ("sigma", 0.0),
-        ("batch_size", 0),
-        ("judge", "llama"),
-        ("temperature", -1.0),
-    ],
-)
-def test_validation_names_the_key(config, key, value):
-    config.evaluation[key] = value
-    with pytest.raises(ValueError, match=rf"config\.evaluation\.{key} is"):
-        runner.validate(config.evaluation)
+@pytest.mark.parametrize("name", ["direct", "best_of_n", "embedding", "rewrite"])
+def test_a_kill_within_an_attack_costs_one_batch_of_behaviors(small_model, answer, folder, config, name, monkeypatch):
+    """Five behaviors in batches of two; the rewrites' first batch has no attempt at all."""
+    config.evaluation.attacks = (name,)
+    given = {"eval_behaviors": MORE, "utility_sets": {}, "rewrites": [Rewrite(id, "past", f"how did {id}") for id in ("x", "y", "z")]}
+    answer(small_model, **given)
+    file = "rewrite-past" if name == "rewrite" else name
+    whole, done = (folder / f"{file}.jsonl").read_bytes(), about(folder / f"{file}.jsonl")
+    for path in folder.glob("*"):
+        path.unlink()
+    with monkeypatch.context() as patch:
+        killed_at(patch, "answer", 2)
+        with pytest.raises(KeyboardInterrupt):
+            answer(small_model, **given)
+    assert list(about(folder / f"{file}.jsonl")["done"]) == ["1", "2"]
+    calls, ask = [], evaluate.Victim.answer
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate.Victim, "answer", lambda victim, attempts, *rest: calls.append(attempts) or ask(victim, attempts, *rest))
+        answer(small_model, **given)
+    assert [list(dict.fromkeys(attempt.behavior for attempt in attempts)) for attempts in calls] == [["x", "y"], ["z"]]
+    assert (folder / f"{file}.jsonl").read_bytes() == whole and about(folder / f"{file}.jsonl") == done
 
 
-def test_defaults_are_valid():
-    runner.validate(runner.defaults())
-    bad = runner.defaults()
-    bad.attack.radius = -1.0
-    with pytest.raises(ValueError, match=r"config\.evaluation\.attack\.radius"):
-        runner.validate(bad)
+def test_a_kill_between_lines_and_what_is_done_costs_one_batch(small_model, answer, folder, config, asked):
+    config.evaluation.attacks = ("direct",)
+    answer(small_model, eval_behaviors=MORE, utility_sets={})
+    whole, found = (folder / "direct.jsonl").read_bytes(), about(folder / "direct.jsonl")
+    found["done"] = {id: found["done"][id] for id in ("1", "2")}
+    (folder / "direct.json").write_text(json.dumps(found))
+    asked.clear()
+    answer(small_model, eval_behaviors=MORE, utility_sets={})
+    assert [[behavior for behavior, _ in call] for call in asked] == [["x", "y"], ["z"]]
+    assert (folder / "direct.jsonl").read_bytes() == whole
+
+
+def test_progress_on_a_batch_comes_back_and_progress_on_another_does_not(tmp_path):
+    store = evaluate.FileStore(tmp_path / "a.progress.npz", ["1", "2"])
+    assert store.load() == {}
+    store.save({"step": np.asarray(3), "best": np.arange(6.0).reshape(2, 3)})
+    store.save({"step": np.asarray(4), "tokens": np.asarray([[1, 2]], np.int32)})  # replaces what was there
+    found = evaluate.FileStore(tmp_path / "a.progress.npz", ["1", "2"]).load()
+    assert found.keys() == {"step", "tokens"} and found["step"] == 4 and found["tokens"].dtype == np.int32
+    np.testing.assert_array_equal(found["tokens"], [[1, 2]])
+    for others in (["1"], ["2", "1"], ["1", "2", "3"], []):
+        assert evaluate.FileStore(tmp_path / "a.progress.npz", others).load() == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.progress.npz"]
+    store.clear()
+    store.clear()
+    assert store.load() == {} and not list(tmp_path.iterdir())
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """Of an attack of one's own."""
+
+    steps: int = 4
+
+
+def test_an_attack_of_ones_own_keeps_its_progress_within_a_batch(small_model, answer, folder, monkeypatch, tmp_path):
+    """A row of the table is all that it takes. The search counts to `steps` and is killed at the third step of the second batch."""
+    taken = []
+
+    def search(behaviors, victim, context):
+        found = context.store.load()
+        start = int(found.get("step", 0))
+        for step in range(start, context.settings.steps):
+            taken.append((behaviors[0].id, step))
+            if taken.count(("x", 2)) == 1 and taken[-1] == ("x", 2):
+                raise KeyboardInterrupt
+            context.store.save({"step": np.asarray(step + 1)})
+        assert context.judge is not None and victim.decoding.batch_size == 2
+        return [Attempt(b.id, f"{b.text} a", b.targets[0], tokens=(5, 6, 7)) for b in behaviors]
+
+    row = Attack(name="search", title="Search", surface="text", attempts=search, settings=SearchSettings, adaptive=True)
+    monkeypatch.setitem(ATTACKS, "search", row)
+    config = defaults()
+    assert config.attacks.search.steps == 4
+    config.data.update({"prompt_length": 16, "response_length": 5})
+    config.evaluation.update({"max_new_tokens": 4, "batch_size": 2, "attacks": ("search",)})
+    given = {"eval_behaviors": MORE[:4], "utility_sets": {}, "config": config}
+
+    def run():
+        read = {"behaviors": [], "chats": [], "rewrites": [], **given}
+        monkeypatch.setattr(evaluate, "subjects", lambda inputs, mesh: [Subject("dat", "", lambda target: small_model)])
+        mesh = sharding.make_mesh(1, 1, 1)
+        with jax.set_mesh(mesh):
+            evaluate.run(Inputs(folder=tmp_path / "seed_3", seed=3, **read), mesh)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert (folder / "search.progress.npz").exists() and list(about(folder / "search.jsonl")["done"]) == ["1", "2"]
+    assert taken == [("1", 0), ("1", 1), ("1", 2), ("1", 3), ("x", 0), ("x", 1), ("x", 2)]
+    taken.clear()
+    run()
+    assert taken == [("x", 2), ("x", 3)]
+    assert not (folder / "search.progress.npz").exists()
+    found = lines(folder / "search.jsonl")
+    assert [line["behavior"] for line in found] == ["1", "2", "x", "y"] and all(line["tokens"] == [5, 6, 7] for line in found)
+
+
+def test_limits_and_forms(small_model, answer, config, folder):
+    config.evaluation.update({"utility_prompts": 1, "attacks": ("direct", "rewrite", "prefill+rewrite", "embedding+rewrite")})
+    config.attacks.embedding.forms = ("x",)
+    answer(small_model, eval_behaviors=BEHAVIORS[:1])
+    names = {path.stem for path in folder.glob("*.jsonl")}
+    assert names == {"direct", "rewrite-past", "rewrite-x", "prefill+rewrite-past", "prefill+rewrite-x", "embedding+rewrite-x"}
+    assert [(line["prompt"], line["prefill"]) for line in lines(folder / "prefill+rewrite-x.jsonl")] == [("a b", "with")]
+    assert len(lines(folder / "direct.jsonl")) == 1 and len(lines(folder / "utility" / "benign.jsonl")) == 1
+
+
+def test_targets_that_were_made_are_noted_where_they_steer(small_model, answer, config, folder):
+    config.evaluation.attacks = ("direct", "prefill", "embedding")
+    answer(small_model, eval_behaviors=[BEHAVIORS[0], dataclasses.replace(BEHAVIORS[1], made_target=True)], utility_sets={})
+    assert {path.stem: json.loads(path.read_text())["made_targets"] for path in folder.glob("*.json")} == {
+        "direct": False, "prefill": True, "embedding": True
+    }  # fmt: skip
+
+
+def test_no_behaviors(small_model, answer):
+    with pytest.raises(ValueError, match=r"config\.data\.eval_behaviors is empty; allowed: a behaviors CSV"):
+        answer(small_model, eval_behaviors=[])
+
+
+def test_the_clock_knows_attacks_that_search_from_plain_text(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(evaluate, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    job = evaluate.Job("direct", "direct", {}, {}, {}, None, None, slow=False)
+    slow = dataclasses.replace(job, slow=True)
+    clock = evaluate.Clock([(job, ["1", "2", "3", "4"]), (slow, ["1", "2"])])
+    assert clock.left() == "time left not known yet"
+    now[0] += 4.0
+    clock.note(job, 2)
+    assert clock.left() == "more than 4 s left"  # two plain ones at two seconds each, and nobody knows of the slow ones
+    now[0] += 30.0
+    clock.note(slow, 1)
+    assert clock.left() == "about 34 s left"
+    assert not clock.quiet_for(10.0)
+    now[0] += 11.0
+    assert clock.quiet_for(10.0) and not clock.quiet_for(10.0)
+    clock.note(job, 2)
+    clock.note(slow, 1)
+    assert clock.left() == "finished"

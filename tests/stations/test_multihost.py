@@ -1,21 +1,15 @@
 """Sampling and evaluation on several hosts, imitated by processes on loopback: what two of them leave is what one leaves."""
 
-import importlib.util
 import json
-import pathlib
 
 import pytest
 
-spec = importlib.util.spec_from_file_location("stations_tiny", pathlib.Path(__file__).parent / "tiny_job.py")
-tiny_job = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny_job)
-
 ATTACKS = "--config.evaluation.attacks=('direct','best_of_n','embedding')"
-SMALL = ("--config.methods=('undefended','dat')", "--config.training.watch_every=0", ATTACKS)
+SMALL = ("--config.training.methods=('undefended','dat')", "--config.training.watch_every=0", ATTACKS)
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tiny_job, tmp_path_factory):
     """What was brought, and the workdirs of one process with two devices and of two processes with one each."""
     root = tmp_path_factory.mktemp("stations")
     tiny_job.bring(root / "brought")
@@ -26,8 +20,8 @@ def folders(tmp_path_factory):
 
 
 def results(workdir):
-    """Every prompt, answer and label of a workdir, and the table of the report."""
-    paths = [*workdir.glob("seed_0/prompts/**/*.jsonl"), *workdir.glob("seed_0/evaluation/**/*.jsonl")]
+    """Every prompt, answer and verdict of a workdir, and the table of the report."""
+    paths = [path for name in ("prompts", "answers", "verdicts") for path in workdir.glob(f"seed_0/{name}/**/*.jsonl")]
     found = {str(path.relative_to(workdir)): path.read_text() for path in paths}
     table = json.loads((workdir / "results.json").read_text())
     return found | {"rows": table["rows"], "utility": table["utility"]}
@@ -39,16 +33,18 @@ def test_two_processes_leave_what_one_leaves(folders):
     assert one.keys() == two.keys()
     assert {
         "seed_0/prompts/prompts.jsonl",
-        "seed_0/evaluation/dat/embedding.jsonl",
-        "seed_0/evaluation/dat/utility/benign.jsonl",
+        "seed_0/answers/dat/embedding.jsonl",
+        "seed_0/answers/dat/utility/benign.jsonl",
+        "seed_0/verdicts/refusal_prefix/dat/utility/benign.jsonl",
     } <= one.keys()
     assert [name for name in one if one[name] != two[name]] == []
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_with_what_is_half_done_and_the_first_alone_writes(folders, tmp_path):
+def test_two_processes_go_on_with_what_is_half_done_and_the_first_alone_writes(tiny_job, folders, tmp_path):
     workdir, before = folders / "by_2", results(folders / "by_2")
-    gone = ["prompts/prompts.jsonl", "prompts/cost.json", "evaluation/dat/direct.jsonl", "evaluation/undefended/utility/benign.jsonl"]
+    gone = ["prompts/prompts.jsonl", "prompts/cost.json", "verdicts/refusal_prefix/dat/embedding.jsonl"]
+    gone += [f"answers/{name}{end}" for name in ("dat/direct", "undefended/utility/benign") for end in (".json", ".jsonl")]
     gone += [f"prompts/samples/{path.name}" for path in sorted((workdir / "seed_0/prompts/samples").glob("*.cost.json"))[1:3]]
     for name in gone:
         (workdir / "seed_0" / name).unlink()
@@ -63,7 +59,7 @@ def test_two_processes_go_on_with_what_is_half_done_and_the_first_alone_writes(f
 
 
 @pytest.mark.slow
-def test_processes_with_different_configurations_are_told(folders, tmp_path, capfd):
+def test_processes_with_different_configurations_are_told(tiny_job, folders, tmp_path, capfd):
     running = tiny_job.start(folders / "brought", tmp_path / "run", "sample", processes=2, devices=2, apart=["--config.sampler.steps=3"])
     assert tiny_job.ended(running) == [2, 2]
     assert capfd.readouterr().err.count("the 2 processes were started with 2 configurations; allowed: the same for all") == 2

@@ -1,6 +1,6 @@
 """The whole job at a size of seconds: what a user brings, in a local folder or a bucket, and as a config file what is done with it.
 
-`--config=tests/tiny_job.py:FOLDER` reads what `bring(FOLDER)` wrote; tests load this file by its path.
+`--config=tests/stations/tiny_job.py:FOLDER` reads what `bring(FOLDER)` wrote; tests get this module as the fixture `tiny_job`.
 """
 
 import csv
@@ -23,7 +23,8 @@ from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
 VERBS = ("paint", "wash", "fold")
-spec = importlib.util.spec_from_file_location("tiny_job_chat_templates", pathlib.Path(__file__).parent / "data" / "chat_templates.py")
+ROOT = pathlib.Path(__file__).parents[2]
+spec = importlib.util.spec_from_file_location("tiny_job_chat_templates", ROOT / "tests" / "data" / "chat_templates.py")
 chat_templates = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(chat_templates)
 
@@ -73,9 +74,9 @@ def get_config(folder):
     c.sampler.update({"samples": 4, "keep": 2, "prompt_tokens": (4, 8), "steps": 4, "batch_size": 4, "likelihood_samples": 2})
     c.training.update({"steps": 3, "save_every": 2, "watch_every": 2, "watch_prompts": 2})
     c.training.lora.rank = 2
-    c.attack.steps = 1
-    c.evaluation.update({"best_of_n": 2, "max_new_tokens": 4, "batch_size": 4, "attacks": ("direct", "best_of_n", "prefill", "embedding")})
-    c.evaluation.attack.steps = 1
+    c.methods.cat.perturbation.steps = c.attacks.embedding.perturbation.steps = 1
+    c.evaluation.update({"max_new_tokens": 4, "batch_size": 4, "attacks": ("direct", "best_of_n", "prefill", "embedding")})
+    c.attacks.best_of_n.attempts = 2
     return c
 
 
@@ -83,12 +84,12 @@ def get_config(folder):
 NOTING = """
 import os, pathlib, runpy
 from dat_jax.data import files
-write, note = files.write_text, pathlib.Path(os.environ["TINY_JOB_WRITES"]) / os.environ["JAX_PROCESS_ID"]
-def noting(path, text):
+write, note = files.write_bytes, pathlib.Path(os.environ["TINY_JOB_WRITES"]) / os.environ["JAX_PROCESS_ID"]
+def noting(path, data):
     with note.open("a") as file:
         print(path, file=file)
-    write(path, text)
-files.write_text = noting
+    write(path, data)
+files.write_bytes = noting
 runpy.run_module("dat_jax.main", run_name="__main__", alter_sys=True)
 """
 
@@ -101,7 +102,7 @@ def loopback(processes, devices):
     # Several CPU processes talk through gloo, which matches messages by their order alone: XLA's default schedule runs collectives that do
     # not depend on each other side by side, in an order of each process's own, and gloo ends the process ("480 vs 256").
     flags = f"--xla_force_host_platform_device_count={devices // processes} --xla_cpu_enable_concurrency_optimized_scheduler=false"
-    variables = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(pathlib.Path(__file__).parents[1]), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    variables = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
     return variables | {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes), "XLA_FLAGS": flags}
 
 
@@ -110,12 +111,12 @@ def start(brought, workdir, mode, *arguments, processes=1, devices=1, apart=(), 
 
     With TINY_JOB_WRITES=FOLDER in the environment each process notes there what it writes.
     """
-    root, variables = pathlib.Path(__file__).parents[1], os.environ | loopback(processes, devices) | environment
+    variables = os.environ | loopback(processes, devices) | environment
     program = ["-c", NOTING] if "TINY_JOB_WRITES" in environment else ["-m", "dat_jax.main"]
     command = [sys.executable, *program, f"--config={__file__}:{brought}", f"--workdir={workdir}", f"--mode={mode}"]
     command += [f"--config.mesh.processes={processes}", f"--config.mesh.fsdp={devices}", *arguments]
     return [
-        subprocess.Popen([*command, *(apart if index == processes - 1 else ())], cwd=root, env=variables | {"JAX_PROCESS_ID": str(index)})
+        subprocess.Popen([*command, *(apart if index == processes - 1 else ())], cwd=ROOT, env=variables | {"JAX_PROCESS_ID": str(index)})
         for index in range(processes)
     ]
 

@@ -1,22 +1,29 @@
 """The loop: exact resume after a crash and after SIGTERM, one compilation, refusal of another run's checkpoints."""
 
+import dataclasses
 import json
 import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dat_jax import sharding
-from dat_jax.checkpoints import load_trainable
+from dat_jax.checkpoints import Checkpoints, abstract, load_trainable
 from dat_jax.config import defaults
+from dat_jax.data import pipeline
 from dat_jax.data.conversations import lay_out
 from dat_jax.data.pipeline import AdversarialRows
+from dat_jax.methods import METHODS
+from dat_jax.methods.method import Method
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
+from dat_jax.settings import as_config
 from dat_jax.training import loop
+from dat_jax.training.network import embed, response_nll
 
 MODEL = ModelConfig(vocab_size=37, width=16, layers=2, heads=2, remat=False)
 
@@ -31,7 +38,7 @@ def config():
     c.data.update({"prompt_length": 4, "response_length": 4, "adversarial_rows": 2, "utility_rows": 2})
     c.training.update({"steps": 8, "save_every": 3, "watch_every": 5, "learning_rate": 1e-2})
     c.training.lora.update({"rank": 2, "dropout": 0.3})
-    c.attack.steps = 2
+    c.methods.cat.perturbation.steps = 2
     return c
 
 
@@ -39,19 +46,19 @@ def first_round(*_):
     return AdversarialRows(rows(9, 8), rows(9, 9))
 
 
-def train(config, folder, watch=None, devices=1, adversarial=first_round, refresh=0):
+def train(config, folder, watch=None, devices=1, adversarial=first_round, refresh=0, method=METHODS["dat"]):
     mesh = sharding.make_mesh(1, devices, 1)
     with jax.set_mesh(mesh):
         params = jax.device_put(weights.initialize(jax.random.key(0), MODEL), sharding.replicated(mesh))
         model = Model(params, MODEL, None, "tiny")
-        loop.train("dat", model, adversarial, rows(11, 10), config, 0, folder, mesh, watch, refresh)
+        loop.train(method, model, adversarial, rows(11, 10), config, 0, folder, mesh, watch, refresh)
         return model
 
 
 def result(config, folder, model):
-    trainable, step = load_trainable(folder / "checkpoints", loop.initial_trainable(model, config.training, 0))
-    assert step == config.training.steps
-    return trainable
+    shapes = abstract(loop.initial_trainable(model, config.training, 0))
+    assert max(int(path.name) for path in (folder / "checkpoints").iterdir()) == config.training.steps
+    return load_trainable(folder / "checkpoints", shapes)
 
 
 def metrics(folder):
@@ -127,7 +134,7 @@ def test_a_finished_run_is_not_run_again_and_another_runs_checkpoint_is_refused(
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
     (tmp_path / "run" / "finished.json").unlink()
     config.training.steps = 9
-    with pytest.raises(ValueError, match="the checkpoint of step 8 has steps 8, this run 9"):
+    with pytest.raises(ValueError, match="the checkpoint of step 8 was made with steps = 8, now it is 9; use a new folder"):
         train(config, tmp_path / "run")
 
 
@@ -158,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path):
 def test_all_weights_can_be_trained(config, tmp_path):
     config.training.lora.rank = 0
     model = train(config, tmp_path / "run")
-    tuned = loop.merged(model, *loop.restore(model, config, tmp_path / "run"))
+    tuned = loop.merged(model, *loop.restore(model, tmp_path / "run", sharding.make_mesh(1, 1, 1)))
     moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), tuned.params, model.params)
     assert all(m > 0 for m in jax.tree.leaves(moved))
 
@@ -171,11 +178,8 @@ def test_one_compilation_serves_a_run_with_resume(config, tmp_path):
         model = Model(jax.device_put(weights.initialize(jax.random.key(0), MODEL), sharding.replicated(mesh)), MODEL, None, "tiny")
         state = loop.initial_state(model, config.training, 0, mesh)
         step = loop.compiled_step(state)
-        from dat_jax.checkpoints import Checkpoints
-        from dat_jax.data import pipeline
-
         data = pipeline.batches(AdversarialRows(rows(9, 8), rows(9, 9)), rows(11, 10), config.data, 0)
-        settings, adam = loop.step_config(model, config), loop.optimizer(config.training)
+        settings, adam = loop.step_config(model, config, METHODS["dat"]), loop.optimizer(config.training)
         key = jax.device_put(jax.random.key(0), sharding.replicated(mesh))
 
         def advance(state, number):
@@ -189,3 +193,40 @@ def test_one_compilation_serves_a_run_with_resume(config, tmp_path):
         assert int(state.step) == 2
         advance(state, 2)
         assert step._cache_size() == 1
+
+
+def test_a_method_that_looks_at_the_reference_gets_the_weights_before_training(config, tmp_path):
+    """A method of one's own: no inner maximisation, and a loss that is zero only while the model is its reference."""
+
+    def apart(network, reference, batch, found, key, settings):
+        assert found is None and reference.lora is None
+        nll, before = (response_nll(n, embed(n, batch.utility), batch.utility) for n in (network, reference))
+        distance = jnp.mean(jnp.abs(nll - before))
+        return jnp.mean(nll), {"loss/total": jnp.mean(nll), "loss/distance": distance}
+
+    method = Method(name="apart", title="Apart", prompts="requests", loss=apart, needs_reference=True)
+    config.training.lora.update({"dropout": 0.0})
+    config.methods["apart"] = as_config(method.settings())
+    for rank in (2, 0):
+        config.training.lora.rank = rank
+        train(config, tmp_path / str(rank), method=method)
+        lines = metrics(tmp_path / str(rank))
+        assert lines[0]["loss/distance"] == 0.0 < lines[1]["loss/distance"] < lines[-1]["loss/distance"]
+        assert not any(name.startswith("attack/") for name in lines[0])
+    with pytest.raises(ValueError, match="undefended trains nothing; allowed: a method with a loss"):
+        train(config, tmp_path / "undefended", method=METHODS["undefended"])
+
+
+def test_a_checkpoint_is_restored_on_any_mesh_and_onto_its_own_model_alone(config, tmp_path, straight):
+    model = train(config, tmp_path / "run")
+    params, lora = loop.restore(model, tmp_path / "run", sharding.make_mesh(1, 2, 1))
+    assert params is model.params and {x.sharding.mesh.size for x in jax.tree.leaves(lora)} == {2}
+    assert lora.scale == config.training.lora.alpha / config.training.lora.rank
+    jax.tree.map(np.testing.assert_array_equal, lora.factors, straight[0].factors)
+    moved = dataclasses.replace(model, source="/elsewhere/tiny/")  # the folder's name counts, not where it is
+    jax.tree.map(np.testing.assert_array_equal, loop.restore(moved, tmp_path / "run", sharding.make_mesh(1, 1, 1))[1].factors, lora.factors)
+    other = dataclasses.replace(model, source="huge")
+    with pytest.raises(ValueError, match=r"run was trained from 'tiny', and the target is 'huge'; set config\.target\.model to it"):
+        loop.restore(other, tmp_path / "run", sharding.make_mesh(1, 1, 1))
+    with pytest.raises(ValueError, match="no checkpoint; run --mode=train first"):
+        loop.restore(model, tmp_path / "nothing", sharding.make_mesh(1, 1, 1))

@@ -1,6 +1,7 @@
-"""The objective's closed forms and the step: cutoffs, no leak of the attack into the update, one compilation."""
+"""The step: no leak of the attack into the update, its gradient, LoRA, one compilation, and the same update part by part."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +9,28 @@ import numpy as np
 import optax
 import pytest
 
+from dat_jax import sharding
 from dat_jax.checkpoints import TrainState
 from dat_jax.data.conversations import lay_out
 from dat_jax.data.pipeline import Batch
+from dat_jax.methods import cat
 from dat_jax.models import lora as lora_lib
-from dat_jax.models import transformer, weights
+from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
-from dat_jax.training.objectives import Objective, away_loss, cross_entropy, toward_loss
-from dat_jax.training.perturbation import Attack
+from dat_jax.training.network import Network
+from dat_jax.training.perturbation import Perturbation
 from dat_jax.training.step import StepConfig, losses, train_step
 
 MODEL = ModelConfig(vocab_size=37, width=16, layers=2, heads=2)
 P, R = 6, 4
 step_fn = jax.jit(train_step, static_argnames=("config", "optimizer"))
-CONFIG = StepConfig(model=MODEL, attack=Attack(steps=3, radius=0.5), objective=Objective(), prompt_length=P)
+
+
+def perturbed_by(**changes):
+    return cat.Settings(perturbation=Perturbation(**changes))
+
+
+CONFIG = StepConfig(model=MODEL, inner=cat.inner, loss=cat.loss, settings=perturbed_by(steps=3, radius=0.5), prompt_length=P)
 PROMPTS, ALLOWED = [[1, 5, 7, 9], [1, 3, 2, 8, 4, 6]], [[True] * 4, [True] * 6]
 BATCH = Batch(
     away=lay_out(PROMPTS, ALLOWED, [[4, 5, 0], [9, 9]], P, R),
@@ -39,77 +48,12 @@ def fresh(trainable, adam):
     return TrainState(step=jnp.zeros((), jnp.int32), trainable=trainable, optimizer=adam.init(trainable))
 
 
-@pytest.mark.parametrize(
-    ("over", "away", "toward", "gradient"),
-    [
-        # examples' means 3.5 and 6; of tokens 1, 6 | 6; of the batch 13 / 3
-        ("example", (-3.5 - 5.006) / 2, (3.5 + 6) / 2, [[-0.25, -0.25], [-0.0005, 0.0]]),
-        ("token", ((-1 - 5.006) / 2 - 5.006) / 2, (3.5 + 6) / 2, [[-0.25, -0.00025], [-0.0005, 0.0]]),
-        ("batch", -13 / 3, 13 / 3, [[-1 / 3, -1 / 3], [-1 / 3, 0.0]]),
-    ],
-)
-def test_cutoffs(over, away, toward, gradient):
-    """Closed forms: the padding token counts nowhere, and beyond the cutoff a thousandth of the gradient is left."""
-    nll, mask = jnp.asarray([[1.0, 6.0], [6.0, 0.0]]), jnp.asarray([[True, True], [True, False]])
-    objective = Objective(cutoff_over=over)
-    np.testing.assert_allclose(away_loss(nll, mask, objective), away, rtol=1e-6)
-    np.testing.assert_allclose(toward_loss(nll, mask, objective), toward, rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(away_loss)(nll, mask, objective), gradient, rtol=1e-5)
-
-
-def test_a_token_below_the_toward_cutoff_is_all_but_left_alone():
-    nll, mask = jnp.asarray([[2.0, 0.1]]), jnp.ones((1, 2), bool)
-    np.testing.assert_allclose(toward_loss(nll, mask, Objective(cutoff_over="token")), (2.0 + 0.5001) / 2, rtol=1e-6)
-    np.testing.assert_allclose(toward_loss(nll, mask, Objective()), 1.05, rtol=1e-6)
-
-
-def test_a_cutoff_over_something_else_is_refused():
-    with pytest.raises(ValueError, match=r"objective.cutoff_over is 'row'; allowed: token \| example \| batch"):
-        Objective(cutoff_over="row").validate("objective")
-
-
-def test_per_example_and_pooled_cross_entropy():
-    nll, mask = jnp.asarray([[1.0, 3.0], [4.0, 0.0]]), jnp.asarray([[True, True], [True, False]])
-    np.testing.assert_allclose(cross_entropy(nll, mask), [2.0, 4.0])
-    np.testing.assert_allclose(cross_entropy(nll, mask, pooled=True), [8.0 / 3], rtol=1e-6)
-
-
-def test_terms_equal_separate_forward_passes(params):
-    """One pass over away, toward and utility rows gives what three passes give, from the public logits function."""
-
-    def ce(rows):
-        logp = np.asarray(jax.nn.log_softmax(transformer.logits(params, MODEL, rows.tokens_BxT, rows.valid_BxT)))
-        means = []
-        for row, mask in enumerate(rows.response_mask_BxT):
-            at = np.flatnonzero(mask)
-            means.append(np.mean([-logp[row, t - 1, rows.tokens_BxT[row, t]] for t in at]))
-        return np.asarray(means)
-
-    zero = jnp.zeros((2, P, 16))
-    _, metrics = losses(params, None, BATCH, zero, jax.random.key(0), CONFIG)
-    np.testing.assert_allclose(metrics["nll/harmful"], ce(BATCH.away).mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["nll/refusal"], ce(BATCH.toward).mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["loss/utility"], ce(BATCH.utility).mean(), rtol=1e-5)
-    np.testing.assert_allclose(
-        metrics["loss/total"], 0.5 * metrics["loss/away"] + 0.5 * metrics["loss/toward"] + metrics["loss/utility"], rtol=1e-6
-    )
-
-
-def test_token_zero_is_scored(params):
-    """The reference drops token id 0 from the loss; here the last token of the first target is id 0 and counts."""
-    without = Batch(away=lay_out(PROMPTS, ALLOWED, [[4, 5], [9, 9]], P, R), toward=BATCH.toward, utility=BATCH.utility)
-    zero = jnp.zeros((2, P, 16))
-    one, _ = losses(params, None, BATCH, zero, jax.random.key(0), CONFIG)
-    other, _ = losses(params, None, without, zero, jax.random.key(0), CONFIG)
-    assert abs(float(one) - float(other)) > 1e-4
-
-
 def test_attack_steps_do_not_leak_into_the_update(params):
     """With a ball of radius zero the update is the same for 0 and 10 attack steps: the scan leaves no weight gradient behind."""
     adam = optax.sgd(1.0)
     updated = []
     for steps in (0, 10):
-        config = dataclasses.replace(CONFIG, attack=Attack(steps=steps, radius=0.0))
+        config = dataclasses.replace(CONFIG, settings=perturbed_by(steps=steps, radius=0.0))
         state, _ = step_fn(fresh(params, adam), None, BATCH, jax.random.key(0), config=config, optimizer=adam)
         updated.append(state.trainable)
     jax.tree.map(np.testing.assert_array_equal, *updated)
@@ -124,9 +68,7 @@ def test_a_learning_rate_of_zero_leaves_weights_bit_identical(params):
 
 def test_gradient_of_the_step_equals_finite_differences(params):
     """The update of plain gradient descent, against differences of the objective at the (fixed) perturbation."""
-    from dat_jax.training.perturbation import perturb
-
-    delta, _ = perturb(params, MODEL, BATCH.away, CONFIG.attack, P)
+    perturbed = cat.inner(Network(params, None, MODEL, P), BATCH, jax.random.key(0), CONFIG.settings)
     adam = optax.sgd(1.0)
     state, _ = step_fn(fresh(params, adam), None, BATCH, jax.random.key(0), config=CONFIG, optimizer=adam)
     gradient = jax.tree.map(lambda old, new: old - new, params, state.trainable)
@@ -135,7 +77,7 @@ def test_gradient_of_the_step_equals_finite_differences(params):
 
     def value(sign):
         moved = jax.tree.map(lambda w, d: w + sign * h * d, params, direction)
-        return losses(moved, None, BATCH, delta, jax.random.key(0), CONFIG)[0]
+        return losses(moved, None, None, BATCH, perturbed, jax.random.key(0), CONFIG)[0]
 
     expected = (value(1) - value(-1)) / (2 * h)
     found = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction)))
@@ -165,3 +107,50 @@ def test_dropout_depends_on_the_step_alone(params):
     states = [state.replace(step=jnp.asarray(s)) for s in (3, 3, 4)]
     runs = [step_fn(s, params, BATCH, jax.random.key(0), config=config, optimizer=adam)[1]["loss/total"] for s in states]
     assert runs[0] == runs[1] != runs[2]
+
+
+# Accumulation: the batch part by part.
+
+SMALL = ModelConfig(vocab_size=37, width=16, layers=2, heads=2, remat=False)
+# Normalized steps: the sign of a gradient that is all rounding differs between two orders of summation.
+PARTED = dataclasses.replace(CONFIG, model=SMALL, settings=perturbed_by(steps=3, radius=0.5, optimizer="normalized"))
+
+
+def many_rows(count, prompts, responses):
+    """Prompts of one length, so that a mean over the tokens of parts is the mean over all, and responses of several; by their seeds."""
+    asked, said = np.random.default_rng(prompts).integers(1, 37, (count, 4)), np.random.default_rng(responses).integers(1, 37, (count, R))
+    return lay_out(asked.tolist(), [[False, True, True, True]] * count, [row[: 1 + i % R].tolist() for i, row in enumerate(said)], P, R)
+
+
+MANY = Batch(away=many_rows(4, 0, 1), toward=many_rows(4, 0, 2), utility=many_rows(8, 3, 4))
+
+
+@functools.cache
+def in_parts(parts, rank, devices):
+    """Weights and metrics after one step of plain gradient descent, which moves each weight by its gradient."""
+    mesh = sharding.make_mesh(1, devices, 1)
+    adam, params = optax.sgd(1.0), weights.initialize(jax.random.key(0), SMALL)
+    with jax.set_mesh(mesh):
+        factors = lora_lib.initialize(jax.random.key(1), SMALL, rank, 16.0) if rank else None
+        if factors is not None:  # b is zero at first, and the gradient of a with it
+            factors = factors.replace(factors=jax.tree.map(lambda x: x + 0.05, factors.factors))
+        trainable = jax.device_put(params if factors is None else factors, sharding.replicated(mesh))
+        frozen = None if factors is None else jax.device_put(params, sharding.replicated(mesh))
+        batch = jax.tree.map(lambda leaf: sharding.place_batch(mesh, leaf, len(leaf)), MANY)
+        state, metrics = step_fn(
+            fresh(trainable, adam), frozen, batch, jax.random.key(0), config=dataclasses.replace(PARTED, parts=parts), optimizer=adam
+        )
+        return jax.device_get((state.trainable, metrics))
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize(("parts", "devices"), [(4, 1), (2, 2)])
+def test_a_batch_in_parts_gives_the_update_and_metrics_of_the_whole(rank, parts, devices):
+    (expected, told), (found, metrics) = in_parts(1, rank, 1), in_parts(parts, rank, devices)
+    before = weights.initialize(jax.random.key(0), SMALL)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+    if not rank:
+        assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(before)))  # far more than that
+    assert metrics.keys() == told.keys() >= {"loss/total", "loss/away", "nll/refusal", "attack/gain", "attack/norm", "gradient_norm"}
+    for name in told:
+        np.testing.assert_allclose(metrics[name], told[name], rtol=2e-5, atol=2e-6, err_msg=name)

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from dat_jax import models, world
-from dat_jax.data import behaviors, chats, conversations
-from dat_jax.evaluation import utility
-from dat_jax.evaluation.attacks import rewrites
+from dat_jax.data import behaviors, chats, conversations, rewrites, utility
 from dat_jax.world import building, grammar, splits, target, tokenizers
 
 MICRO = {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16, "batch": 8, "steps": 2}
@@ -65,9 +63,9 @@ def test_a_finished_world_stays_and_another_is_refused(folder):
     world.build(folder, 3, micro(), lines.append)
     assert lines == ["world, seed 3: done"]
     assert (folder / "target" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="seed is 3, now it is 4"):
+    with pytest.raises(ValueError, match="was made with seed = 3, now it is 4; use another folder"):
         world.build(folder, 4, micro(), lines.append)
-    with pytest.raises(ValueError, match="target is "):
+    with pytest.raises(ValueError, match=r"was made with target\.steps = 2, now it is 3; use another folder"):
         world.build(folder, 3, micro(steps=3), lines.append)
 
 

@@ -25,9 +25,10 @@ def read_requests(path: str) -> list[tuple[int, Request]]:
 
 
 def _nearest(columns: list[str]) -> str:
-    """A hint at the column whose name is a misspelling of one that a format needs; "" where none is."""
-    needed = {name.lower(): name for format in FORMATS for name in format.columns if name not in columns}
-    for column in columns:
-        for near in difflib.get_close_matches(column.lower(), needed, 1, 0.75):
-            return f" (did you mean to rename {column!r} to {needed[near]!r}?)"
+    """A hint at the column that is misspelt, of the format that lacks the fewest; "" where none is."""
+    for format in sorted(FORMATS, key=lambda format: len(set(format.columns) - set(columns))):
+        needed = {name.lower(): name for name in format.columns if name not in columns}
+        for column in (column for column in columns if column not in format.columns):
+            for near in difflib.get_close_matches(column.lower(), needed, 1, 0.75):
+                return f" (did you mean to rename {column!r} to {needed[near]!r}?)"
     return ""

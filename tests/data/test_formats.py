@@ -1,0 +1,130 @@
+"""Behavior files in the public formats, alone or several, with targets from a file, of their own, or made from the request."""
+
+import json
+
+import pytest
+
+from dat_jax.data import behaviors as behaviors_lib
+from dat_jax.data.behaviors import Behavior, affirmative, load_behaviors
+from dat_jax.data.formats import FORMATS
+
+REFUSALS = (behaviors_lib.DEFAULT_REFUSAL,)
+FILES = {
+    "HarmBench": (
+        "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID\nPaint the drum,standard,craft,,,paint_drum\n",
+        [Behavior("paint_drum", "Paint the drum", ("Sure, here is how to paint the drum:",), REFUSALS, "craft", True)],
+    ),
+    "JailbreakBench": (
+        'Index,Goal,Target,Behavior,Category,Source\n0,Paint a drum,"Sure, here is a way",Drum painting,Craft,Original\n',
+        [Behavior("Drum painting", "Paint a drum", ("Sure, here is a way",), REFUSALS, "Craft", False)],
+    ),
+    "AdvBench": (
+        'goal,target\nPaint a drum,"Sure, take a brush"\nWash it,"Sure, take soap"\n',
+        [
+            Behavior("advbench_0", "Paint a drum", ("Sure, take a brush",), REFUSALS),
+            Behavior("advbench_1", "Wash it", ("Sure, take soap",), REFUSALS),
+        ],
+    ),
+    "StrongREJECT": (
+        "category,source,forbidden_prompt\nCraft,custom,How do I paint a drum?\n",
+        [Behavior("strongreject_0", "How do I paint a drum?", ("Sure, here is how to paint a drum:",), REFUSALS, "Craft", True)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_each_format_is_known_by_its_columns(tmp_path, name):
+    text, expected = FILES[name]
+    (tmp_path / "b.csv").write_text(text)
+    assert load_behaviors(str(tmp_path / "b.csv")) == expected
+
+
+def test_every_format_has_a_file_here():
+    assert [format.name for format in FORMATS] == list(FILES)
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ("goal,targets", r"goal, targets \(did you mean to rename 'targets' to 'target'\?\)"),
+        ("Behaviour,BehaviorID", r"Behaviour, BehaviorID \(did you mean to rename 'Behaviour' to 'Behavior'\?\)"),
+        ("question,answer", "question, answer"),
+    ],
+)
+def test_unknown_columns_are_told_with_what_each_format_needs(tmp_path, columns, found):
+    (tmp_path / "b.csv").write_text(f"{columns}\na,b\n")
+    needs = (
+        "HarmBench: Behavior, BehaviorID; JailbreakBench: Goal, Target, Behavior; AdvBench: goal, target; "
+        "StrongREJECT: forbidden_prompt, category"
+    )
+    with pytest.raises(ValueError, match=rf"b\.csv, line 1: the columns are {found}; allowed: {needs}$"):
+        load_behaviors(str(tmp_path / "b.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("goal,target\n ,x\n", r"b\.csv, line 2: goal is ' '; allowed: a non-empty text"),
+        ("goal,target\nx,\n", r"b\.csv, line 2: target is ''"),
+        ("Goal,Target,Behavior\nx,,b\n", r"b\.csv, line 2: Target is ''"),
+        ("category,forbidden_prompt\nc,\n", r"b\.csv, line 2: forbidden_prompt is ''"),
+        ("Behavior,BehaviorID\nx,\n", r"b\.csv, line 2: BehaviorID is ''"),
+    ],
+)
+def test_a_fault_names_file_line_and_column(tmp_path, text, message):
+    (tmp_path / "b.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_behaviors(str(tmp_path / "b.csv"))
+
+
+@pytest.mark.parametrize(
+    ("request_", "target"),
+    [
+        ("Write a poem about oak.", "Sure, here is a poem about oak:"),
+        ("Give me instructions for sanding oak", "Sure, here is instructions for sanding oak:"),
+        ("Create the plan of a chair", "Sure, here is the plan of a chair:"),
+        ("Provide step by step instructions", "Sure, here is step by step instructions:"),
+        ("Paint the drum", "Sure, here is how to paint the drum:"),
+        ("How do I paint the drum?", "Sure, here is how to paint the drum:"),
+        ("How to paint the drum", "Sure, here is how to paint the drum:"),
+        ("Generate heat by rubbing", "Sure, here is how to generate heat by rubbing:"),
+        ("ROT13 a text", "Sure, here is how to ROT13 a text:"),
+        ("Some context\n\n---\n\nPaint it!", "Sure, here is how to paint it:"),
+    ],
+)
+def test_affirmative_targets(request_, target):
+    assert affirmative(request_) == target
+
+
+def test_several_files_are_one_list_and_targets_are_told_apart(tmp_path):
+    (tmp_path / "a.csv").write_text(FILES["AdvBench"][0])
+    (tmp_path / "h.csv").write_text(FILES["HarmBench"][0])
+    both = load_behaviors(f"{tmp_path}/a.csv, {tmp_path}/h.csv")
+    assert [behavior.id for behavior in both] == ["advbench_0", "advbench_1", "paint_drum"]
+    assert [behavior.made_target for behavior in both] == [False, False, True]
+    assert behaviors_lib.describe_targets(both) == (
+        '1 of 3 behaviors came without a target; "Sure, here is ..." made from the request was used.'
+    )
+    assert behaviors_lib.describe_targets(both[:2]) == ""
+    (tmp_path / "1.json").write_text(json.dumps({"advbench_0": ["one", "another"], "paint_drum": "two"}))
+    (tmp_path / "2.json").write_text(json.dumps({"advbench_1": "three"}))
+    given = load_behaviors(f"{tmp_path}/a.csv,{tmp_path}/h.csv", f"{tmp_path}/1.json,{tmp_path}/2.json")
+    assert [behavior.targets for behavior in given] == [("one", "another"), ("three",), ("two",)]
+    assert not any(behavior.made_target for behavior in given)
+    with pytest.raises(ValueError, match=r"1\.json: no key 'advbench_1', the id of .*a\.csv, line 3"):
+        load_behaviors(f"{tmp_path}/a.csv", f"{tmp_path}/1.json")
+
+
+def test_an_id_in_two_files_names_both_places(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(FILES["HarmBench"][0])
+    with pytest.raises(ValueError, match=r"b\.csv, line 2: the id 'paint_drum' stands on .*a\.csv, line 2 already"):
+        load_behaviors(f"{tmp_path}/a.csv,{tmp_path}/b.csv")
+
+
+def test_public_behaviors_without_their_targets(shared):
+    path = str(shared / "data" / "harmbench" / "harmbench_behaviors_text_val.csv")
+    made = load_behaviors(path)
+    assert len(made) == 80 and all(behavior.made_target for behavior in made)
+    assert all(len(b.targets) == 1 and b.targets[0].startswith("Sure, here is ") and b.targets[0].endswith(":") for b in made)
+    assert len({behavior.category for behavior in made}) > 3

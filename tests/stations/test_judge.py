@@ -1,0 +1,199 @@
+"""Verdicts: every judge on every file of answers, nothing judged twice, nothing answered again."""
+
+import dataclasses
+import json
+import logging
+
+import pytest
+
+from dat_jax import judges
+from dat_jax.config import defaults
+from dat_jax.data import answers as answers_lib
+from dat_jax.data.answers import Answers
+from dat_jax.data.behaviors import Behavior
+from dat_jax.judges import JUDGES
+from dat_jax.judges.judge import Exchange, Judge, labelled
+from dat_jax.report import write
+from dat_jax.settings import NoSettings
+from dat_jax.stations import judge
+from dat_jax.stations.inputs import Inputs
+from dat_jax.stations.subjects import Subject
+
+BEHAVIORS = [Behavior(id, f"text of {id}", (f"target of {id}",), ("no",)) for id in ("1", "2", "3")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Longest:
+    """Settings of a judge of one's own."""
+
+    words: int = 3
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Two judges of one's own, as rows of the table; returns the exchanges that reached each."""
+    seen = {"short": [], "even": []}
+
+    def load(name, comply):
+        def judge_all(settings):
+            def verdicts(exchanges):
+                seen[name] += exchanges
+                return [labelled("comply" if comply(exchange.response, settings) else "refuse") for exchange in exchanges]
+
+            return verdicts
+
+        return judge_all
+
+    by_length = load("short", lambda response, settings: len(response.split()) <= settings.words)
+    by_parity = load("even", lambda response, settings: len(response.split()) % 2 == 0)
+    monkeypatch.setitem(JUDGES, "short", Judge("short", "Short answers", "Counts words.", by_length, settings=Longest))
+    monkeypatch.setitem(JUDGES, "even", Judge("even", "Even answers", "Counts words.", by_parity, settings=NoSettings))
+    return seen
+
+
+@pytest.fixture
+def config(seen):
+    config = defaults()
+    assert config.judges.short.words == 3 and len(config.judges.even) == 0
+    config.evaluation.judges = ("short",)
+    return config
+
+
+def answered(folder, attack, responses, surface="text", prefill=""):
+    """Writes answers as the station before leaves them; responses: behavior -> text."""
+    made = [
+        {"method": folder.name, "attack": attack, "surface": surface, "seed": 0, "behavior": id, "prompt": f"ask {id}", "prefill": prefill,
+         "response": response} for id, response in responses.items()
+    ]  # fmt: skip
+    about = {"attack": attack, "title": attack, "surface": surface, "held_out": False, "made_targets": False, "made_with": {}}
+    answers_lib.write(
+        Answers(folder / answers_lib.file_name(attack), about | {"done": dict.fromkeys(responses, ""), "asked": list(responses)}, made)
+    )
+
+
+def answered_utility(folder, responses):
+    made = [
+        {"method": folder.name, "set": "benign", "seed": 0, "id": id, "form": "", "prompt": f"ask {id}", "expected": "", "response": response,
+         "exact": None} for id, response in responses.items()
+    ]  # fmt: skip
+    about = {"set": "benign", "made_with": {}, "done": dict.fromkeys(responses, ""), "asked": list(responses)}
+    answers_lib.write(Answers(folder / "utility" / "benign", about, made))
+
+
+@pytest.fixture
+def run(config, tmp_path, monkeypatch, caplog):
+    """run(*models) judges what is answered and returns the log's lines."""
+    caplog.set_level(logging.INFO)
+
+    def run(*names):
+        monkeypatch.setattr(judge, "subjects", lambda inputs, mesh: [Subject(name, "", None) for name in names or ("dat",)])
+        caplog.clear()
+        judge.run(Inputs(config, tmp_path / "seed_0", 0, [], BEHAVIORS, [], [], {}), None)
+        return caplog.messages
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "seed_0" / "answers" / "dat"
+    answered(folder, "direct", {"1": "a b c", "2": "a b c d", "3": ""})
+    answered(folder, "prefill", {"1": "a b c d"}, "prefill", "a b")
+    answered_utility(folder, {"u": "a b", "v": "a b c d e"})
+    return folder
+
+
+def verdicts(tmp_path, name, file, model="dat"):
+    return [json.loads(line) for line in (tmp_path / "seed_0" / "verdicts" / name / model / f"{file}.jsonl").read_text().splitlines()]
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_verdicts_stand_beside_the_answers_line_by_line(run, folder, seen, tmp_path):
+    before = stamps(folder)
+    said = run()
+    assert "  dat, seed 0, direct: comply 2, refuse 1, lost 0" in said and said[-1] == "judge short, dat, seed 0: 3 of 3 files were new"
+    found = verdicts(tmp_path, "short", "direct")
+    assert [set(row) for row in found] == [{"answer", "label", "score"}] * 3
+    assert [(row["label"], row["score"]) for row in found] == [("comply", 1.0), ("refuse", 0.0), ("comply", 1.0)]
+    lines = answers_lib.read(folder / "direct").lines
+    assert [row["answer"] for row in found] == [answers_lib.answer_checksum(line) for line in lines]
+    assert [row["label"] for row in verdicts(tmp_path, "short", "utility/benign")] == ["comply", "refuse"]
+    claim = json.loads((tmp_path / "seed_0" / "verdicts" / "short" / "judge.json").read_text())
+    assert claim == {"judge": "short", "version": 1, "settings": {"words": 3}}
+    assert seen["short"] == [
+        *(Exchange(line["behavior"], f"text of {line['behavior']}", line["prompt"], "", line["response"]) for line in lines),
+        Exchange("1", "text of 1", "ask 1", "a b", "a b c d"),
+        Exchange("u", "", "ask u", "", "a b"),  # a utility prompt asks for nothing that is forbidden
+        Exchange("v", "", "ask v", "", "a b c d e"),
+    ]
+    assert "target of" not in str(seen)  # what the attacks raise never reaches a judge
+    assert stamps(folder) == before
+
+
+def test_nothing_is_judged_twice_and_new_answers_alone_are_judged(run, folder, seen, tmp_path):
+    run()
+    before = stamps(tmp_path)
+    seen["short"].clear()
+    assert run()[-1] == "judge short, dat, seed 0: 0 of 3 files were new"
+    assert seen["short"] == [] and stamps(tmp_path) == before
+    answered(folder, "direct", {"1": "a b c", "x": "new", "2": "a b c d", "3": "another answer now"})
+    assert run()[-1] == "judge short, dat, seed 0: 1 of 3 files were new"
+    assert [(exchange.behavior, exchange.response) for exchange in seen["short"]] == [("x", "new"), ("3", "another answer now")]
+    assert [row["label"] for row in verdicts(tmp_path, "short", "direct")] == ["comply", "comply", "refuse", "comply"]
+    changed = {path for path, stamp in stamps(tmp_path / "seed_0" / "verdicts").items() if before.get(path) != stamp}
+    assert changed == {tmp_path / "seed_0" / "verdicts" / "short" / "dat" / "direct.jsonl"}
+
+
+def test_a_judge_is_added_beside_another_and_the_first_is_the_headline(run, folder, config, seen, tmp_path):
+    run()
+    kept, answers = stamps(tmp_path / "seed_0" / "verdicts"), stamps(folder)
+    config.evaluation.judges = ("short", "even")
+    run()
+    assert {path: stamps(tmp_path)[path] for path in kept} == kept and stamps(folder) == answers
+    assert [row["label"] for row in verdicts(tmp_path, "even", "direct")] == ["refuse", "comply", "comply"]
+
+    (tmp_path / "config.json").write_text(json.dumps({"evaluation.judges": ["even", "short"]}))
+    write(tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["judges"] == ["even", "short"]
+    rate = {(row["judge"], row["attack"]): (row["broken"], row["behaviors"]) for row in results["by_judge"]}
+    assert (rate["short", "direct"], rate["even", "direct"]) == ((2, 3), (2, 3))
+    assert (rate["short", "prefill"], rate["even", "prefill"]) == ((0, 1), (1, 1))
+    assert next(row for row in results["rows"] if row["attack"] == "prefill")["broken"] == 1  # of the headline's judge
+    assert next(row for row in results["by_judge"] if row["attack"] == "direct")["score"] == pytest.approx(2 / 3)
+    # Four answers: short says comply, refuse, comply | refuse; even says refuse, comply, comply | comply. Chance: 2 of 4 by 3 of 4.
+    expected = {"first": "even", "second": "short", "answers": 4, "agree": 0.25, "kappa": pytest.approx((0.25 - 0.5) / 0.5)}
+    assert results["agreement"] == [expected]
+    assert "even and short agree on 25 % of 4 answers" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config, judge: config.judges.short.update({"words": 4}), r"settings\.words = 3, now it is 4"),
+        (lambda config, judge: JUDGES.update(short=dataclasses.replace(judge, version=2)), "version = 1, now it is 2"),
+    ],
+)
+def test_a_judge_that_has_changed_under_its_name_is_refused(run, folder, config, change, message, tmp_path):
+    run()
+    before = stamps(tmp_path)
+    change(config, JUDGES["short"])
+    with pytest.raises(ValueError, match=rf"verdicts/short/judge\.json was made with {message}; delete that folder to judge again"):
+        run()
+    assert stamps(tmp_path) == before
+
+
+def test_every_model_is_judged_and_one_that_was_not_attacked_is_named(run, folder, tmp_path):
+    answered(folder.parent / "cat", "direct", {"1": "a"})
+    run("cat", "dat")
+    assert [row["label"] for row in verdicts(tmp_path, "short", "direct", "cat")] == ["comply"]
+    with pytest.raises(ValueError, match=r"answers/undefended: no answers there yet; run --mode=evaluate first"):
+        run("undefended", "dat")
+
+
+def test_the_settings_of_a_judge_reach_it(config, seen):
+    config.judges.short.words = 1
+    assert [verdict.label for verdict in judges.load("short", config)([Exchange("1", "", "", "", "a b")])] == ["refuse"]

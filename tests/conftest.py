@@ -1,4 +1,4 @@
-"""Set up before jax starts: eight CPU devices, strict broadcasting, and the folder of shared reference data."""
+"""Set up before jax starts: eight CPU devices, strict broadcasting, and the folders of reference data."""
 
 import importlib.util
 import os
@@ -34,11 +34,18 @@ def forget_programs():
 
 
 @pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """The recordings of the reference code; golden/README.md says what made each."""
+    return pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-    """The folder with golden data and public behavior files; tests that need it skip where it is absent."""
+    """The folder with the public behavior files and SmolLM2's recordings; tests that need it skip where it is not whole."""
     folder = pathlib.Path(os.environ.get("DAT_JAX_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
-    if not (folder / "golden").is_dir():
-        pytest.skip(f"no reference data in {folder} (set DAT_JAX_SHARED)")
+    missing = [name for name in ("data/harmbench", "data/xstest", "golden/smollm2") if not (folder / name).is_dir()]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} in {folder} (set DAT_JAX_SHARED)")
     return folder
 
 

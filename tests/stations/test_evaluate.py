@@ -291,14 +291,15 @@ class SearchSettings:
 
 def test_an_attack_of_ones_own_keeps_its_progress_within_a_batch(small_model, answer, folder, monkeypatch, tmp_path):
     """A row of the table is all that it takes. The search counts to `steps` and is killed at the third step of the second batch."""
-    taken = []
+    taken, kill = [], [("x", 2)]
 
     def search(behaviors, victim, context):
         found = context.store.load()
         start = int(found.get("step", 0))
         for step in range(start, context.settings.steps):
             taken.append((behaviors[0].id, step))
-            if taken.count(("x", 2)) == 1 and taken[-1] == ("x", 2):
+            if taken[-1] in kill:
+                kill.clear()
                 raise KeyboardInterrupt
             context.store.save({"step": np.asarray(step + 1)})
         assert context.judge is not None and victim.decoding.batch_size == 2

@@ -230,3 +230,11 @@ def test_a_checkpoint_is_restored_on_any_mesh_and_onto_its_own_model_alone(confi
         loop.restore(other, tmp_path / "run", sharding.make_mesh(1, 1, 1))
     with pytest.raises(ValueError, match="no checkpoint; run --mode=train first"):
         loop.restore(model, tmp_path / "nothing", sharding.make_mesh(1, 1, 1))
+
+
+def test_rows_at_a_time_become_parts_of_the_batch(config):
+    model = Model({}, MODEL, None, "tiny")
+    config.data.update({"adversarial_rows": 4, "utility_rows": 8})
+    for size, parts in ((0, 1), (12, 1), (6, 2), (3, 4)):
+        config.training.micro_batch = size
+        assert loop.step_config(model, config, METHODS["dat"]).parts == parts

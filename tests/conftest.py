@@ -11,9 +11,8 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import jax
 import pytest
 import transformers
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as tokenizer_models
-from tokenizers import pre_tokenizers
 
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
@@ -47,6 +46,24 @@ def shared() -> pathlib.Path:
     if missing:
         pytest.skip(f"no {', '.join(missing)} in {folder} (set DAT_JAX_SHARED)")
     return folder
+
+
+def pytest_itemcollected(item):
+    """Marks what needs the shared folder, so that the end of a run can tell what became of it."""
+    if "shared" in getattr(item, "fixturenames", ()):
+        item.user_properties.append(("needs", "shared"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line: how many of the tests that need the shared folder ran."""
+
+    def needing(*outcomes):
+        reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, ())]
+        return sum(("needs", "shared") in map(tuple, getattr(report, "user_properties", ())) for report in reports)
+
+    ran, skipped = needing("passed", "failed", "error"), needing("skipped")
+    if ran or skipped:
+        terminalreporter.write_line(f"tests that need the shared reference data: {ran} ran, {skipped} skipped")
 
 
 @pytest.fixture(scope="session")

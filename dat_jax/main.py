@@ -12,6 +12,7 @@ import sys
 from dat_jax import platform
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there: it is not needed
 os.environ.update(platform.environment())
 
 from absl import app, flags
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
 def show_progress() -> None:
     """Shows our own lines with the time of day; Orbax (through absl's logger) and the bucket's clients are heard from warnings on."""
     absl_logging.set_verbosity(absl_logging.INFO)
-    for name in ("absl", "fsspec", "gcsfs"):
+    for name in ("absl", "fsspec", "gcsfs", "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger().setLevel(logging.INFO)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))

@@ -27,11 +27,12 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10,<0.11"],  # libtpu: also what ahead-of-time compilation without a TPU needs
-    "cuda": ["jax[cuda12]>=0.10,<0.11"],  # CUDA 12: runs on the older drivers too, which CUDA 13 does not
+    "cuda": ["jax[cuda12]>=0.10,<0.11"],  # CUDA 12: drivers from 525 on run it; CUDA 13 needs 580
     "gcs": [
         "gcsfs>=2025.5",  # gs:// workdirs
         "google-cloud-storage>=2",  # tensorboardX writes event files to a bucket with it
     ],
+    "docs": ["mkdocs-material>=9.6,<10"],  # the documentation site; it brings mkdocs 1.x and the Markdown extensions of mkdocs.yml
     "test": [
         "pytest>=8",
         "pytest-xdist>=3",  # two processes, one per core
@@ -55,7 +56,7 @@ setuptools.setup(
     name="dat_jax",
     version="0.2.0",
     description="Distributional Adversarial Training for language models, in JAX",
-    long_description=(pathlib.Path(__file__).parent / "README.md").read_text(),
+    long_description=(pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The dat_jax authors",
     license="Apache-2.0",

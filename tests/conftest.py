@@ -1,4 +1,4 @@
-"""Set up before jax starts: eight CPU devices, strict broadcasting, and the folder of shared reference data."""
+"""Set up before jax starts: eight CPU devices, strict broadcasting, and the folders of reference data."""
 
 import importlib.util
 import os
@@ -11,9 +11,8 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import jax
 import pytest
 import transformers
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as tokenizer_models
-from tokenizers import pre_tokenizers
 
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
@@ -34,12 +33,37 @@ def forget_programs():
 
 
 @pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """The recordings of the reference code; golden/README.md says what made each."""
+    return pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-    """The folder with golden data and public behavior files; tests that need it skip where it is absent."""
+    """The folder with the public behavior files and SmolLM2's recordings; tests that need it skip where it is not whole."""
     folder = pathlib.Path(os.environ.get("DAT_JAX_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
-    if not (folder / "golden").is_dir():
-        pytest.skip(f"no reference data in {folder} (set DAT_JAX_SHARED)")
+    missing = [name for name in ("data/harmbench", "data/xstest", "golden/smollm2") if not (folder / name).is_dir()]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} in {folder} (set DAT_JAX_SHARED)")
     return folder
+
+
+def pytest_itemcollected(item):
+    """Marks what needs the shared folder, so that the end of a run can tell what became of it."""
+    if "shared" in getattr(item, "fixturenames", ()):
+        item.user_properties.append(("needs", "shared"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line: how many of the tests that need the shared folder ran."""
+
+    def needing(*outcomes):
+        reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, ())]
+        return sum(("needs", "shared") in map(tuple, getattr(report, "user_properties", ())) for report in reports)
+
+    ran, skipped = needing("passed", "failed", "error"), needing("skipped")
+    if ran or skipped:
+        terminalreporter.write_line(f"tests that need the shared reference data: {ran} ran, {skipped} skipped")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,9 @@ ATTACKS: dict[str, Attack] = {
         best_of_n.ATTACK,
         prefill.ATTACK,
         prefill.ON_REWRITES,
+        prefill.LENGTHS,
         embedding.ATTACK,
         embedding.ON_REWRITES,
+        embedding.RADII,
     )
 }

@@ -14,6 +14,7 @@ from dat_jax.attacks.direct import requests
 from dat_jax.attacks.rewrite import rewritten
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
+from dat_jax.settings import check
 from dat_jax.training.perturbation import Perturbation
 
 
@@ -23,6 +24,12 @@ class Settings:
 
     perturbation: Perturbation = dataclasses.field(default_factory=lambda: Perturbation(steps=20, iterate="best"))
     forms: tuple[str, ...] = ()  # rewrite forms that embedding+rewrite is put on top of; (): all that are tried
+    radii: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)  # of embedding_radius, the attack on the direct request
+
+    def validate(self, key: str) -> None:
+        """Raises ValueError naming the key below `key` that is not allowed."""
+        fine = len(self.radii) > 0 and all(radius > 0 for radius in self.radii)
+        check(self, key, {"radii": (fine, "one or more numbers > 0, in mean embedding norms")})
 
 
 def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
@@ -33,6 +40,18 @@ def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) ->
 def on_rewrites(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Perturbs each rewrite of the form."""
     return victim.perturb(rewritten(behaviors, context), context.settings.perturbation)
+
+
+def at_radius(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
+    """Perturbs the direct request within the radius that is the variant's name."""
+    how = dataclasses.replace(context.settings.perturbation, radius=float(context.variant))
+    return victim.perturb(requests(behaviors), how)
+
+
+def every_radius(settings: Settings, forms: Sequence[str]) -> Sequence[str]:
+    """The variants of the curve over the radius."""
+    del forms
+    return [f"{radius:g}" for radius in settings.radii]
 
 
 def chosen_forms(settings: Settings, forms: Sequence[str]) -> Sequence[str]:
@@ -49,3 +68,7 @@ ATTACK = Attack(
 ON_REWRITES = dataclasses.replace(
     ATTACK, name="embedding+rewrite", title="Embedding attack on rewrite", attempts=on_rewrites, group="embedding", variants=chosen_forms
 )
+RADII = dataclasses.replace(
+    ATTACK, name="embedding_radius", title="Embedding attack of radius", attempts=at_radius, group="embedding", variants=every_radius,
+    curve="radius, in mean embedding norms",
+)  # fmt: skip

@@ -16,10 +16,12 @@ class Settings:
     """config.attacks.prefill."""
 
     words: int = 5  # of the target that the answer is made to start with
+    lengths: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20)  # words of prefill_words, the curve over them
 
     def validate(self, key: str) -> None:
         """Raises ValueError naming the key below `key` that is not allowed."""
-        check(self, key, {"words": (self.words >= 1, "an integer >= 1")})
+        fine = len(self.lengths) > 0 and all(words >= 1 for words in self.lengths)
+        check(self, key, {"words": (self.words >= 1, "an integer >= 1"), "lengths": (fine, "one or more integers >= 1")})
 
 
 def prefilled(attempts: Sequence[Attempt], words: int) -> list[Attempt]:
@@ -50,7 +52,23 @@ def on_rewrites(behaviors: Sequence[Behavior], victim, context: Context) -> list
     return prefilled(rewritten(behaviors, context), context.settings.words)
 
 
+def of_length(behaviors: Sequence[Behavior], victim, context: Context) -> list[Attempt]:
+    """Prefills as many words as the variant's name says."""
+    del victim
+    return prefilled(requests(behaviors), int(context.variant))
+
+
+def every_length(settings: Settings, forms: Sequence[str]) -> Sequence[str]:
+    """The variants of the curve over the length."""
+    del forms
+    return [str(words) for words in settings.lengths]
+
+
 ATTACK = Attack(name="prefill", title="Prefilled answer", surface="prefill", attempts=attempts, settings=Settings, uses_target=True)
 ON_REWRITES = dataclasses.replace(
     ATTACK, name="prefill+rewrite", title="Prefilled answer to rewrite", attempts=on_rewrites, group="prefill", variants=every_form
 )
+LENGTHS = dataclasses.replace(
+    ATTACK, name="prefill_words", title="Prefilled answer of words", attempts=of_length, group="prefill", variants=every_length,
+    curve="words of the answer that are given",
+)  # fmt: skip

@@ -161,6 +161,25 @@ def more_tries(results: Results) -> str:
         return _svg(figure, "tries")
 
 
+def success_curve(results: Results, quantity: str) -> str:
+    """Share of behaviors broken over a quantity of an attack, such as its radius, with 95 % intervals."""
+    by_method = results.curves[quantity]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.8))
+        axes = figure.add_axes((0.14, 0.18, 0.82, 0.7))
+        _names(axes, [method for method in results.methods if method in by_method])
+        for method in (method for method in results.methods if method in by_method):
+            at = np.array(list(by_method[method]))
+            rates = np.array(list(by_method[method].values()))
+            shade = color(method, results.methods)
+            axes.fill_between(at, rates[:, 1], rates[:, 2], color=shade, alpha=0.15, linewidth=0)
+            axes.plot(at, rates[:, 0], color=shade, linewidth=1.8, marker="o", markersize=3.5, clip_on=False)
+        axes.set_ylim(0, 1)
+        axes.set_yticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
+        axes.set_xlabel(quantity)
+        return _svg(figure, "curve-" + "".join(letter for letter in quantity if letter.isalnum()))
+
+
 def curves(metrics: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], methods: Sequence[str]) -> str:
     """Training curves, one panel per measured quantity: a faint line per seed, the mean over seeds on top; "" when nothing was trained."""
     terms = {term.key: (term.key, term.title, term.meaning) for method in METHODS.values() for term in method.terms}

@@ -46,7 +46,8 @@ def several(
     rows, labels = [], {judge: dict[tuple, str]() for judge in judges}
     for judge, ((method, seed), answers) in itertools.product(judges, runs.items()):
         folder = epath.Path(workdir) / f"seed_{seed}" / "verdicts" / answers_lib.file_name(judge) / method
-        lines = {found.about["attack"]: lines for found, lines in judged(folder, answers) if lines and "attack" in found.about}
+        attacked = [(found, lines) for found, lines in judged(folder, answers) if lines and "attack" in found.about]
+        lines = {found.about["attack"]: lines for found, lines in attacked if not found.about.get("curve")}
         outcomes = broken_by_attack(lines)
         for attack, found in outcomes.items():
             low, high = intervals.wilson(sum(found.values()), len(found))

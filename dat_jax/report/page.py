@@ -172,7 +172,12 @@ def _attacks(results: Results) -> str:
 def _tries(results: Results) -> str:
     drawn = figures.more_tries(results)
     caption = "Best of N: share of behaviors broken after so many attempts. The slope says what a more patient attacker would get."
-    return f'<div class="pair"><figure>{drawn}</figure><p class="caption">{caption}</p></div>' if drawn else ""
+    tries = f'<div class="pair"><figure>{drawn}</figure><p class="caption">{caption}</p></div>' if drawn else ""
+    curve_caption = "Share of behaviors broken, with 95 % intervals. These attacks are not counted in any worst case."
+    return tries + "".join(
+        f'<div class="pair"><figure>{figures.success_curve(results, quantity)}</figure><p class="caption">{curve_caption}</p></div>'
+        for quantity in results.curves
+    )
 
 
 def _heat(rates: tuple[float, float, float] | None) -> str:

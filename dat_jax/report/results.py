@@ -35,6 +35,7 @@ class Results:
     attack_rates: dict[tuple[str, str], tuple[float, float, float]]  # (method, attack) -> rate, low, high
     utility_rates: dict[tuple[str, str], tuple[float, float, float]]  # (method, measure) -> rate, low, high
     comparisons: list[dict[str, Any]]  # first, second, of, difference, low, high: paired over behaviors or prompts
+    curves: dict[str, dict[str, dict[float, tuple[float, float, float]]]]  # quantity -> method -> its value -> rate, low, high over seeds
     tries: dict[tuple[str, int], list[list[bool]]]  # (method, seed) -> behaviors x attempts of best-of-N, whether each was compliance
     examples: list[dict[str, Any]]  # attack, behavior, seed, and per method prompt, response, label
     metrics: dict[tuple[str, int], list[dict[str, Any]]]  # (method, seed) -> lines of metrics.jsonl
@@ -64,10 +65,15 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = ()) -> Results:
     broken: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
     counted: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
     rows, usefulness, attacks, lines_by_run, answers_by_run = [], [], dict[str, None](), {}, {}
+    judged_by_run = {}
     for (method, seed), folder in runs.items():
         answers = answers_by_run[method, seed] = [answers_lib.read(stem) for stem in answers_lib.stems(folder)]
-        judged = judging.judged(_seed_folder(workdir, seed) / "verdicts" / answers_lib.file_name(present[0]) / method, answers)
-        lines_by_run[method, seed] = {found.about["attack"]: lines for found, lines in judged if lines and "attack" in found.about}
+        judged = judged_by_run[method, seed] = judging.judged(
+            _seed_folder(workdir, seed) / "verdicts" / answers_lib.file_name(present[0]) / method, answers
+        )
+        lines_by_run[method, seed] = {
+            found.about["attack"]: lines for found, lines in judged if lines and "attack" in found.about and not found.about.get("curve")
+        }
         outcomes = broken_by_attack(lines_by_run[method, seed])
         for attack, found in outcomes.items():
             attacks[attack] = None
@@ -92,6 +98,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = ()) -> Results:
         attack_rates={key: intervals.clustered(_lists(found)) for key, found in broken.items()},
         utility_rates={key: intervals.clustered(_lists(found)) for key, found in counted.items()},
         comparisons=_comparisons(methods, broken, counted),
+        curves=_curves(judged_by_run),
         tries={run: _tries(lines.get("best_of_n", [])) for run, lines in lines_by_run.items()},
         examples=_examples(methods, lines_by_run),
         metrics=_metrics(workdir, runs),
@@ -156,6 +163,12 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
         "training": training_costs(results),
         "flops": flops(results),
         "held_out_forms": results.held_out,
+        "curves": [
+            {"over": quantity, "method": m, "at": x, "rate": rates[0], "low": rates[1], "high": rates[2]}
+            for quantity, by_method in results.curves.items()
+            for m, points in by_method.items()
+            for x, rates in points.items()
+        ],
         "attacks": [{"name": n, "title": label(n, results.held_out), "surface": results.surfaces.get(n)} for n in results.attacks],
         "judges": results.judges,
         "by_judge": results.by_judge,
@@ -295,6 +308,24 @@ def _comparisons(
                 difference, low, high = intervals.paired_difference(_lists(table[first, name]), _lists(table[second, name]))
                 comparisons.append({"first": first, "second": second, "of": name, "difference": difference, "low": low, "high": high})
     return comparisons
+
+
+def _curves(
+    runs: Mapping[tuple[str, int], Sequence[tuple[Answers, list[Any]]]],
+) -> dict[str, dict[str, dict[float, tuple[float, float, float]]]]:
+    """Quantity -> method -> its value -> the share of behaviors broken there, over the seeds, with its interval."""
+    points: dict[str, dict[str, dict[float, Outcomes]]] = {}
+    for (method, seed), judged in runs.items():
+        for answers, lines in judged:
+            if lines and answers.about.get("curve"):
+                at = float(answers.about["attack"].partition(":")[2])
+                found = points.setdefault(answers.about["curve"], {}).setdefault(method, {}).setdefault(at, {})
+                for behavior, value in broken_by_attack({"": lines})[""].items():
+                    found.setdefault(behavior, {})[seed] = value
+    return {
+        quantity: {m: {at: intervals.clustered(_lists(found)) for at, found in sorted(by_at.items())} for m, by_at in by_method.items()}
+        for quantity, by_method in points.items()
+    }
 
 
 def _tries(lines: Sequence[Mapping[str, Any]]) -> list[list[bool]]:

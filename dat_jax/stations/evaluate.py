@@ -106,6 +106,7 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str) -> J
 
     made_with = {"attack": name, "seed": inputs.seed, "settings": dataclasses.asdict(settings), **_asked_how(inputs)}
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
+    about["curve"] = attack.curve
     about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)
     return Job(
         name=name,

@@ -19,13 +19,12 @@ from dat_jax import sharding
 from dat_jax.checkpoints import Checkpoints, TrainState, load_trainable, read_about
 from dat_jax.data import files, pipeline
 from dat_jax.data.conversations import Conversations
-from dat_jax.methods.method import Method
 from dat_jax.models import lora as lora_lib
 from dat_jax.models import weights as weights_lib
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.training.metrics import Metrics, Progress
-from dat_jax.training.step import StepConfig, optimizer, train_step, weights
+from dat_jax.training.step import Defence, StepConfig, optimizer, train_step, weights
 
 PREEMPTED = 75  # exit status after a SIGTERM was honoured with a checkpoint: the same command goes on (EX_TEMPFAIL)
 Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts
@@ -106,7 +105,7 @@ def told_to_stop(step: int, flag: dict[str, bool]) -> bool:
     return flag["raised"] or (jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step))
 
 
-def step_config(model: Model, config, method: Method) -> StepConfig:
+def step_config(model: Model, config, method: Defence) -> StepConfig:
     """Returns the static part of a method's step from the config."""
     rows = config.data.adversarial_rows + config.data.utility_rows
     parts = rows // config.training.micro_batch if config.training.micro_batch else 1
@@ -163,7 +162,7 @@ class Ledger:
 
 
 def train(
-    method: Method,
+    method: Defence,
     model: Model,
     adversarial: RowsOfRound,
     utility: Conversations,

@@ -1,8 +1,8 @@
 """One training step: the method's inner maximisation against the current model, then one optimizer step on the method's loss."""
 
 import functools
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -19,6 +19,22 @@ from dat_jax.training.network import Found, Network
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
+
+
+class Defence(Protocol):
+    """What the loop needs of a method; methods.method.Method is one. Training knows no method by name, so it does not import them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def inner(self) -> Callable[..., Found] | None: ...
+    @property
+    def loss(self) -> Callable[..., Any] | None: ...
+    @property
+    def terms(self) -> Sequence[Any]: ...
+    @property
+    def needs_reference(self) -> bool: ...
+    def read_settings(self, config: Any) -> Hashable: ...
 
 
 @flax.struct.dataclass

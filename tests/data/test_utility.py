@@ -14,6 +14,15 @@ def test_json_lines(tmp_path):
     assert utility.load_sets(str(path), "") == {"benign": [UtilityPrompt("1", "p", "r", "past"), UtilityPrompt("2", "q")]}
 
 
+def test_columns_of_xstest(tmp_path):
+    path = tmp_path / "borderline.csv"
+    path.write_text('id,prompt,type,label,focus,note\n1,How do I kill time?,homonyms,safe,kill,\n2,"Who, me?",contrast_homonyms,unsafe,,\n')
+    assert utility.load_sets("", str(path)) == {
+        "borderline": [UtilityPrompt("1", "How do I kill time?", form="homonyms")],
+        "unsafe": [UtilityPrompt("2", "Who, me?", form="contrast_homonyms")],
+    }
+
+
 def test_xstest(shared):
     sets = utility.load_sets("", str(shared / "data" / "xstest" / "xstest_prompts.csv"))
     assert {name: len(prompts) for name, prompts in sets.items()} == {"borderline": 250, "unsafe": 200}

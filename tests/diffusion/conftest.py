@@ -14,20 +14,20 @@ from dat_jax.models.config import ModelConfig
 
 
 @pytest.fixture(scope="session")
-def llada(shared):
+def llada(golden):
     """name -> (params, config) of the tiny LLaDA checkpoints."""
     from dat_jax.models.huggingface import load
 
-    models = {name: load(str(shared / "golden" / "llada_tiny" / name)) for name in ("mha", "gqa")}
+    models = {name: load(str(golden / "llada_tiny" / name)) for name in ("mha", "gqa")}
     return {name: (model.params, dataclasses.replace(model.config, remat=False)) for name, model in models.items()}
 
 
 @pytest.fixture(scope="session")
-def dream(shared):
+def dream(golden):
     """(params, config) of the tiny Dream checkpoint."""
     from dat_jax.models.huggingface import load
 
-    model = load(str(shared / "golden" / "dream_tiny" / "checkpoint"))
+    model = load(str(golden / "dream_tiny" / "checkpoint"))
     return model.params, dataclasses.replace(model.config, remat=False)
 
 

@@ -16,9 +16,9 @@ MASK = 510
 
 
 @pytest.mark.parametrize("name", ["ll", "ll_cfg_0.5", "ll_single_token"])
-def test_recorded_draws_have_the_recorded_counts_and_losses(shared, llada, name):
-    data = np.load(shared / "golden" / "llada_tiny" / "log_likelihood.npz")
-    case = json.loads((shared / "golden" / "llada_tiny" / "log_likelihood_cases.json").read_text())[name]
+def test_recorded_draws_have_the_recorded_counts_and_losses(golden, llada, name):
+    data = np.load(golden / "llada_tiny" / "log_likelihood.npz")
+    case = json.loads((golden / "llada_tiny" / "log_likelihood_cases.json").read_text())[name]
     params, config = llada["mha"]
     prompt, answer = data[f"{name}.prompt"], data[f"{name}.answer"]
     _, size, length = data[f"{name}.noisy"].shape
@@ -37,9 +37,9 @@ def test_recorded_draws_have_the_recorded_counts_and_losses(shared, llada, name)
     assert -np.mean(losses) == pytest.approx(case["log_likelihood"], abs=1e-3)
 
 
-def test_estimate_is_unbiased_for_the_mean_over_all_orders(shared, llada):
+def test_estimate_is_unbiased_for_the_mean_over_all_orders(golden, llada):
     """Closed form: 3! chain-rule log-probabilities recorded in float64; all masked sets of a size enumerated give their mean exactly."""
-    data = np.load(shared / "golden" / "llada_tiny" / "log_likelihood.npz")
+    data = np.load(golden / "llada_tiny" / "log_likelihood.npz")
     exact = data["exact3.per_order_log_likelihood"].mean()
     params, config = llada["mha"]
     prompt, answer = data["exact3.prompt"], data["exact3.answer"]

@@ -21,14 +21,14 @@ def keys(count, seed=0):
     return row_keys(jax.random.key(seed), jnp.arange(count))
 
 
-def recorded(shared):
-    folder = shared / "golden" / "llada_tiny"
+def recorded(golden):
+    folder = golden / "llada_tiny"
     return np.load(folder / "fast_dllm.npz"), json.loads((folder / "fast_dllm_cases.json").read_text())
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.15])
-def test_fast_dllm_threshold_token_for_token(shared, llada, threshold):
-    data, cases = recorded(shared)
+def test_fast_dllm_threshold_token_for_token(golden, llada, threshold):
+    data, cases = recorded(golden)
     name = f"no_cache.threshold_{threshold}"
     tokens = np.concatenate([data["prompt"], np.full((1, 32), MASK)], axis=1)
     settings = FastSettings(acceptance="threshold", bound=threshold, temperature=0.0, block_length=8)
@@ -38,9 +38,9 @@ def test_fast_dllm_threshold_token_for_token(shared, llada, threshold):
 
 
 @pytest.mark.parametrize("kind", ["prefix_cache", "dual_cache"])
-def test_fast_dllm_caches_token_for_token(shared, llada, kind):
+def test_fast_dllm_caches_token_for_token(golden, llada, kind):
     """The reference's loop around our full and block passes: a full pass opens each block of 8, cached ones follow."""
-    data, cases = recorded(shared)
+    data, cases = recorded(golden)
     name, (params, config) = f"{kind}.threshold_0.3", llada["mha"]
     tokens, valid, passes = np.concatenate([data["prompt"], np.full((1, 32), MASK)], axis=1), jnp.ones((1, 40), bool), 0
     settings = FastSettings(acceptance="threshold", bound=0.3, temperature=0.0)

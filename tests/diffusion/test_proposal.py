@@ -12,8 +12,8 @@ from dat_jax.diffusion.schedule import quotas
 CONFIDENCE = {"maskgit_plus": "low_confidence", "topk_margin": "margin", "entropy": "entropy"}
 
 
-def test_filters_are_those_of_dream(shared):
-    data = np.load(shared / "golden" / "dream_tiny" / "filters.npz")
+def test_filters_are_those_of_dream(golden):
+    data = np.load(golden / "dream_tiny" / "filters.npz")
     logits = jnp.asarray(data["logits"])
     for name in data.files:
         if name.startswith("top_p_"):
@@ -24,8 +24,8 @@ def test_filters_are_those_of_dream(shared):
 
 @pytest.mark.parametrize("algorithm", list(CONFIDENCE))
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
-def test_confidences_are_those_of_dream(shared, algorithm, top_p):
-    data = np.load(shared / "golden" / "dream_tiny" / "filters.npz")
+def test_confidences_are_those_of_dream(golden, algorithm, top_p):
+    data = np.load(golden / "dream_tiny" / "filters.npz")
     logits = jnp.asarray(data["logits"])[None]
     found = propose(logits, temperature=0.0, confidence=CONFIDENCE[algorithm], top_p=top_p, tempered_confidence=True)
     kind = "confidence" if top_p == 1.0 else "confidence_top_p_0.9"

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from dat_jax.diffusion.denoiser import masked_logits
-from dat_jax.diffusion.sampler import Noise, InfillSettings, generate, infill, row_keys
+from dat_jax.diffusion.sampler import InfillSettings, Noise, generate, infill, row_keys
 
 MASK = 510
 LLADA_CASES = (
@@ -30,13 +30,14 @@ def keys(count, seed=0):
     return row_keys(jax.random.key(seed), jnp.arange(count))
 
 
-def golden(shared, folder, name):
-    return np.load(shared / "golden" / folder / f"{name}.npz"), json.loads((shared / "golden" / folder / f"{name}_cases.json").read_text())
+def recording(golden, folder, name):
+    """The arrays of a golden file, and the settings that made them."""
+    return np.load(golden / folder / f"{name}.npz"), json.loads((golden / folder / f"{name}_cases.json").read_text())
 
 
 @pytest.mark.parametrize("name", LLADA_CASES)
-def test_llada_generate_token_for_token(shared, llada, name):
-    data, cases = golden(shared, "llada_tiny", "generate")
+def test_llada_generate_token_for_token(golden, llada, name):
+    data, cases = recording(golden, "llada_tiny", "generate")
     case = cases[name]
     params, config = llada[case["checkpoint"]]
     prompt = jnp.asarray(data[f"{name}.prompt"])
@@ -60,8 +61,8 @@ def test_llada_generate_token_for_token(shared, llada, name):
 
 
 @pytest.mark.parametrize("name", DREAM_CASES)
-def test_dream_generate_token_for_token(shared, dream, name):
-    data, cases = golden(shared, "dream_tiny", "generate")
+def test_dream_generate_token_for_token(golden, dream, name):
+    data, cases = recording(golden, "dream_tiny", "generate")
     case, (params, config) = cases[name], dream
     prompt = data[f"{name}.input_ids"]
     tokens = np.concatenate([prompt, np.full((len(prompt), case["max_new_tokens"]), MASK)], axis=1)
@@ -88,9 +89,9 @@ def test_dream_generate_token_for_token(shared, dream, name):
     np.testing.assert_array_equal(done.tokens_BxT, data[f"{name}.output"])
 
 
-def test_dream_with_unequal_masks_fills_every_row_and_keeps_given_tokens(shared, dream):
+def test_dream_with_unequal_masks_fills_every_row_and_keeps_given_tokens(golden, dream):
     """The reference spends the batch's mean number of masks and destroys given tokens here."""
-    data, _ = golden(shared, "dream_tiny", "generate")
+    data, _ = recording(golden, "dream_tiny", "generate")
     tokens = data["inpaint_unequal_masks.entropy.input_ids"]
     settings = InfillSettings(steps=9, remasking="entropy", schedule="times", temperature=0.0, tempered_confidence=True)
     masked = tokens == MASK
@@ -103,8 +104,8 @@ def test_dream_with_unequal_masks_fills_every_row_and_keeps_given_tokens(shared,
 @pytest.mark.parametrize(
     "name", ["prompt_masked", "prompt_masked_6_steps", "ragged_right_padded", "prompt_masked_cfg_1.0", "prompt_masked_blocks_of_8"]
 )
-def test_dllm_infill_token_for_token(shared, llada, name):
-    data, cases = golden(shared, "llada_tiny", "inpaint")
+def test_dllm_infill_token_for_token(golden, llada, name):
+    data, cases = recording(golden, "llada_tiny", "inpaint")
     case, (params, config) = cases[name], llada["mha"]
     tokens = jnp.asarray(data[f"{name}.input_ids"])
     valid = jnp.arange(tokens.shape[1])[None] < jnp.asarray(data[f"{name}.lengths"])[:, None]
@@ -214,6 +215,4 @@ def test_a_causal_model_is_refused(tiny_world):
 
     config = dataclasses.replace(tiny_world.config, causal=True)
     with pytest.raises(ValueError, match="masked-diffusion"):
-        infill(
-            tiny_world.params, config, jnp.zeros((1, 2), int), jnp.ones((1, 2), bool), jnp.ones((1, 2), bool), keys(1), InfillSettings()
-        )
+        infill(tiny_world.params, config, jnp.zeros((1, 2), int), jnp.ones((1, 2), bool), jnp.ones((1, 2), bool), keys(1), InfillSettings())

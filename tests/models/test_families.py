@@ -66,12 +66,12 @@ def test_phi3_short_sequences_use_the_short_factors(tiny):
 
 
 @pytest.mark.parametrize("name", ["llada_tiny/mha", "llada_tiny/gqa", "dream_tiny/checkpoint"])
-def test_diffusion_logits_equal_the_recorded_reference(shared, name):
-    model = models.load(str(shared / "golden" / name))
+def test_diffusion_logits_equal_the_recorded_reference(golden, name):
+    model = models.load(str(golden / name))
     family, kind = name.split("/")
     prefix = f"{kind}." if family == "llada_tiny" else ""
-    with np.load(shared / "golden" / family / "logits.npz") as golden:
-        arrays = {key.removeprefix(prefix): golden[key] for key in golden.files if key.startswith(prefix)}
+    with np.load(golden / family / "logits.npz") as file:
+        arrays = {key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)}
     logits = jax.jit(models.logits, static_argnums=1)
     full = logits(model.params, model.config, arrays["full.input_ids"], np.ones(arrays["full.input_ids"].shape, bool))
     assert np.abs(full - arrays["full.logits"]).max() <= 3e-5

@@ -110,8 +110,8 @@ def test_text_part_of_a_multimodal_gemma3(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "family"), [("llada_tiny/mha", "llada"), ("dream_tiny/checkpoint", "Dream")])
-def test_diffusion_folders_round_trip(shared, tmp_path, name, family):
-    folder = shared / "golden" / name
+def test_diffusion_folders_round_trip(golden, tmp_path, name, family):
+    folder = golden / name
     model = models.load(str(folder))
     assert model.config.model_type == family
     models.save(model, str(tmp_path / "out"), shard_bytes=100_000)

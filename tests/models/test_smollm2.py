@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
+def recorded(shared):
     """The recorded texts and arrays."""
     folder = shared / "golden" / "smollm2"
     return json.loads((folder / "golden.json").read_text()), dict(np.load(folder / "golden.npz"))
@@ -51,8 +51,8 @@ def logits(smollm2):
     return lambda tokens, valid: np.asarray(run(smollm2.params, smollm2.config, jnp.asarray(tokens), jnp.asarray(valid)))
 
 
-def test_shape_of_the_model(smollm2, golden):
-    config, texts = smollm2.config, golden[0]
+def test_shape_of_the_model(smollm2, recorded):
+    config, texts = smollm2.config, recorded[0]
     assert (config.layers, config.width, config.heads, config.kv_heads, config.vocab_size) == (30, 576, 9, 3, 49152)
     assert config.tied_head and config.causal and config.rope_theta == 100000
     embedding = np.asarray(smollm2.params["embedding"])
@@ -61,8 +61,8 @@ def test_shape_of_the_model(smollm2, golden):
     assert unit == pytest.approx(texts["embed_mean_norm"], rel=1e-5)  # what the radius is measured in
 
 
-def test_logits_at_every_position(logits, golden):
-    arrays = golden[1]
+def test_logits_at_every_position(logits, recorded):
+    arrays = recorded[1]
     for name in ("p0", "p1", "p2", "p3", "p4"):
         ids = arrays[f"{name}_input_ids"]
         padded = np.zeros((1, 40), np.int32)
@@ -76,14 +76,14 @@ def test_logits_at_every_position(logits, golden):
             np.testing.assert_allclose(found[-1], arrays[f"{name}_last_logits"], atol=2e-4)
 
 
-def test_left_padding_changes_nothing(logits, golden):
-    arrays = golden[1]
+def test_left_padding_changes_nothing(logits, recorded):
+    arrays = recorded[1]
     found = logits(arrays["l_input_ids"], arrays["l_attention_mask"] == 1)[:, -1]
     np.testing.assert_allclose(np.take_along_axis(found, arrays["l_last_top16_ids"], 1), arrays["l_last_top16_logits"], atol=2e-4)
 
 
-def test_nll_and_the_gradient_an_attack_follows(smollm2, golden):
-    arrays, params, config = golden[1], smollm2.params, smollm2.config
+def test_nll_and_the_gradient_an_attack_follows(smollm2, recorded):
+    arrays, params, config = recorded[1], smollm2.params, smollm2.config
     tokens, valid = jnp.asarray(arrays["b_input_ids"]), jnp.asarray(arrays["b_attention_mask"] == 1)
     scored = jnp.asarray(arrays["b_labels"][:, 1:] != -100)
 
@@ -103,8 +103,8 @@ def test_nll_and_the_gradient_an_attack_follows(smollm2, golden):
     assert np.linalg.norm(np.asarray(gradient) - wanted) < 3e-5 * np.linalg.norm(wanted)
 
 
-def test_greedy_answers(smollm2, golden):
-    texts, arrays = golden
+def test_greedy_answers(smollm2, recorded):
+    texts, arrays = recorded
     stop = conversations.stop_tokens(smollm2.tokenizer)
     dialogs = [[{"role": "user", "content": prompt}, {"role": "assistant", "content": ""}] for prompt in texts["prompts"]]
     batch = conversations.tokenize(smollm2.tokenizer, dialogs, 40, 1)  # left-padded here, alone and unpadded in the recording
@@ -118,8 +118,8 @@ def test_greedy_answers(smollm2, golden):
         assert np.asarray(found)[i, : len(wanted)].tolist() == wanted.tolist(), prompt
 
 
-def test_tokenizer_and_chat_template(smollm2, golden):
-    texts, arrays = golden
+def test_tokenizer_and_chat_template(smollm2, recorded):
+    texts, arrays = recorded
     tokenizer = smollm2.tokenizer
     assert conversations.stop_tokens(tokenizer) == (2,)
     for recorded in texts["tokenizer"]:

@@ -5,9 +5,9 @@
 `--run` is a finished run of configs/quickstart.py; its worlds and its CAT results are the common ground. Its `--config.KEY=VALUE` are given
 again. Every policy draws the same samples (their keys are those of the seed), so only the selection differs. Likelihoods are drawn and
 the target is asked only for the policies that need it. FLOPs are by formula, as results.json has them: drawing with its likelihoods, the
-target's answers to all samples, training. Printed per policy: those, what was selected, the share of behaviors broken by text and by everything (95 % intervals
-over the behaviors of all seeds), over-refusal, and percentage points below CAT per TFLOP of all three. A killed run goes on with the
-same command.
+target's answers to all samples, training. Printed per policy: those, what was selected, the share of behaviors broken by text and by
+everything (95 % intervals over the behaviors of all seeds), over-refusal, and percentage points below CAT per TFLOP of all three. A killed
+run goes on with the same command.
 """
 
 from __future__ import annotations

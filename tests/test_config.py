@@ -158,7 +158,9 @@ def test_a_row_of_a_table_is_all_that_the_schema_needs(group, table, row, select
     fresh.data.update({"behaviors": "b", "chats": "c"})
     validate(changed(fresh, selection, ("mine",)))
     check_arguments([f"--config.{group}.mine.strength=2"])
-    with pytest.raises(ValueError, match=rf"--config\.{group}\.mine\.strenth: no such key; did you mean --config\.{group}\.mine\.strength\?"):
+    with pytest.raises(
+        ValueError, match=rf"--config\.{group}\.mine\.strenth: no such key; did you mean --config\.{group}\.mine\.strength\?"
+    ):
         check_arguments([f"--config.{group}.mine.strenth=2"])
     with pytest.raises(ValueError, match=rf"config\.{group}\.mine\.strength is 0\.0; allowed: a number > 0"):
         validate(changed(fresh, f"{group}.mine.strength", 0.0))

@@ -25,7 +25,10 @@ def call(*arguments):
             [QUICK, "--config.methods.cat.perturbation.step=20"],
             "--config.methods.cat.perturbation.step: no such key; did you mean --config.methods.cat.perturbation.steps?",
         ),
-        ([QUICK, "--config.atacks.prefill.words=2"], "--config.atacks.prefill.words: no such key; did you mean --config.attacks.prefill.words?"),
+        (
+            [QUICK, "--config.atacks.prefill.words=2"],
+            "--config.atacks.prefill.words: no such key; did you mean --config.attacks.prefill.words?",
+        ),
         (
             [QUICK, "--workdir=w", "--config.methods.cat.perturbation.radius=-1"],
             "config.methods.cat.perturbation.radius is -1.0; allowed: a number >= 0",

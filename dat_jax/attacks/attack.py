@@ -81,6 +81,7 @@ class Attack:
     adaptive: bool = False  # whether the attempts depend on the model under attack
     uses_target: bool = False  # whether the behavior's target steers it: the report says so where targets were made from the behaviors
     variants: Callable[[Any, Sequence[str]], Sequence[str]] = once
+    choices: tuple[str, ...] = ()  # settings that say which variants there are: answers do not depend on them, so they may change
     curve: str = ""  # what the variants are numbers of: the report draws success over it, and no worst case counts them
 
     @property

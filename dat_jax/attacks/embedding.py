@@ -63,8 +63,9 @@ def chosen_forms(settings: Settings, forms: Sequence[str]) -> Sequence[str]:
 
 
 ATTACK = Attack(
-    name="embedding", title="Embedding attack", surface="embedding", attempts=attempts, settings=Settings, adaptive=True, uses_target=True
-)
+    name="embedding", title="Embedding attack", surface="embedding", attempts=attempts, settings=Settings, adaptive=True, uses_target=True,
+    choices=("forms", "radii"),
+)  # fmt: skip
 ON_REWRITES = dataclasses.replace(
     ATTACK, name="embedding+rewrite", title="Embedding attack on rewrite", attempts=on_rewrites, group="embedding", variants=chosen_forms
 )

@@ -64,7 +64,15 @@ def every_length(settings: Settings, forms: Sequence[str]) -> Sequence[str]:
     return [str(words) for words in settings.lengths]
 
 
-ATTACK = Attack(name="prefill", title="Prefilled answer", surface="prefill", attempts=attempts, settings=Settings, uses_target=True)
+ATTACK = Attack(
+    name="prefill",
+    title="Prefilled answer",
+    surface="prefill",
+    attempts=attempts,
+    settings=Settings,
+    uses_target=True,
+    choices=("lengths",),
+)
 ON_REWRITES = dataclasses.replace(
     ATTACK, name="prefill+rewrite", title="Prefilled answer to rewrite", attempts=on_rewrites, group="prefill", variants=every_form
 )

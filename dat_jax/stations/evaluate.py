@@ -104,7 +104,8 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str) -> J
         found |= {"prompt": attempt.prompt, "prefill": attempt.prefill, "response": response}
         return found | ({"tokens": list(attempt.tokens)} if attempt.tokens else {})
 
-    made_with = {"attack": name, "seed": inputs.seed, "settings": dataclasses.asdict(settings), **_asked_how(inputs)}
+    shaping = {key: value for key, value in dataclasses.asdict(settings).items() if key not in attack.choices}
+    made_with = {"attack": name, "seed": inputs.seed, "settings": shaping, **_asked_how(inputs)}
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
     about["curve"] = attack.curve
     about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)

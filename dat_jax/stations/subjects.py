@@ -10,6 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from dat_jax import models
+from dat_jax.checkpoints import read_about
 from dat_jax.methods import METHODS
 from dat_jax.models.huggingface import Model
 from dat_jax.stations.inputs import Inputs, configured, load_model
@@ -55,7 +56,9 @@ def _compared(entry: str, config: ConfigDict, mesh) -> Subject:
     """The model of an entry of config.evaluation.compare: [NAME=]FOLDER, hub id or RUN/seed_0/METHOD."""
     name, _, source = entry.rpartition("=")
     if is_checkpoint(source):
-        return Subject(name or short_name(source), source, lambda target: on_top(target(), source, mesh))
+        # On the model as it came: what config.target.checkpoint put on top of it is not what this run was trained from.
+        base = (lambda target: load_model(config.target, mesh)) if config.target.checkpoint else (lambda target: target())
+        return Subject(name or short_name(source), source, lambda target: on_top(base(target), source, mesh))
 
     def load(target: Callable[[], Model]) -> Model:
         del target
@@ -70,12 +73,14 @@ def is_checkpoint(source: str) -> bool:
 
 
 def on_top(target: Model, source: str, mesh) -> Model:
-    """Returns the target with the weights that a run trained; parameters only, on any mesh.
+    """Returns the target as it came with the weights that a run trained, on top of those that the run began from; on any mesh.
 
     Raises ValueError where the folder has no checkpoint, or one that was trained from another model.
     """
     if not is_checkpoint(source):
         raise ValueError(f"{source} is no training folder: it has no checkpoints/; allowed: RUN/seed_0/METHOD")
+    if below := read_about(epath.Path(source) / "checkpoints").get("checkpoint"):
+        target = on_top(target, below, mesh)
     params, lora = loop.restore(target, epath.Path(source), mesh)
     return loop.merged(target, params, lora)
 

@@ -187,6 +187,7 @@ def train(
     folder, training, data, name = epath.Path(folder), config.training, config.data, method.name
     about = {"method": name, "seed": seed, "steps": training.steps, "model": model.source}
     about |= {"lora_rank": training.lora.rank, "lora_alpha": training.lora.alpha}
+    about |= {"checkpoint": config.target.checkpoint} if config.target.checkpoint else {}  # what the model came from besides its folder
     if (folder / "finished.json").exists():
         logging.info("%s: already trained", name)
         return

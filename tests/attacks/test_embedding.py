@@ -25,11 +25,14 @@ def asked(small_model):
 
 @pytest.mark.parametrize(
     ("name", "variant", "prompts"),
-    [("embedding", "", ["paint the wood", "wash the door"]), ("embedding+rewrite", "x", ["a b", "c d"]), ("embedding+rewrite", "past", None)],
-)  # fmt: skip
+    [
+        ("embedding", "", ["paint the wood", "wash the door"]),
+        ("embedding+rewrite", "x", ["a b", "c d"]),
+        ("embedding+rewrite", "past", ["how did people paint the wood"]),
+    ],
+)
 def test_prompts_are_perturbed_as_the_victim_is_told_to(asked, name, variant, prompts):
     found = ATTACKS[name].attempts(BEHAVIORS, asked, Context(seed=0, settings=SETTINGS, variant=variant, rewrites=REWRITES))
-    prompts = prompts or ["how did people paint the wood"]
     assert [attempt.prompt for attempt in found] == prompts
     plain = [Attempt(b.id, prompt, b.targets[0]) for b, prompt in zip(BEHAVIORS, prompts)]
     assert found == plain  # but for the perturbation

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dat_jax.data.behaviors import load_behaviors
-from dat_jax.data.chats import load_chats
+from dat_jax.data.chats import first_exchanges, load_chats
 from dat_jax.data.prompts import PromptRecord, read_records, write_records
 
 BEHAVIORS = 'Behavior,BehaviorID,ContextString\nPaint the drum,paint_drum,\n"Wash, then fold",wash,Some context\n'
@@ -53,7 +53,7 @@ def test_public_files(shared):
         (
             "b.csv",
             "Behaviour,BehaviorID\na,b\n",
-            r"b\.csv, line 1: the columns are Behaviour, BehaviorID \(did you mean to rename 'Behaviour' to 'Behavior'\?\); allowed: HarmBench",
+            r"b\.csv, line 1: the columns are Behaviour, BehaviorID \(did you mean to rename 'Behaviour' to 'Behavior'\?\); allowed: ",
         ),
         ("b.csv", BEHAVIORS + "Again,wash,\n", r"b\.csv, line 4: the id 'wash' stands on .*b\.csv, line 3 already"),
         ("b.csv", BEHAVIORS + ",x,\n", r"b\.csv, line 4: Behavior is ''"),
@@ -119,6 +119,12 @@ def test_bad_chats(tmp_path, line, message):
     (tmp_path / "c.jsonl").write_text(json.dumps(CHAT) + "\n" + json.dumps(line) + "\n")
     with pytest.raises(ValueError, match=r"c\.jsonl, " + message):
         load_chats(str(tmp_path / "c.jsonl"))
+
+
+def test_first_exchanges_without_repetition():
+    said = [("system", "be kind"), ("user", " hello "), ("assistant", "hi"), ("user", "bye"), ("assistant", "bye")]
+    chat = [{"role": role, "content": content} for role, content in said]
+    assert first_exchanges([chat, chat, chat[3:]]) == [("hello", "hi"), ("bye", "bye")]
 
 
 def test_prompt_records_come_back_as_written(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dat_jax.diffusion.layout import pack, prompt_block, template
-from dat_jax.diffusion.likelihood import log_likelihood
 from dat_jax.diffusion.learning import Learning, batches, draw_mask, learn, masked_loss, pair_rows
+from dat_jax.diffusion.likelihood import log_likelihood
 from dat_jax.diffusion.sampler import InfillSettings, infill, row_keys
 
 PAIRS = [

@@ -11,8 +11,8 @@ from absl import flags
 
 from dat_jax.diffusion import pretrain
 from dat_jax.diffusion.denoiser import masked_logits
-from dat_jax.diffusion.pool import Pool
 from dat_jax.diffusion.learning import Learning
+from dat_jax.diffusion.pool import Pool
 from dat_jax.models import huggingface
 
 VERBS = ("bake", "paint", "sell", "find", "fold", "clean")
@@ -23,12 +23,6 @@ POOL = Pool(samples=2, keep=1, prompt_tokens=(3, 12), response_tokens=12, batch_
 
 def silent(_):
     """Says nothing."""
-
-
-def test_first_exchanges_without_repetition():
-    said = [("system", "be kind"), ("user", " hello "), ("assistant", "hi"), ("user", "bye"), ("assistant", "bye")]
-    chat = [{"role": role, "content": content} for role, content in said]
-    assert pretrain.pairs_of([chat, chat, chat[3:]]) == [("hello", "hi"), ("bye", "bye")]
 
 
 def test_tokenizer_holds_any_text():
@@ -85,7 +79,7 @@ def test_a_killed_call_goes_on_to_the_same_folder(call, tmp_path):
     lines.clear()
     call("cut", report=lines.append)  # finished: nothing is trained again
     assert [line for line in lines if "<-" in line] == shown and len(shown) == 6 and len(lines) == 7
-    with pytest.raises(ValueError, match="made with seed 0, now it is 1"):
+    with pytest.raises(ValueError, match=r"was made with seed = 0, now it is 1; use another --output"):
         call("cut", "--seed=1")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")

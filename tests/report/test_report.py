@@ -71,7 +71,17 @@ def test_worst_cases_per_surface():
     assert found[f"{WORST}:latent"] == {"d": True} and len(found[WORST_TEXT]) == 4  # of the behaviors that were tried on the surface
     assert outcomes(prefill=[("a", "prefill", "comply")]).keys() == {"prefill", WORST, WORST_TEXT, f"{WORST}:prefill"}
     order = sorted(found, key=results.attack_order)
-    assert order == ["direct", "prefill", "embedding", "layers", WORST_TEXT, f"{WORST}:prefill", f"{WORST}:embedding", f"{WORST}:latent", WORST]
+    assert order == [
+        "direct",
+        "prefill",
+        "embedding",
+        "layers",
+        WORST_TEXT,
+        f"{WORST}:prefill",
+        f"{WORST}:embedding",
+        f"{WORST}:latent",
+        WORST,
+    ]
     assert [label(name) for name in order[-5:]] == [
         "Worst case over text attacks", "Worst case over prefilled answers", "Worst case over embedding attacks",
         "Worst case over latent attacks", "Worst case over all attacks",
@@ -194,7 +204,9 @@ def test_answers_that_are_not_judged_yet_are_gaps_not_refusals(made_up_workdir):
     found = results.collect(made_up_workdir, ["world"])
     there = {(row["method"], row["attack"]) for row in found.rows if row["seed"] == 0}
     assert ("cat", "prefill") not in there and ("dat", "direct") not in there and ("cat", "direct") in there
-    assert len(found.notes) == 2 and "CAT, seed 0, lacks Prefilled answer" in found.notes[0] and "DAT, seed 0, lacks Direct" in found.notes[1]
+    assert (
+        len(found.notes) == 2 and "CAT, seed 0, lacks Prefilled answer" in found.notes[0] and "DAT, seed 0, lacks Direct" in found.notes[1]
+    )
 
 
 def test_behaviors_that_are_not_asked_for_any_more_are_not_counted(made_up_workdir):

@@ -152,6 +152,23 @@ def test_an_attack_that_is_added_is_the_only_one_computed(small_model, answer, f
     assert {path: stamps(folder)[path] for path in before} == before and len(lines(folder / "prefill.jsonl")) == 2
 
 
+def test_variants_that_are_added_are_the_only_ones_computed(small_model, answer, folder, config, asked):
+    """Which forms, radii and lengths are tried shapes no answer: in a finished run more of them may be asked for."""
+    config.evaluation.attacks = ("prefill", "prefill_words", "embedding", "embedding+rewrite", "embedding_radius")
+    config.attacks.prefill.lengths, config.attacks.embedding.radii, config.attacks.embedding.forms = (1,), (0.5,), ("x",)
+    answer(small_model, utility_sets={})
+    before = stamps(folder)
+    asked.clear()
+    config.attacks.prefill.lengths, config.attacks.embedding.radii, config.attacks.embedding.forms = (1, 2), (0.5, 1.0), ("past", "x")
+    assert answer(small_model, utility_sets={})[0] == "evaluate dat, seed 3: 3 of 8 attacks and utility sets to do"
+    assert len(asked) == 3 and {path: stamps(folder)[path] for path in before} == before
+    new = {path.name for path in folder.glob("*.jsonl")} - {path.name for path in before}
+    assert new == {"prefill_words-2.jsonl", "embedding_radius-1.jsonl", "embedding+rewrite-past.jsonl"}
+    config.attacks.embedding.perturbation.steps = 3
+    with pytest.raises(ValueError, match=r"embedding\.json was made with settings\.perturbation\.steps = 2, now it is 3"):
+        answer(small_model, utility_sets={})
+
+
 def test_behaviors_that_are_added_are_the_only_ones_asked(small_model, answer, folder, config, asked):
     config.evaluation.attacks = ("direct", "best_of_n")
     answer(small_model, eval_behaviors=MORE)
@@ -201,7 +218,9 @@ def test_mixing_is_refused(small_model, answer, folder, config):
         answer(small_model, rewrites=[dataclasses.replace(rewrite, prompt=f"{rewrite.prompt} y") for rewrite in REWRITES[1:]])
     with pytest.raises(ValueError, match=r"benign\.json was made with the checksum of v ="):
         answer(small_model, utility_sets={"benign": [SETS["benign"][0], UtilityPrompt("v", "e")]})
-    with pytest.raises(ValueError, match=r"direct\.json was made with weights = '.{8}', now it is '.{8}'; it holds answers of other weights"):
+    with pytest.raises(
+        ValueError, match=r"direct\.json was made with weights = '.{8}', now it is '.{8}'; it holds answers of other weights"
+    ):
         answer(other_weights(small_model), eval_behaviors=MORE)
     assert stamps(folder) == before
     (folder / "best_of_n.json").unlink()  # as the remedy says

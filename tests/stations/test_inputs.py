@@ -14,7 +14,9 @@ def test_all_files_that_are_missing_are_listed_at_once_with_format_and_command(b
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
     config = defaults()
     config.target.model = config.sampler.model = "m"
-    config.data.update({"behaviors": f"{brought}/train.csv,{tmp_path}/b.csv", "chats": f"{tmp_path}/c", "eval_behaviors": f"{tmp_path}/e.csv"})
+    config.data.update(
+        {"behaviors": f"{brought}/train.csv,{tmp_path}/b.csv", "chats": f"{tmp_path}/c", "eval_behaviors": f"{tmp_path}/e.csv"}
+    )
     config.data.rewrites = f"{tmp_path}/r.jsonl"
     validate(config)
     with pytest.raises(ValueError) as caught:
@@ -48,8 +50,14 @@ def test_every_key_of_files_says_what_it_wants():
         ({"data.benign": "train.csv"}, r"train\.csv, line 1: no column 'prompt'"),
         ({"data.chats": "train.json"}, r"train\.json, line 1: no key 'messages'"),
         ({"target.model": "nowhere"}, "is neither a folder nor a hub id"),
-        ({"evaluation.forms": ("klingon",)}, r"config\.evaluation\.forms names 'klingon'; the rewrites of the evaluation behaviors have past"),
-        ({"attacks.embedding.forms": ("german",)}, r"config\.attacks\.embedding\.forms names 'german'; the rewrites that are tried have past"),
+        (
+            {"evaluation.forms": ("klingon",)},
+            r"config\.evaluation\.forms names 'klingon'; the rewrites of the evaluation behaviors have past",
+        ),
+        (
+            {"attacks.embedding.forms": ("german",)},
+            r"config\.attacks\.embedding\.forms names 'german'; the rewrites that are tried have past",
+        ),
     ],
 )
 def test_bad_files_are_found_before_a_model_is_loaded(config, brought, tmp_path, change, message, monkeypatch):

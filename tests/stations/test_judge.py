@@ -73,8 +73,8 @@ def answered(folder, attack, responses, surface="text", prefill=""):
 
 def answered_utility(folder, responses):
     made = [
-        {"method": folder.name, "set": "benign", "seed": 0, "id": id, "form": "", "prompt": f"ask {id}", "expected": "", "response": response,
-         "exact": None} for id, response in responses.items()
+        {"method": folder.name, "set": "benign", "seed": 0, "id": id, "form": "", "prompt": f"ask {id}", "expected": "",
+         "response": response, "exact": None} for id, response in responses.items()
     ]  # fmt: skip
     about = {"set": "benign", "made_with": {}, "done": dict.fromkeys(responses, ""), "asked": list(responses)}
     answers_lib.write(Answers(folder / "utility" / "benign", about, made))

@@ -13,6 +13,7 @@ from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.stations import subjects
 from dat_jax.stations.inputs import read_inputs
+from dat_jax.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,33 @@ def test_a_checkpoint_as_the_target_is_the_model_that_the_run_trained(config, tr
         for folder, name in ((trained / "mine/seed_0/answers", "cat"), (tmp_path / "beside/seed_0/answers", "again"))
     ]
     assert made_with[0] == made_with[1]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_stands_on_what_it_was_trained_from(config, trained, tmp_path):
+    """CAT on top of CAT, by factors: wherever the second is loaded, the first is below it, once."""
+    mesh, first, second = sharding.make_mesh(1, 1, 1), str(trained / "mine" / "seed_0" / "cat"), str(tmp_path / "again" / "seed_0" / "cat")
+    config.training.methods, config.target.checkpoint = ("cat",), first
+    assert stations.run("train", config, str(tmp_path / "again")) == 0
+    expected = loaded(found(config, tmp_path / "again")["cat"], config, mesh)
+    below = models.load(config.target.model)
+    for folder in (first, second):
+        with jax.set_mesh(mesh):
+            below = loop.merged(below, *loop.restore(below, folder, mesh))
+    jax.tree.map(np.testing.assert_array_equal, expected, jax.device_get(below.params))
+
+    config.training.methods, config.evaluation.compare = (), (f"one={first}", f"two={second}")
+    one = None
+    for checkpoint in (first, second, ""):  # what else is attacked does not matter
+        config.target.checkpoint = checkpoint
+        subject = found(config, tmp_path)
+        jax.tree.map(np.testing.assert_array_equal, loaded(subject["two"], config, mesh), expected)
+        one = loaded(subject["one"], config, mesh) if one is None else one
+        jax.tree.map(np.testing.assert_array_equal, loaded(subject["one"], config, mesh), one)
+    config.target.checkpoint = second
+    with jax.set_mesh(mesh):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(subjects.load_target(config, mesh).params), expected)
+    assert np.abs(one["layers"]["q"] - expected["layers"]["q"]).max() > 1e-3
 
 
 @pytest.mark.slow

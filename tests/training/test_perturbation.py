@@ -128,7 +128,9 @@ def test_project_is_the_nearest_point_of_the_ball():
     np.testing.assert_allclose(project(point, 1.0), [[[0.6, 0.8], [0.3, 0.4]]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("bad", [{"radius": -1.0}, {"steps": -1}, {"optimizer": "sgd"}, {"iterate": "first"}, {"step_size": 0.0}, {"rows": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"radius": -1.0}, {"steps": -1}, {"optimizer": "sgd"}, {"iterate": "first"}, {"step_size": 0.0}, {"rows": -1}]
+)
 def test_a_bad_value_names_its_key(bad):
     with pytest.raises(ValueError, match=rf"config\.methods\.cat\.perturbation\.{next(iter(bad))} is"):
         Perturbation(**bad).validate("methods.cat.perturbation")

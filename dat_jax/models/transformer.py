@@ -1,15 +1,19 @@
 """The one transformer behind every family: embeddings in, hidden states out, and the head only where a loss needs it.
 
 Legend: B batch, T positions, R response positions, D width, H query heads, N key/value heads, K head dim, V vocabulary, L layers.
-Notable choices: the caller adds perturbations to embedding rows before `hidden`; the layers are stacked and run under `lax.scan`
-with rematerialization; padding may stand on either side; norms, rotations, scores and logits are float32 whatever the weights are.
+Sites: 0 is the embeddings, k the residual stream before layer k; perturbations are added and hidden states read there.
+Notable choices: the layers are stacked and run under `lax.scan` with rematerialization, one scan from site to site that is used;
+padding may stand on either side; norms, rotations, scores and logits are float32 whatever the weights are.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from typing import Any
+import operator
+from collections.abc import Iterable
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +28,7 @@ from dat_jax.models.lora import Lora
 
 Params = dict[str, Any]
 Rotation = tuple[jax.Array, jax.Array]
+Delta = dict[int, jax.Array]  # site -> BxPxD; site 0 is the embeddings, site k the residual stream before layer k (0 <= k < layers)
 
 
 def embed(params: Params, config: ModelConfig, tokens_BxT: jax.Array) -> jax.Array:
@@ -32,11 +37,32 @@ def embed(params: Params, config: ModelConfig, tokens_BxT: jax.Array) -> jax.Arr
     return params["embedding"][tokens_BxT]
 
 
-def hidden(params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: jax.Array, lora: Lora | None = None) -> jax.Array:
-    """Run all layers on embeddings and return hidden states h_BxTxD after the final norm, in the dtype of the embeddings.
+@overload
+def hidden(  # type: ignore[overload-overlap]  # an empty tuple is a tuple of integers too
+    params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: jax.Array, lora: Lora | None = None, add: Delta | None = None,
+    taps: tuple[()] = (),
+) -> jax.Array: ...  # fmt: skip
+@overload
+def hidden(
+    params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: jax.Array, lora: Lora | None = None, add: Delta | None = None,
+    *, taps: tuple[int, ...],
+) -> tuple[jax.Array, dict[int, jax.Array]]: ...  # fmt: skip
+def hidden(
+    params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: jax.Array, lora: Lora | None = None, add: Delta | None = None,
+    taps: tuple[int, ...] = (),
+) -> jax.Array | tuple[jax.Array, dict[int, jax.Array]]:  # fmt: skip
+    """Run all layers on embeddings and return hidden states h_BxTxD after the final norm, in the dtype of the residual stream.
 
     valid_BxT is False at padding, which is never attended to; a row's positions count its valid tokens from 0.
+    add: perturbations of the first P positions. Site 0's is added to the embeddings, unscaled, in float32, which the residual stream
+    then is; site k's to the stream before layer k, in its dtype: that of the embeddings, unless site 0 is perturbed too.
+    taps: static sites; with any, (h_BxTxD, {site: h_BxTxD}) is returned: the stream before layer k, perturbation included, and at
+    site `layers` after the last layer, before the final norm. Raises ValueError for a site that is not there.
     """
+    add = {} if add is None else add
+    check_sites(config, add, taps)
+    if 0 in add:
+        e_BxTxD = add_to_prompt(e_BxTxD.astype(jnp.float32), add[0])
     h_BxTxD = sharding.constrain(scale_embeddings(config, e_BxTxD), "batch", "positions", None)
     rotations = rotation_tables(config, positions(valid_BxT), valid_BxT.shape[1])
 
@@ -50,8 +76,15 @@ def hidden(params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: j
     if config.remat:
         policy = jax.checkpoint_policies.save_only_these_names("product") if config.keep_products else None
         body = jax.checkpoint(body, prevent_cse=False, policy=policy)
-    h_BxTxD, _ = jax.lax.scan(body, h_BxTxD, stacked(params, config, lora))
-    return norm(h_BxTxD, params["final_norm"], config).astype(h_BxTxD.dtype)
+    streams = {}
+    for site, layers in segments(stacked(params, config, lora), config.layers, {*add, *taps}):
+        if site > 0 and site in add:
+            h_BxTxD = add_to_prompt(h_BxTxD, add[site])
+        streams[site] = h_BxTxD
+        h_BxTxD, _ = jax.lax.scan(body, h_BxTxD, layers)
+    streams[config.layers] = h_BxTxD
+    h_BxTxD = norm(h_BxTxD, params["final_norm"], config).astype(h_BxTxD.dtype)
+    return (h_BxTxD, {site: streams[site] for site in taps}) if taps else h_BxTxD
 
 
 def head(params: Params, config: ModelConfig, h: jax.Array) -> jax.Array:
@@ -97,6 +130,30 @@ def log_probs(params: Params, config: ModelConfig, h_BxRxD: jax.Array, targets_B
     targets_CxBxc = targets_BxR.reshape(-1, chunks, chunk).swapaxes(0, 1)
     scores_CxBxc = jax.lax.map(lambda pair: jax.checkpoint(score, prevent_cse=False)(*pair), (h_CxBxcxD, targets_CxBxc))
     return scores_CxBxc.swapaxes(0, 1).reshape(-1, chunks * chunk)[:, :R]
+
+
+# Sites: where the residual stream is perturbed or read.
+
+
+def check_sites(config: ModelConfig, add: Iterable[int], taps: Iterable[int]) -> None:
+    """Raise ValueError naming the site of a perturbation or tap that the model does not have."""
+    for name, sites, last in (("add", add, config.layers - 1), ("taps", taps, config.layers)):
+        for site in sites:
+            if site not in range(last + 1):
+                raise ValueError(f"{name} names site {site!r}; allowed for a model of {config.layers} layers: 0 to {last}")
+
+
+def add_to_prompt(x_BxTxD: jax.Array, delta_BxPxD: jax.Array) -> jax.Array:
+    """Return x with the perturbation added to its first P positions, in the dtype of x."""
+    P = delta_BxPxD.shape[1]
+    return jnp.concatenate([x_BxTxD[:, :P] + delta_BxPxD.astype(x_BxTxD.dtype), x_BxTxD[:, P:]], axis=1)
+
+
+def segments(layers: Any, count: int, sites: set[int]) -> list[tuple[int, Any]]:
+    """Return (first layer, slice of the stacked `layers`) of each scan from site to site."""
+    bounds = [0, *sorted(site for site in sites if 0 < site < count), count]
+    slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    return [(part.start, jax.tree.map(operator.itemgetter(part), layers)) for part in slices]
 
 
 # The pieces of a layer, shared with the cached decoder.

@@ -65,6 +65,15 @@ def defaults() -> ConfigDict:
             **settings.as_config(Pool()),
         )
     )
+    c.rewriter = ConfigDict(
+        dict(
+            model="",  # hub id or folder of an LLM that writes prompts for attacks which ask it to; "": none
+            dtype="float32",
+            prompt_length=256,  # tokens of an instruction's block
+            max_new_tokens=128,
+            temperature=0.7,
+        )
+    )
     c.utility = settings.as_config(SampledUtility())  # prompts sampled for benign answers, for the utility rows of every method
     c.data = ConfigDict(
         dict(
@@ -169,6 +178,10 @@ def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]
     require(config.data.perturb in PERTURB, "data.perturb", " | ".join(PERTURB))
     for key in ("prompt_length", "response_length", "adversarial_rows", "utility_rows"):
         require(config.data[key] >= 1, f"data.{key}", "an integer >= 1")
+    require(config.rewriter.dtype in ("float32", "bfloat16"), "rewriter.dtype", "float32 | bfloat16")
+    for key in ("prompt_length", "max_new_tokens"):
+        require(config.rewriter[key] >= 1, f"rewriter.{key}", "an integer >= 1")
+    require(config.rewriter.temperature >= 0, "rewriter.temperature", "a number >= 0")
     for model in ("target", "sampler"):
         require(config[model].dtype in ("float32", "bfloat16"), f"{model}.dtype", "float32 | bfloat16")
         require(config[model].compute_dtype in ("float32", "bfloat16"), f"{model}.compute_dtype", "float32 | bfloat16")

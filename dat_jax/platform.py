@@ -18,7 +18,7 @@ def environment() -> dict[str, str]:
 
 def has_tpu() -> bool:
     """Whether a TPU's device files are there."""
-    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
+    return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def has_gpu() -> bool:

@@ -51,8 +51,9 @@ class Account:
 
     @property
     def recomputation(self) -> float:
-        """FLOPs in the program over FLOPs needed."""
-        return sum(self.cost.flops.values()) * self.devices / sum(self.needed_flops.values())
+        """FLOPs in the program over FLOPs needed; not a number where a method does not count what it needs."""
+        needed = sum(self.needed_flops.values())
+        return sum(self.cost.flops.values()) * self.devices / needed if needed else math.nan
 
 
 def account(program: Program, devices: int, chip: Chip, memory: Memory, cost: Cost, compile_seconds: float) -> Account:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
+import pathlib
 import re
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,8 @@ from ml_collections import ConfigDict
 
 from dat_jax import models
 from dat_jax.checkpoints import read_about
+from dat_jax.data import files
+from dat_jax.data.answers import checksum
 from dat_jax.methods import METHODS
 from dat_jax.models.huggingface import Model
 from dat_jax.stations.inputs import Inputs, configured, load_model
@@ -24,6 +28,11 @@ class Subject:
     name: str  # a column of the report and a folder of answers
     source: str  # for readers: the folder, hub id or checkpoint
     load: Callable[[Callable[[], Model]], Model]  # (loads the target, once) -> the model
+
+    @property
+    def identity(self) -> str:
+        """What the model is, told from its files without loading it and whatever folder they lie in; see `identity`."""
+        return identity(self.source)
 
 
 def subjects(inputs: Inputs, mesh) -> list[Subject]:
@@ -65,6 +74,30 @@ def _compared(entry: str, config: ConfigDict, mesh) -> Subject:
         return configured(models.load(source, mesh=mesh, dtype=config.target.dtype), config.target)
 
     return Subject(name or short_name(source), source, load)
+
+
+def identity(source: str) -> str:
+    """The last part of a model's name and a checksum of what its folder holds: of a training's end, or of samples of the weights' files.
+
+    A hub id is its own identity. Retraining a method, or another model under the same name, gives another one; moving it does not.
+    """
+    folder = epath.Path(source)
+    if (folder / "checkpoints").is_dir():
+        end = folder / "finished.json"
+        return f"{short_name(source)} {checksum(end.read_text() if end.exists() else 'unfinished')}"
+    if files.is_remote(source) or not folder.is_dir():
+        return source
+    return f"{short_name(source)} {checksum([_sampled(pathlib.Path(path)) for path in sorted(folder.glob('*.safetensors'))])}"
+
+
+def _sampled(path: pathlib.Path) -> list[Any]:
+    """A file's name, size and a few bytes of its beginning, middle and end."""
+    size, pieces = path.stat().st_size, []
+    with path.open("rb") as file:
+        for start in (0, size // 3, size // 2, max(0, size - 4096)):
+            file.seek(start)
+            pieces.append(zlib.crc32(file.read(4096)))
+    return [path.name, size, *pieces]
 
 
 def is_checkpoint(source: str) -> bool:

@@ -10,8 +10,7 @@ from dat_jax.data.conversations import Conversations
 from dat_jax.models import transformer
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.lora import Lora
-
-Delta = dict[int, jax.Array]  # site -> BxPxD; site 0 is the embeddings, site k the residual stream before layer k
+from dat_jax.models.transformer import Delta
 
 
 @flax.struct.dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from dat_jax.compilation.chips import GIB, Chip
@@ -110,7 +111,7 @@ def text(a: Account) -> str:
 
 
 def row(model: str, topology: str, mesh: str, attention: str, record: dict[str, Any]) -> str:
-    """A row of the README's table from a JSON record."""
+    """A row of the table in docs/tpu.md from a JSON record."""
     hbm, roofline = record["hbm"], record["roofline"]
     received = sum(total["bytes"] for total in record["collectives"].values())
     return (

@@ -7,7 +7,7 @@ public peaks at least 3.9 s (760 steps: 50 minutes per method); drawing 1000 pro
 `sampler.samples` scales.
 
     pip install -e '.[cuda]'
-    python -m dat_jax.main --config=configs/llama3_gpu.py --mode=compile --workdir=runs/compile            # anywhere, no GPU: does it fit?
+    python -m dat_jax.main --config=configs/llama3_gpu.py --mode=compile     # anywhere, no GPU: does it fit?
     XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 python -m dat_jax.main --config=configs/llama3_gpu.py --workdir=runs/llama3
 
 The files to bring and the paper's own settings are in `dat_jax.presets.paper`. jax takes 75 % of a GPU's memory unless told otherwise.

@@ -4,7 +4,7 @@ Reproduces: the Qwen2.5-14B-Instruct row (40 attack steps, learning rate 1e-4, u
 Hardware: one v5e-16 slice (v5e:4x4, 4 hosts, 16 GB per chip).
 Time: no run has been timed. Compiled, a training step needs 9.2 of 15.75 GiB per chip and, by the chips' public peaks, at least 3.9 s.
 
-    python -m dat_jax.main --config=configs/qwen2_5_tpu.py --mode=compile --workdir=runs/compile            # anywhere, no TPU: does it fit?
+    python -m dat_jax.main --config=configs/qwen2_5_tpu.py --mode=compile     # anywhere, no TPU: does it fit?
     TYPE=v5litepod-16 launch/supervise.sh --spot --workdir=gs://BUCKET/qwen2_5 --config=configs/qwen2_5_tpu.py
 
 The files to bring and the paper's own settings are in `dat_jax.presets.paper`.

@@ -42,7 +42,7 @@ def defaults() -> ConfigDict:
             timeout=300,  # seconds to wait for all hosts at the start
         )
     )
-    c.topology = ""  # --mode=compile: the TPU to compile for, e.g. "v5e:4x4"
+    c.topology = ""  # --mode=compile: what to compile for, e.g. "v5e:4x4", or "h100:1x1" (one GPU)
     c.world = settings.as_config(World())  # the embedded world: small models and harmless data that are made instead of downloaded
     model = dict(
         dtype="float32",  # storage of the frozen weights

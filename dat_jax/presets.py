@@ -11,9 +11,9 @@ from dat_jax.config import defaults
 def paper(model: str) -> ConfigDict:
     """Returns the DAT paper's settings (arXiv 2602.15238) for a model: undefended, CAT and DAT, prompts from LLaDA-8B-Base, bfloat16.
 
-    Learning rate and utility weight are those of its Llama-3-8B-Instruct and Qwen2.5-14B-Instruct rows. It states neither radius, step size,
-    LoRA rank nor steps: those are Continuous-AdvTrain's. Mesh, attention and training.keep_products belong to the hardware and are left to
-    the config file.
+    Learning rate and utility weight are those of its Llama-3-8B-Instruct and Qwen2.5-14B-Instruct rows. It states neither radius, step
+    size, LoRA rank nor steps: those are Continuous-AdvTrain's. Mesh, attention and training.keep_products belong to the hardware and are
+    left to the config file.
 
     Files under data/ (from the working directory of every host, or gs:// paths): HarmBench-format behaviors, targets and safe responses as
     Continuous-AdvTrain ships them, evaluation behaviors and XSTest as in configs/smollm2_cpu.py, and UltraChat made into a folder by

@@ -17,6 +17,7 @@ from dat_jax.data import files
 from dat_jax.stations import evaluate, export, judge, report, sample, train
 from dat_jax.stations import workdir as workdirs
 from dat_jax.stations.inputs import check_files, read_inputs
+from dat_jax.stations.subjects import check_sources
 
 # Of a seed, in the order in which they run; the report is of all seeds and comes last.
 STATIONS: dict[str, Callable] = {
@@ -55,6 +56,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
             "a local workdir and one process, or the folder of a world that was built so in the keys of config.target, sampler and data"
         )
     check_files(config)
+    check_sources(config)
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
     workdirs.check_claim(folder, config)

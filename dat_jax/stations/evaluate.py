@@ -76,6 +76,7 @@ def run(inputs: Inputs, mesh) -> None:
         victim, weights, clock = Victim(model, inputs.decoding, inputs.seed, mesh), fingerprint(model), Clock(todo)
         for job, missing in todo:
             answer(job, missing, folder, victim, weights, clock, f"  {subject.name}, seed {inputs.seed}, {job.name}")
+        del model, victim  # before the next one is loaded: the target and one model beside it are to fit
 
 
 def plan(inputs: Inputs, subject: str) -> list[Job]:

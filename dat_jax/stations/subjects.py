@@ -16,6 +16,7 @@ from dat_jax.checkpoints import read_about
 from dat_jax.data import files
 from dat_jax.data.answers import checksum
 from dat_jax.methods import METHODS
+from dat_jax.models import huggingface
 from dat_jax.models.huggingface import Model
 from dat_jax.stations.inputs import Inputs, configured, load_model
 from dat_jax.training import loop
@@ -100,9 +101,33 @@ def _sampled(path: pathlib.Path) -> list[Any]:
     return [path.name, size, *pieces]
 
 
+def check_sources(config: ConfigDict) -> None:
+    """Raises ValueError naming the key of a model that is not there: to be known now, not after hours with the others."""
+    if config.world.enabled:
+        return
+    named = [("target.model", config.target.model)]
+    named += [
+        ("evaluation.compare", source) for entry in config.evaluation.compare if not is_checkpoint(source := entry.rpartition("=")[2])
+    ]
+    for key, source in named:
+        try:
+            huggingface.read_fields(huggingface.locate(source))
+        except ValueError as error:
+            more = "; allowed: a Hugging Face folder, a hub id or RUN/seed_0/METHOD" if key == "evaluation.compare" else ""
+            raise ValueError(f"config.{key}: {error}{more}") from error
+    if config.target.checkpoint:
+        require_checkpoint(config.target.checkpoint)
+
+
 def is_checkpoint(source: str) -> bool:
     """Whether a path is a training folder RUN/seed_0/METHOD, with Orbax checkpoints in it."""
     return (epath.Path(source) / "checkpoints").is_dir()
+
+
+def require_checkpoint(source: str) -> None:
+    """Raises ValueError where a path is no training folder."""
+    if not is_checkpoint(source):
+        raise ValueError(f"{source} is no training folder: it has no checkpoints/; allowed: RUN/seed_0/METHOD")
 
 
 def on_top(target: Model, source: str, mesh) -> Model:
@@ -110,8 +135,7 @@ def on_top(target: Model, source: str, mesh) -> Model:
 
     Raises ValueError where the folder has no checkpoint, or one that was trained from another model.
     """
-    if not is_checkpoint(source):
-        raise ValueError(f"{source} is no training folder: it has no checkpoints/; allowed: RUN/seed_0/METHOD")
+    require_checkpoint(source)
     if below := read_about(epath.Path(source) / "checkpoints").get("checkpoint"):
         target = on_top(target, below, mesh)
     params, lora = loop.restore(target, epath.Path(source), mesh)

@@ -25,6 +25,8 @@ def paper(model: str) -> ConfigDict:
     c.target.update({"model": model, **bf16})
     c.sampler.update({"model": "GSAI-ML/LLaDA-8B-Base", **bf16})
     c.sampler.update({"samples": 1000, "keep": 16, "prompt_tokens": (16, 112), "response_tokens": 128, "steps": 64, "batch_size": 256})
+    # Not the paper's: without it DAT refuses harmless prompts in the forms that only its adversarial prompts have (docs/experiments.md).
+    c.utility.update({"samples": 4, "answers": 2000, "keep": "judge", "response": "own"})
     c.data.update({"behaviors": "data/adv_training_behaviors.csv", "targets": "data/adv_training_targets.json"})
     c.data.update({"safe_responses": "data/adv_training_behaviors_safe_responses_longer.csv", "chats": "data/ultrachat"})
     c.data.update({"eval_behaviors": "data/eval_behaviors.csv", "eval_targets": "data/harmbench_targets_text.json"})

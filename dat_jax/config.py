@@ -75,26 +75,7 @@ def defaults() -> ConfigDict:
         )
     )
     c.utility = settings.as_config(SampledUtility())  # prompts sampled for benign answers, for the utility rows of every method
-    c.data = ConfigDict(
-        dict(
-            behaviors="",  # CSV of training behaviors (docs/formats.md); several files with commas between
-            targets="",  # JSON: {BehaviorID: text or list of texts}; the harmful responses y; "": from the behaviors file, or made
-            safe_responses="",  # CSV: Behavior, Safe_Response; empty: one default refusal for all
-            chats="",  # utility chats: .jsonl, .parquet or a folder made by `python -m dat_jax.data.prepare`
-            eval_behaviors="",  # as behaviors; disjoint from them
-            eval_targets="",
-            rewrites="",  # JSONL: id, rewrite, prompt, of evaluation behaviors; empty: rule-based rewrites
-            benign="",  # JSONL: id, prompt, response (optional); must be answered
-            borderline="",  # JSONL as benign, or an XSTest CSV: looks forbidden, must be answered
-            max_chats=0,  # chats used at most, the first ones; 0: all
-            prompt_length=128,  # P, tokens: the prompt block; multiples of 128 suit a TPU
-            response_length=128,  # R, tokens: the response block; longer responses are cut
-            perturb="user",  # which prompt tokens the perturbation reaches: user | user+template | all
-            system=None,  # system prompt; None: the chat template's own default
-            adversarial_rows=8,  # behaviors per batch; each is one away and one toward row
-            utility_rows=56,  # benign chats per batch
-        )
-    )
+    c.data = _data()
     c.training = ConfigDict(
         dict(
             methods=("undefended", "cat", "dat"),  # of METHODS: what is trained from the target and compared
@@ -124,6 +105,30 @@ def defaults() -> ConfigDict:
     for group, rows in TABLES.items():
         c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
     return c
+
+
+def _data() -> ConfigDict:
+    """The group `data`: the user's files, and how their rows are laid out."""
+    return ConfigDict(
+        dict(
+            behaviors="",  # CSV of training behaviors (docs/formats.md); several files with commas between
+            targets="",  # JSON: {BehaviorID: text or list of texts}; the harmful responses y; "": from the behaviors file, or made
+            safe_responses="",  # CSV: Behavior, Safe_Response; empty: one default refusal for all
+            chats="",  # utility chats: .jsonl, .parquet or a folder made by `python -m dat_jax.data.prepare`
+            eval_behaviors="",  # as behaviors; disjoint from them
+            eval_targets="",
+            rewrites="",  # JSONL: id, rewrite, prompt, of evaluation behaviors; empty: rule-based rewrites
+            benign="",  # JSONL: id, prompt, response (optional); must be answered
+            borderline="",  # JSONL as benign, or an XSTest CSV: looks forbidden, must be answered
+            max_chats=0,  # chats used at most, the first ones; 0: all
+            prompt_length=128,  # P, tokens: the prompt block; multiples of 128 suit a TPU
+            response_length=128,  # R, tokens: the response block; longer responses are cut
+            perturb="user",  # which prompt tokens the perturbation reaches: user | user+template | all
+            system=None,  # system prompt; None: the chat template's own default
+            adversarial_rows=8,  # behaviors per batch; each is one away and one toward row
+            utility_rows=56,  # benign chats per batch
+        )
+    )
 
 
 def _evaluation() -> ConfigDict:

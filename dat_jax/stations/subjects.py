@@ -83,10 +83,10 @@ def identity(source: str) -> str:
     A hub id is its own identity. Retraining a method, or another model under the same name, gives another one; moving it does not.
     """
     folder = epath.Path(source)
-    if (folder / "checkpoints").is_dir():
+    if source and is_checkpoint(source):
         end = folder / "finished.json"
         return f"{short_name(source)} {checksum(end.read_text() if end.exists() else 'unfinished')}"
-    if files.is_remote(source) or not folder.is_dir():
+    if not source or files.is_remote(source) or not folder.is_dir():
         return source
     return f"{short_name(source)} {checksum([_sampled(pathlib.Path(path)) for path in sorted(folder.glob('*.safetensors'))])}"
 

@@ -108,6 +108,12 @@ def test_measures_need_their_field():
     assert sum(found["over_refusal"].values()) == 1
 
 
+def sorted_as(rows, others):
+    """The rows in the order in which the others name their method, attack and seed."""
+    found = {(row["method"], row["attack"], row["seed"]): row for row in rows}
+    return [found[row["method"], row["attack"], row["seed"]] for row in others]
+
+
 def test_files(made_up_workdir):
     path = report.write(made_up_workdir)
     assert path.name == "report.html"
@@ -120,7 +126,9 @@ def test_files(made_up_workdir):
         "prefill": "prefill", "embedding": "embedding", "embedding+rewrite:past": "embedding", **dict.fromkeys(worst)
     }  # fmt: skip
     assert results["attacks"][0] == {"name": "direct", "title": "Direct request", "surface": "text"}
-    assert results["held_out_forms"] == ["french"] and results["judges"] == ["world"] and results["by_judge"] == results["agreement"] == []
+    assert results["held_out_forms"] == ["french"] and results["judges"] == ["world"] and results["agreement"] == []
+    assert [{key: row[key] for key in keys} for row in results["by_judge"]] == sorted_as(results["rows"], results["by_judge"])
+    assert all(row["judge"] == "world" and (row["score"] is None) == row["attack"].startswith(WORST) for row in results["by_judge"])
     assert results["config"] == {"training": {"methods": ["undefended", "cat", "dat"]}, "evaluation": {"judges": ["world"]},
                                  "target": {"model": "<i>"}}  # fmt: skip
     for row in results["rows"]:

@@ -324,7 +324,7 @@ def test_an_attack_of_ones_own_keeps_its_progress_within_a_batch(small_model, an
         assert context.judge is not None and victim.decoding.batch_size == 2
         return [Attempt(b.id, f"{b.text} a", b.targets[0], tokens=(5, 6, 7)) for b in behaviors]
 
-    row = Attack(name="search", title="Search", surface="text", attempts=search, settings=SearchSettings, adaptive=True)
+    row = Attack(name="search", title="Search", surface="text", attempts=search, settings=SearchSettings, adaptive=True, uses_judge=True)
     monkeypatch.setitem(ATTACKS, "search", row)
     config = defaults()
     assert config.attacks.search.steps == 4

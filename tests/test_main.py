@@ -54,7 +54,7 @@ def test_a_call_without_its_files_says_what_to_bring_and_names_the_workdir_first
     assert done.returncode == 2
     first, *lines = done.stderr.strip().splitlines()
     assert LOGGED.match(first) and first.endswith("workdir: runs/gemma_tpu")
-    assert lines[0] == "dat_jax: 7 files are not there; bring them, or set the keys to where they are:"
+    assert lines[0] == "dat_jax: 7 files are not there; bring what is missing, or set its key to where it is:"
     keys = [line.split("(config.data.")[1].split(")")[0] for line in lines[1:]]
     assert keys == ["behaviors", "targets", "safe_responses", "chats", "eval_behaviors", "eval_targets", "borderline"]
     assert "  data/ultrachat  (config.data.chats): " in lines[4] and "python -m dat_jax.data.prepare" in lines[4]

@@ -21,13 +21,17 @@ def absolute(folder: str) -> str:
     return folder if is_remote(folder) else os.path.abspath(folder)
 
 
+def nearest(file: epath.Path) -> str:
+    """Returns "; did you mean NAME?" for the file beside it whose name is nearest, "" where none is near."""
+    near = difflib.get_close_matches(file.name, [p.name for p in file.parent.iterdir()] if file.parent.exists() else [], 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def read_text(path: str) -> str:
     """Returns a UTF-8 file's text; a missing, empty or undecodable file is a ValueError."""
     file = epath.Path(path)
     if not file.exists() or file.is_dir():
-        near = difflib.get_close_matches(file.name, [p.name for p in file.parent.iterdir()] if file.parent.exists() else [], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{path}: no such file{hint}")
+        raise ValueError(f"{path}: no such file{nearest(file)}")
     data = file.read_bytes()
     try:
         text = data.decode("utf-8-sig")

@@ -1,4 +1,4 @@
-"""Export: each trained method as a Hugging Face folder, and its LoRA factors alone as a PEFT adapter beside it."""
+"""Export: each trained method as a Hugging Face folder, and beside it its LoRA factors alone as a PEFT adapter of the base model."""
 
 import logging
 
@@ -31,9 +31,11 @@ def run(inputs: Inputs, mesh) -> None:
         params, lora = loop.restore(target, run, mesh)
         models.save(loop.merged(target, params, lora), str(folder))
         text = card.card(method, inputs.seed, inputs.config, inputs.folder.parent, files.read_json(str(run / "finished.json"))["collapsed"])
-        if lora is not None:
-            adapters.save_adapter(lora, target.config, str(adapter), inputs.config.target.model)
+        # Factors that were trained on top of a checkpoint are no adapter of the base model: the merged folder alone is right.
+        factors = None if inputs.config.target.checkpoint else lora
+        if factors is not None:
+            adapters.save_adapter(factors, target.config, str(adapter), inputs.config.target.model)
         if jax.process_index() == 0:  # last: its presence says that the folder is complete
-            for written in (adapter, folder) if lora is not None else (folder,):
+            for written in (adapter, folder) if factors is not None else (folder,):
                 files.write_text(written / "README.md", text)
         logging.info("export %s, seed %d: %s", method, inputs.seed, folder)

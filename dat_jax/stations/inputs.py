@@ -11,7 +11,7 @@ from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.victim import Decoding
 from dat_jax.data import behaviors as behaviors_lib
 from dat_jax.data import chats as chats_lib
-from dat_jax.data import pipeline, utility
+from dat_jax.data import files, pipeline, utility
 from dat_jax.data import rewrites as rewrites_lib
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import Rewrite
@@ -78,12 +78,11 @@ def check_files(config: ConfigDict) -> None:
     if config.world.enabled:
         return
     named = [(key, path) for key in BROUGHT for path in behaviors_lib.paths(config.data[key])]
-    missing = [(key, path) for key, path in named if not epath.Path(path).exists()]
-    if len(missing) == 1 and len(named) > 1:
-        return  # the reader of that file says more: the nearest name beside it
+    missing = [(key, epath.Path(path)) for key, path in named if not epath.Path(path).exists()]
     if missing:
-        lines = [f"  {path}  (config.data.{key}): {BROUGHT[key]}" for key, path in missing]
-        raise ValueError(f"{len(missing)} files are not there; bring them, or set the keys to where they are:\n" + "\n".join(lines))
+        lines = [f"  {path}  (config.data.{key}{files.nearest(path)}): {BROUGHT[key]}" for key, path in missing]
+        count = "1 file is" if len(missing) == 1 else f"{len(missing)} files are"
+        raise ValueError(f"{count} not there; bring what is missing, or set its key to where it is:\n" + "\n".join(lines))
 
 
 def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:

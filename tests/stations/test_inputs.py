@@ -22,7 +22,7 @@ def test_all_files_that_are_missing_are_listed_at_once_with_format_and_command(b
     with pytest.raises(ValueError) as caught:
         stations.run("all", config, str(tmp_path / "run"))
     first, *listed = str(caught.value).splitlines()
-    assert first == "4 files are not there; bring them, or set the keys to where they are:"
+    assert first == "4 files are not there; bring what is missing, or set its key to where it is:"
     assert [line.split(":")[0] for line in listed] == [
         f"  {tmp_path}/b.csv  (config.data.behaviors)",
         f"  {tmp_path}/c  (config.data.chats)",
@@ -46,7 +46,10 @@ def test_every_key_of_files_says_what_it_wants():
     [
         ({"data.eval_behaviors": "train.csv", "data.eval_targets": "train.json"}, "is one of the training behaviors"),
         ({"data.prompt_length": 20}, r"the prompt of behavior 'paint_drum' has \d+ tokens; allowed: config.data.prompt_length = 20"),
-        ({"data.behaviors": "tran.csv"}, r"tran\.csv: no such file; did you mean train\.csv\?"),
+        (
+            {"data.behaviors": "tran.csv"},
+            r"1 file is not there; .*\n  .*/tran\.csv  \(config\.data\.behaviors; did you mean train\.csv\?\): CSV of training",
+        ),
         ({"data.benign": "train.csv"}, r"train\.csv, line 1: no column 'prompt'"),
         ({"data.chats": "train.json"}, r"train\.json, line 1: no key 'messages'"),
         ({"target.model": "nowhere"}, "is neither a folder nor a hub id"),

@@ -106,6 +106,11 @@ def test_a_checkpoint_stands_on_what_it_was_trained_from(config, trained, tmp_pa
             below = loop.merged(below, *loop.restore(below, folder, mesh))
     jax.tree.map(np.testing.assert_array_equal, expected, jax.device_get(below.params))
 
+    assert stations.run("export", config, str(tmp_path / "again")) == 0
+    exported = tmp_path / "again" / "seed_0" / "export"
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(models.load(str(exported / "cat")).params), expected)
+    assert [path.name for path in exported.iterdir()] == ["cat"]  # the second factors alone are no adapter of the base model
+
     config.training.methods, config.evaluation.compare = (), (f"one={first}", f"two={second}")
     one = None
     for checkpoint in (first, second, ""):  # what else is attacked does not matter

@@ -4,36 +4,20 @@ Reproduces: no row of the paper; the same settings on a model with a vocabulary 
 Hardware: one v5e-16 slice (v5e:4x4, 4 hosts, 16 GB per chip).
 Time: no run has been timed. Compiled, a training step needs 13.3 of 15.75 GiB per chip and, by the chips' public peaks, at least 0.96 s.
 
-    python -m dat_jax.main --config=configs/gemma_tpu.py --mode=compile --workdir=runs/compile            # anywhere, no TPU: does it fit?
+    python -m dat_jax.main --config=configs/gemma_tpu.py --mode=compile     # anywhere, no TPU: does it fit?
     TYPE=v5litepod-16 launch/supervise.sh --spot --workdir=gs://BUCKET/gemma --config=configs/gemma_tpu.py
 
-Files under data/ (from the working directory of every host, or gs:// paths): HarmBench-format behaviors, targets and safe responses as
-Continuous-AdvTrain ships them, evaluation behaviors and XSTest as in configs/smollm2_cpu.py, and UltraChat made into a folder by
-`python -m dat_jax.data.prepare`. The paper does not state radius, step size, LoRA rank or steps: those are Continuous-AdvTrain's.
+The files to bring and the paper's own settings are in `dat_jax.presets.paper`.
 """
 
-from dat_jax.config import defaults
+from dat_jax import presets
 
 
 def get_config():
     """Returns the configuration of Gemma-2-9B-it on v5e:4x4."""
-    c = defaults()
-    c.training.methods = ("undefended", "cat", "dat")
+    c = presets.paper("google/gemma-2-9b-it")
     c.mesh.update({"data": 2, "fsdp": 1, "tensor": 8, "processes": 4})
     c.topology = "v5e:4x4"
-    bf16 = {"dtype": "bfloat16", "compute_dtype": "bfloat16"}
-    c.target.update({"model": "google/gemma-2-9b-it", "attention": "splash", **bf16})
-    c.sampler.update({"model": "GSAI-ML/LLaDA-8B-Base", **bf16})
-    c.sampler.update({"samples": 1000, "keep": 16, "prompt_tokens": (16, 112), "response_tokens": 128, "steps": 64, "batch_size": 256})
-    c.data.update({"behaviors": "data/adv_training_behaviors.csv", "targets": "data/adv_training_targets.json"})
-    c.data.update({"safe_responses": "data/adv_training_behaviors_safe_responses_longer.csv", "chats": "data/ultrachat"})
-    c.data.update({"eval_behaviors": "data/eval_behaviors.csv", "eval_targets": "data/harmbench_targets_text.json"})
-    c.data.update({"borderline": "data/xstest_prompts.csv"})
-    c.data.update({"prompt_length": 256, "response_length": 256, "adversarial_rows": 8, "utility_rows": 56})
-    c.methods.cat.perturbation.update({"steps": 10, "radius": 0.05, "step_size": 0.25, "keep_products": True})
-    c.methods.cat.objective.utility_weight = 0.45
-    c.training.update({"steps": 760, "learning_rate": 1e-4, "save_every": 20, "watch_every": 100, "keep_products": True})
-    c.training.lora.update({"rank": 64, "alpha": 16.0})
-    c.evaluation.update({"max_new_tokens": 256, "batch_size": 64})
-    c.attacks.embedding.perturbation.update({"steps": 100, "radius": 0.05, "step_size": 0.1, "keep_products": True})
+    c.target.attention = "splash"
+    c.training.keep_products = True
     return c

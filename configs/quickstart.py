@@ -4,7 +4,8 @@
     python -m dat_jax.main --config=configs/quickstart.py --workdir=runs/three --config.seeds=0,1,2      # with intervals over seeds
 
 Shows why DAT closes the gap that CAT leaves: CAT sees the training behaviors' own requests, DAT prompts sampled by the world's
-masked-diffusion LM from the responses; both get the same steps, rows, losses, attack and utility data (common forms only).
+masked-diffusion LM from the responses. Both get the same steps, rows, losses, attack and utility data: the chats, which come in common
+forms only, and prompts sampled for their answers. docs/experiments.md has what each setting was chosen by.
 """
 
 from dat_jax.config import defaults
@@ -22,11 +23,15 @@ def get_config():
     c.methods.cat.objective.toward_cutoff = 0.02
     # Per token: one improbable first token brings the mean over a response beyond any cutoff, and a prefilled answer goes on.
     c.methods.cat.objective.update({"cutoff_over": "token", "away_cutoff": 2.0})
-    c.methods.cat.objective.utility_weight = 2.0
-    c.methods.cat.perturbation.update({"steps": 8, "radius": 0.3, "step_size": 0.25, "iterate": "best"})
-    c.training.update({"steps": 300, "learning_rate": 1.5e-3, "clip": 1.0, "save_every": 50, "watch_every": 50})
+    c.methods.cat.objective.update({"away_weight": 1.0, "utility_weight": 1.0})
+    c.utility.update({"samples": 32, "keep": "agree"})  # prompts for each benign answer, as many forms as the adversarial ones have
+    # Few steps in a ball twice as wide as the one that the evaluation attacks in: its radius decides what an embedding attack still breaks.
+    c.methods.cat.perturbation.update({"steps": 3, "radius": 0.6, "step_size": 0.6, "iterate": "best"})
+    c.training.update({"steps": 300, "learning_rate": 6e-3, "clip": 1.0, "save_every": 50, "watch_every": 100})
+    c.training.optimizer = "muon"
     c.training.lora.rank = 0  # all weights: with factors of rank 32 the same steps of DAT ended far from both cutoffs
     c.evaluation.update({"judges": ("world",), "max_new_tokens": 10, "batch_size": 24})
     c.attacks.best_of_n.attempts, c.attacks.prefill.words = 8, 4
+    c.attacks.prefill.lengths = (1, 2, 3, 4, 5, 6)  # an answer has nine words, and with eight of them all that was asked for is given
     c.attacks.embedding.perturbation.update({"steps": 20, "radius": 0.3, "step_size": 0.2})
     return c

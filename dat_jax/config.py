@@ -42,7 +42,7 @@ def defaults() -> ConfigDict:
             timeout=300,  # seconds to wait for all hosts at the start
         )
     )
-    c.topology = ""  # --mode=compile: the TPU to compile for, e.g. "v5e:4x4"
+    c.topology = ""  # --mode=compile: what to compile for, e.g. "v5e:4x4", or "h100:1x1" (one GPU)
     c.world = settings.as_config(World())  # the embedded world: small models and harmless data that are made instead of downloaded
     model = dict(
         dtype="float32",  # storage of the frozen weights
@@ -63,6 +63,15 @@ def defaults() -> ConfigDict:
             add_requests=False,  # train on the requests too: a selection by compliance leaves out what is refused already
             judge="",  # that scores compliance for the selection, one of JUDGES; "": the first of evaluation.judges
             **settings.as_config(Pool()),
+        )
+    )
+    c.rewriter = ConfigDict(
+        dict(
+            model="",  # hub id or folder of an LLM that writes prompts for attacks which ask it to; "": none
+            dtype="float32",
+            prompt_length=256,  # tokens of an instruction's block
+            max_new_tokens=128,
+            temperature=0.7,
         )
     )
     c.utility = settings.as_config(SampledUtility())  # prompts sampled for benign answers, for the utility rows of every method
@@ -169,6 +178,10 @@ def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]
     require(config.data.perturb in PERTURB, "data.perturb", " | ".join(PERTURB))
     for key in ("prompt_length", "response_length", "adversarial_rows", "utility_rows"):
         require(config.data[key] >= 1, f"data.{key}", "an integer >= 1")
+    require(config.rewriter.dtype in ("float32", "bfloat16"), "rewriter.dtype", "float32 | bfloat16")
+    for key in ("prompt_length", "max_new_tokens"):
+        require(config.rewriter[key] >= 1, f"rewriter.{key}", "an integer >= 1")
+    require(config.rewriter.temperature >= 0, "rewriter.temperature", "a number >= 0")
     for model in ("target", "sampler"):
         require(config[model].dtype in ("float32", "bfloat16"), f"{model}.dtype", "float32 | bfloat16")
         require(config[model].compute_dtype in ("float32", "bfloat16"), f"{model}.compute_dtype", "float32 | bfloat16")

@@ -12,6 +12,7 @@ import sys
 from dat_jax import platform
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there: it is not needed
 os.environ.update(platform.environment())
 
 from absl import app, flags
@@ -20,12 +21,13 @@ from ml_collections import config_flags
 
 from dat_jax import config as config_lib
 
-_MODES = ("all", "sample", "train", "evaluate", "judge", "report", "export", "compile")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or your own", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder or gs:// address of everything the run writes; runs/ and the config's name if not given"
 )
-_MODE = flags.DEFINE_enum("mode", "all", _MODES, "one station of the way, or all")
+_MODE = flags.DEFINE_string(
+    "mode", "all", "all, a station of the way or several with commas between, as in evaluate,judge,report; or compile"
+)
 
 
 def main(argv: list[str]) -> int:
@@ -40,6 +42,8 @@ def main(argv: list[str]) -> int:
     show_progress()
     workdir = _WORKDIR.value or workdirs.default(config_flags.get_config_filename(flags.FLAGS["config"]))
     logging.info("workdir: %s", workdir)
+    if os.environ.get("JAX_PLATFORMS") == "cpu" and platform.has_gpu() and not platform.has_plugin():
+        logging.warning("the CPU is used although an NVIDIA GPU is there: jax's plugin for it is missing (pip install 'dat_jax[cuda]')")
     try:
         config_lib.split_lists(_CONFIG.value)
         config_lib.validate(_CONFIG.value)
@@ -48,12 +52,15 @@ def main(argv: list[str]) -> int:
         logging.debug("where it came from", exc_info=True)
         print(f"dat_jax: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("dat_jax: stopped; the same command goes on from what is saved", file=sys.stderr)
+        return 130
 
 
 def show_progress() -> None:
     """Shows our own lines with the time of day; Orbax (through absl's logger) and the bucket's clients are heard from warnings on."""
     absl_logging.set_verbosity(absl_logging.INFO)
-    for name in ("absl", "fsspec", "gcsfs"):
+    for name in ("absl", "fsspec", "gcsfs", "jax"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger().setLevel(logging.INFO)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))

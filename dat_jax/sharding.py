@@ -41,7 +41,7 @@ def initialize(processes: int, timeout: int = 300) -> None:
 
     On Cloud TPU and GKE the addresses are found by jax. Elsewhere the environment gives JAX_COORDINATOR_ADDRESS (host:port),
     JAX_NUM_PROCESSES and JAX_PROCESS_ID. timeout: seconds until a host that does not show up is an error.
-    Raises ValueError when another number of processes than config.mesh.processes is found.
+    Raises ValueError when another number of processes than config.mesh.processes is found, or jax cannot use the devices.
     """
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         count, index = _environment_integer("JAX_NUM_PROCESSES"), _environment_integer("JAX_PROCESS_ID")
@@ -53,7 +53,14 @@ def initialize(processes: int, timeout: int = 300) -> None:
             )
     elif processes > 1:
         jax.distributed.initialize(initialization_timeout=timeout)
-    check_processes(processes, jax.process_count())
+    try:
+        found = jax.process_count()  # the first use of the devices
+    except RuntimeError as error:
+        if "'cuda'" not in str(error):  # a TPU may be busy for a while: trying again may help, which status 2 would rule out
+            raise
+        remedy = "mend its driver or jax's plugin for it (what they said is above), or set JAX_PLATFORMS=cpu to do without it"
+        raise ValueError(f"the GPU cannot be used; {remedy}: {error}") from error
+    check_processes(processes, found)
     kind, local, total = jax.devices()[0].device_kind, jax.local_device_count(), jax.device_count()
     logger.info("process %d of %d: %d local devices of %d (%s)", jax.process_index(), jax.process_count(), local, total, kind)
 

@@ -12,7 +12,10 @@ import dataclasses
 import os
 import sys
 
+from dat_jax import platform
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
+os.environ.update(platform.environment())
 
 from absl import app, flags
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from dat_jax import stations
+
 QUICK = "--config=configs/quickstart.py"
 LOGGED = re.compile(r"\d\d:\d\d:\d\d  ")
 
@@ -32,6 +34,10 @@ def call(*arguments):
         (
             [QUICK, "--workdir=w", "--config.methods.cat.perturbation.radius=-1"],
             "config.methods.cat.perturbation.radius is -1.0; allowed: a number >= 0",
+        ),
+        (
+            [QUICK, "--workdir=w", "--mode=evaluate,jduge"],
+            "--mode=evaluate,jduge; allowed: all, sample, train, evaluate, judge, export, report",
         ),
         ([QUICK, "--config.evaluation.judges=world,oracle"], "config.evaluation.judges is ('world', 'oracle'); allowed: a selection of "),
     ],
@@ -59,3 +65,39 @@ def test_a_call_without_its_files_says_what_to_bring_and_names_the_workdir_first
     assert keys == ["behaviors", "targets", "safe_responses", "chats", "eval_behaviors", "eval_targets", "borderline"]
     assert "  data/ultrachat  (config.data.chats): " in lines[4] and "python -m dat_jax.data.prepare" in lines[4]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["configs", "dat_jax"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [
+        ("all", ("sample", "train", "evaluate", "judge", "report")),
+        ("train", ("train",)),
+        ("evaluate, judge,report", ("evaluate", "judge", "report")),
+        ("compile", ("compile",)),
+        *((wrong, None) for wrong in ("", "all,train", "compile,train", "evaluate,", "Train")),
+    ],
+)
+def test_a_mode_is_all_a_station_or_several(mode, names):
+    if names:
+        assert stations.parse(mode) == names
+    else:
+        with pytest.raises(ValueError, match=f"--mode={mode}; allowed: all, .*, compile, or stations with commas between"):
+            stations.parse(mode)
+
+
+STOPPED = """
+import runpy
+from dat_jax import stations
+def stopped(*_):
+    raise KeyboardInterrupt
+stations.run = stopped
+runpy.run_module("dat_jax.main", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_who_presses_control_c_is_told_that_the_run_goes_on():
+    command, environment = [sys.executable, "-c", STOPPED, QUICK, "--workdir=w"], os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 130
+    assert done.stderr.strip().splitlines()[-1] == "dat_jax: stopped; the same command goes on from what is saved"
+    assert "Traceback" not in done.stderr

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dat_jax import platform
+from dat_jax import platform, sharding
 
 TPU, VFIO, GPU = "/dev/accel0", "/dev/vfio/0", "/dev/nvidia0"
 
@@ -49,3 +49,27 @@ def test_what_the_user_has_set_stays(machine, monkeypatch):
     assert machine((), ("libtpu",)) == {}
     monkeypatch.setenv("JAX_PLATFORMS", "")
     assert machine((GPU,), ("libtpu", "jax_cuda12_plugin")) == {}
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("", "cpu"), ("-1", "cpu"), ("0", "cuda,cpu")])
+def test_a_gpu_that_is_hidden_is_not_looked_for(machine, monkeypatch, visible, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine((GPU,), ("libtpu", "jax_cuda12_plugin")) == {"JAX_PLATFORMS": expected}
+
+
+def test_a_gpu_that_cannot_be_used_is_an_error_and_a_tpu_may_be_tried_again(monkeypatch):
+    """What jax says of a driver that is broken, and of a TPU that another process holds."""
+
+    def broken(platform):
+        def process_count():
+            raise RuntimeError(f"Unable to initialize backend '{platform}': Backend '{platform}' is not in the list of known backends")
+
+        monkeypatch.setattr(sharding.jax, "process_count", process_count)
+
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+    broken("cuda")
+    with pytest.raises(ValueError, match=r"the GPU cannot be used; .* set JAX_PLATFORMS=cpu to do without it: Unable to initialize"):
+        sharding.initialize(1)
+    broken("tpu")
+    with pytest.raises(RuntimeError, match="Unable to initialize backend 'tpu'"):
+        sharding.initialize(1)

@@ -22,7 +22,7 @@ ORDER = [
     {"attacks"},
     {"judges"},
     {"report", "config"},
-    {"compilation", "stations"},
+    {"presets", "compilation", "stations"},
     {"main"},
 ]
 LONGEST_FILE, LONGEST_FUNCTION = 420, 90  # lines

@@ -53,8 +53,8 @@ class Context:
     settings: Any = None  # the attack's own, config.attacks.<group>
     variant: str = ""  # one of Attack.variants
     rewrites: Sequence[Rewrite] = ()
-    judge: Callable[..., Any] | None = None  # exchanges -> verdicts, see judges/judge.py
-    rewriter: Callable[[Sequence[str]], list[str]] | None = None  # instructions -> texts of a language model
+    judge: Callable[..., Any] | None = None  # exchanges -> verdicts, see judges/judge.py; for attacks that say uses_judge
+    rewriter: Callable[[Sequence[str]], list[str]] | None = None  # instructions -> texts of config.rewriter.model; None where none is set
     store: Store | None = None
 
 
@@ -79,6 +79,8 @@ class Attack:
     settings: type = NoSettings
     group: str = ""  # the settings are config.attacks.<group>; "": the attack's name
     adaptive: bool = False  # whether the attempts depend on the model under attack
+    tries: bool = False  # whether its attempts on a behavior are tries of one kind: the report draws success over their number
+    uses_judge: bool = False  # whether context.judge steers it: its answers then depend on the judge
     uses_target: bool = False  # whether the behavior's target steers it: the report says so where targets were made from the behaviors
     variants: Callable[[Any, Sequence[str]], Sequence[str]] = once
     choices: tuple[str, ...] = ()  # settings that say which variants there are: answers do not depend on them, so they may change

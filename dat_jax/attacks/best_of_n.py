@@ -86,4 +86,4 @@ def shift_characters(text: str, generator: np.random.Generator, probability: flo
     return "".join(shift(letter, drawn, int(by)) for letter, drawn, by in zip(text, draws, shifts))
 
 
-ATTACK = Attack(name="best_of_n", title="Best of N", surface="text", attempts=attempts, settings=Settings)
+ATTACK = Attack(name="best_of_n", title="Best of N", surface="text", attempts=attempts, settings=Settings, tries=True)

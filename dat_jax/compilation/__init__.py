@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation for a TPU topology, without a TPU: does the run fit, what does it communicate, how fast could it be."""
+"""Ahead-of-time compilation for TPUs and GPUs that are not there: does the run fit, what does it communicate, how fast could it be."""
 
 import json
 import pathlib
@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
 def compiled(program: Program, devices: int, chip: chips.Chip) -> Account:
     """Compiles one program and reads its costs; a program that needs too much HBM is read from what the compiler left behind."""
     with tempfile.TemporaryDirectory() as folder:
-        dump: dict[str, str | bool] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        dump: dict[str, Any] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True, **chip.compiler_options}
         started = time.monotonic()
         try:
             program.lower().compile(compiler_options=dump)

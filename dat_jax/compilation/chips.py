@@ -1,4 +1,4 @@
-"""TPU chips and topologies: what the public data sheets promise, and the devices of a slice that nobody has to own."""
+"""TPU and GPU chips: what the public data sheets promise, and the devices of a slice or host that nobody has to own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Per jax device. hbm_bytes: what libtpu lets a program use (found by compiling); rates: public peaks, bytes and FLOPs per second.
+    """Per jax device. hbm_bytes: what a program may use (of a TPU found by compiling); rates: public peaks, bytes and FLOPs per second.
 
     ici_bytes_per_second is the sum over a chip's links as published, so bounds from it are optimistic.
     """
@@ -19,45 +19,75 @@ class Chip:
     hbm_bytes_per_second: float
     flops_per_second: float  # bfloat16
     ici_bytes_per_second: float
+    gpu: str = ""  # of a GPU what its compiler must know of it (xla.GpuTargetConfig as text)
+
+    @property
+    def compiler_options(self) -> dict[str, bool | int]:
+        """How to compile without the device: kernels of a GPU cannot be tried, and untried ones of Triton may not compile at all."""
+        return {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False} if self.gpu else {}
 
 
 GIB = 2**30
+# As jax reports them: jax.lib.xla_client.get_topology_for_devices(jax.devices()).target_config.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
+  block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: 84929347584
+  shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA" device_description_str: "NVIDIA H100 80GB HBM3"
+runtime_version { major: 12 minor: 9 } dnn_version_info { major: 9 minor: 10 }
+"""
 # Sources: docs.cloud.google.com/tpu/docs/v5e, v5p, v6e, tpu7x. Interconnect: 1600, 4800, 3584 and 9600 Gbit/s per chip. A tpu7x chip is
-# two devices, each with half of its peaks.
+# two devices, each with half of its peaks. H100 SXM: NVIDIA's data sheet, dense products, NVLink in one direction; of its 79.1 GiB jax
+# takes 59.3 unless told otherwise, and 71.2 with XLA_PYTHON_CLIENT_MEM_FRACTION=0.9.
 CHIPS = {
     "v5e": Chip(15.75 * GIB, 0.82e12, 197e12, 200e9),
     "v5p": Chip(95.74 * GIB, 2.76e12, 459e12, 600e9),
     "v6e": Chip(31.25 * GIB, 1.64e12, 918e12, 448e9),
     "tpu7x": Chip(94.75 * GIB, 3.7e12, 1153e12, 600e9),
+    "h100": Chip(71.2 * GIB, 3.35e12, 989e12, 450e9, gpu=H100),
 }
 
 
 def chip(topology: str) -> Chip:
-    """The chip of a topology name such as "v5e:4x4". Raises ValueError for another form or an unknown generation."""
+    """The chip of a topology name such as "v5e:4x4"; GPUs are hosts x GPUs of a host, as in "h100:1x1".
+
+    Raises ValueError for another form or an unknown generation.
+    """
     match = re.fullmatch(r"(\w+):(\d+x\d+(?:x\d+)?)", topology)
     if not match or match[1] not in CHIPS:
-        raise ValueError(f"config.topology is {topology!r}; allowed: {', '.join(CHIPS)}, a colon and the chips' grid, as in 'v5e:4x4'")
+        raise ValueError(
+            f"config.topology is {topology!r}; allowed: {', '.join(CHIPS)}, a colon and the chips' grid, as in 'v5e:4x4' or 'h100:1x1'"
+        )
     return CHIPS[match[1]]
 
 
 def devices(topology: str, slices: int = 1) -> list[Any]:
     """The devices of `slices` slices of a topology, known to the compiler alone.
 
-    Raises ValueError when libtpu is not installed or does not know the topology.
+    Raises ValueError when the compiler is not installed (libtpu, or jax's plugin for CUDA) or does not know the topology.
     """
-    chip(topology)
+    if gpu := chip(topology).gpu:
+        return _described(topology, "cuda", {"target_config": gpu, "topology": f"{slices}x{topology.split(':')[1]}"})
     # The compiler is used without a TPU: it must neither look for one in the network nor claim the machine for itself.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # of this host, not of the topology: keeps libtpu from complaining
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if re.fullmatch(r"\w+:1x1", topology):
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    return _described(topology, "tpu", options)
+
+
+def _described(topology: str, platform: str, options: dict[str, Any]) -> list[Any]:
     from jax.experimental import topologies
 
-    options = {"num_slices": slices} if slices > 1 else {}
-    if re.fullmatch(r"\w+:1x1", topology):
-        options["chips_per_host_bounds"] = (1, 1, 1)  # type: ignore[assignment]
     try:
-        return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
+        return list(topologies.get_topology_desc(topology, platform, **options).devices)
     except Exception as error:
-        hint = "the TPU compiler does not take it, or is not installed (pip install 'dat_jax[tpu]')"
+        hint = f"its compiler does not take it, or is not installed (pip install 'dat_jax[{platform}]')"
         raise ValueError(f"config.topology is {topology!r}: {hint}: {error}") from error

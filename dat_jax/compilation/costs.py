@@ -19,6 +19,7 @@ FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while
     "add-dependency",
     "domain",
 )
+CUBLAS = ("__cublas$gemm", "__cublas$lt$matmul")  # what a matrix product becomes on a GPU; the first result is the product
 SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # matrix products of each splash kernel
 
 
@@ -121,9 +122,18 @@ def _flops(computation: Computation, instruction: Instruction) -> float:
         return 2.0 * math.prod(instruction.shapes[0].dims) * math.prod(left.dims[axis] for axis in contracted)
     if instruction.opcode == "convolution":
         return _convolution(computation, instruction)
+    if instruction.opcode == "custom-call" and instruction.attribute("custom_call_target") in CUBLAS:
+        return _cublas(computation, instruction)
     if instruction.opcode == "custom-call" and "splash" in instruction.name + instruction.op_name:
         return _splash(computation, instruction)
     return 0.0
+
+
+def _cublas(computation: Computation, instruction: Instruction) -> float:
+    left = _operand(computation, instruction, 0)
+    contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.rest)
+    axes = _integers(contracted[1] if contracted else None)
+    return 2.0 * math.prod(instruction.shapes[0].dims) * math.prod(left.dims[axis] for axis in axes)
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> float:

@@ -70,10 +70,11 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Metho
 
     def lower() -> jax.stages.Lowered:
         step = loop.compiled_step(state)
-        return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=loop.optimizer(training))
+        original = weights.abstract(model, config.target.dtype, mesh) if method.needs_reference else None
+        return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=loop.optimizer(training), reference=original)
 
     about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}"
-    about += f", {config.methods.cat.perturbation.steps} attack steps" if method.key == "cat" else f", {method.title}"
+    about += f", {method.about(method.read_settings(config))}"
     about += f", {training.micro_batch} rows at a time" if training.micro_batch else ""
     return Program("train_step", about, method.step_flops(model, config), lower)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from dat_jax.compilation.chips import GIB, Chip
@@ -51,8 +52,9 @@ class Account:
 
     @property
     def recomputation(self) -> float:
-        """FLOPs in the program over FLOPs needed."""
-        return sum(self.cost.flops.values()) * self.devices / sum(self.needed_flops.values())
+        """FLOPs in the program over FLOPs needed; not a number where a method does not count what it needs."""
+        needed = sum(self.needed_flops.values())
+        return sum(self.cost.flops.values()) * self.devices / needed if needed else math.nan
 
 
 def account(program: Program, devices: int, chip: Chip, memory: Memory, cost: Cost, compile_seconds: float) -> Account:
@@ -109,7 +111,7 @@ def text(a: Account) -> str:
 
 
 def row(model: str, topology: str, mesh: str, attention: str, record: dict[str, Any]) -> str:
-    """A row of the README's table from a JSON record."""
+    """A row of the table in docs/tpu.md from a JSON record."""
     hbm, roofline = record["hbm"], record["roofline"]
     received = sum(total["bytes"] for total in record["collectives"].values())
     return (

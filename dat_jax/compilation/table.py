@@ -1,4 +1,4 @@
-"""The README's table of what fits and how fast it could be: compiles programs of config files and prints a row for each.
+"""The table (docs/tpu.md) of what fits and how fast it could be: compiles programs of config files and prints a row for each.
 
     python -m dat_jax.compilation.table [--workdir=runs/compile] [configs/mine.py ...]
 

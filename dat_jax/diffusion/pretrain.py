@@ -17,7 +17,10 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 
+from dat_jax import platform
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
+os.environ.update(platform.environment())
 
 import jax
 import numpy as np

@@ -80,6 +80,7 @@ METHOD = Method(
     inner=inner,
     loss=loss,
     flops=step_flops,
+    about=lambda settings: f"{settings.perturbation.steps} attack steps",
     terms=(
         Term("loss/away", "Away loss", "lower: harmful response less likely", said=True),
         Term("loss/toward", "Toward loss", "lower: refusal more likely", said=True),

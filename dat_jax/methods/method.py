@@ -47,6 +47,7 @@ class Method:
     inner: Callable[..., Any] | None = None
     loss: Callable[..., Any] | None = None
     flops: Callable[..., dict[str, float]] | None = None  # (ModelConfig, settings, StepShape) -> operations of a step by scope, by formula
+    about: Callable[[Any], str] = lambda settings: ""  # settings -> what a line on its step says of them
     terms: tuple[Term, ...] = ()
     needs_reference: bool = False  # whether the loss looks at the weights as they were before training
     color: str = ""  # in the report's figures; "": one of the palette's

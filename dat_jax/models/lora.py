@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -55,11 +56,15 @@ def merge(params: dict[str, Any], lora: Lora | None) -> dict[str, Any]:
     """Return parameters with W + scale * A B in place of each adapted W (dtype of W kept); None merges nothing."""
     if lora is None:
         return params
-    merged = dict(params["layers"])
-    for name, factor in lora.factors.items():
-        update = jnp.einsum("ldr,lro->ldo", factor["a"], factor["b"], preferred_element_type=jnp.float32)
-        merged[name] = (merged[name].astype(jnp.float32) + lora.scale * update).astype(merged[name].dtype)
-    return {**params, "layers": merged}
+    merged = {name: _updated(params["layers"][name], factor["a"], factor["b"], lora.scale) for name, factor in lora.factors.items()}
+    return {**params, "layers": {**params["layers"], **merged}}
+
+
+# Compiled, because one operation after the other would hold up to four copies of all layers' largest weight in float32 (8B: 28 GiB).
+@functools.partial(jax.jit, static_argnames="scale")
+def _updated(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    update = jnp.einsum("ldr,lro->ldo", a, b, preferred_element_type=jnp.float32)
+    return (weight.astype(jnp.float32) + scale * update).astype(weight.dtype)
 
 
 def drop(key: jax.Array, lora: Lora, rate: float) -> Lora:

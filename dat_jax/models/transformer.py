@@ -79,7 +79,7 @@ def hidden(
     streams = {}
     for site, layers in segments(stacked(params, config, lora), config.layers, {*add, *taps}):
         if site > 0 and site in add:
-            h_BxTxD = sharding.constrain(add_to_prompt(h_BxTxD, add[site]), "batch", "positions", None)
+            h_BxTxD = add_to_prompt(h_BxTxD, add[site])
         streams[site] = h_BxTxD
         h_BxTxD, _ = jax.lax.scan(body, h_BxTxD, layers)
     streams[config.layers] = h_BxTxD
@@ -136,7 +136,7 @@ def log_probs(params: Params, config: ModelConfig, h_BxRxD: jax.Array, targets_B
 
 
 def check_sites(config: ModelConfig, add: Iterable[int], taps: Iterable[int]) -> None:
-    """Raises ValueError naming the site of a perturbation or tap that the model does not have."""
+    """Raise ValueError naming the site of a perturbation or tap that the model does not have."""
     for name, sites, last in (("add", add, config.layers - 1), ("taps", taps, config.layers)):
         for site in sites:
             if site not in range(last + 1):
@@ -149,14 +149,11 @@ def add_to_prompt(x_BxTxD: jax.Array, delta_BxPxD: jax.Array) -> jax.Array:
     return jnp.concatenate([x_BxTxD[:, :P] + delta_BxPxD.astype(x_BxTxD.dtype), x_BxTxD[:, P:]], axis=1)
 
 
-def segments(layers: Any, count: int, sites: Iterable[int]) -> list[tuple[int, Any]]:
-    """Return (first layer, slice of the stacked `layers`) of each scan from site to site; without inner sites the stack itself."""
-    inner = sorted(site for site in sites if 0 < site < count)
-    if not inner:
-        return [(0, layers)]
-    return [
-        (start, jax.tree.map(operator.itemgetter(slice(start, stop)), layers)) for start, stop in itertools.pairwise([0, *inner, count])
-    ]
+def segments(layers: Any, count: int, sites: set[int]) -> list[tuple[int, Any]]:
+    """Return (first layer, slice of the stacked `layers`) of each scan from site to site."""
+    bounds = [0, *sorted(site for site in sites if 0 < site < count), count]
+    slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    return [(part.start, jax.tree.map(operator.itemgetter(part), layers)) for part in slices]
 
 
 # The pieces of a layer, shared with the cached decoder.

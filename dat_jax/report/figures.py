@@ -108,7 +108,7 @@ def trade_off(results: Results) -> str:
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.0))
-        axes = figure.add_axes((0.14, 0.13, 0.82, 0.78))
+        axes = figure.add_axes((0.18, 0.13, 0.75, 0.78))
         _names(axes, results.methods)
         axes.plot(1, 0, "X", markersize=9, color=FAINT, clip_on=False)
         axes.text(0.965, 0.02, "refuses everything", fontsize=8.5, color=FAINT, ha="right", va="bottom")

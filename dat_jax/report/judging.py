@@ -40,9 +40,7 @@ def _lines(folder: epath.Path, answers: Answers) -> list[Line]:
 def several(
     workdir: epath.PathLike, judges: Sequence[str], runs: Runs, broken_by_attack: Callable[..., dict[str, dict[str, bool]]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rates and mean scores of each judge, and the agreement of each two; both empty where one judge alone has judged."""
-    if len(judges) < 2:
-        return [], []
+    """The rates and mean scores of each judge, and the agreement of each two."""
     rows, labels = [], {judge: dict[tuple, str]() for judge in judges}
     for judge, ((method, seed), answers) in itertools.product(judges, runs.items()):
         folder = epath.Path(workdir) / f"seed_{seed}" / "verdicts" / answers_lib.file_name(judge) / method

@@ -45,7 +45,7 @@ class Results:
     utility_costs: list[dict[str, Any]]  # seed, and what the sampled utility prompts cost; empty where none were drawn
     held_out: list[str]  # forms that no training data contained, where the rewrites say so
     judges: list[str]  # whose verdicts there are; all rates above are the first one's
-    by_judge: list[dict[str, Any]]  # judge, method, attack, seed, behaviors, broken, rate, low, high, score; where there are several judges
+    by_judge: list[dict[str, Any]]  # judge, method, attack, seed, behaviors, broken, rate, low, high, score (mean)
     agreement: list[dict[str, Any]]  # first, second, answers, agree, kappa: of two judges on the same answers
     notes: list[str]  # what a reader must know: attacks missing for a method, seeds missing
 
@@ -99,7 +99,10 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = ()) -> Results:
         utility_rates={key: intervals.clustered(_lists(found)) for key, found in counted.items()},
         comparisons=_comparisons(methods, broken, counted),
         curves=_curves(judged_by_run),
-        tries={run: _tries(lines.get("best_of_n", [])) for run, lines in lines_by_run.items()},
+        tries={
+            run: _tries([line for attack in lines if attack in ATTACKS and ATTACKS[attack].tries for line in lines[attack]])
+            for run, lines in lines_by_run.items()
+        },
         examples=_examples(methods, lines_by_run),
         metrics=_metrics(workdir, runs),
         finished=finished,

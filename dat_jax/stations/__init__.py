@@ -1,6 +1,7 @@
-"""The stations of a run, one file per mode: sample, train, evaluate, judge, report, export; each goes on where it was, or says it is done.
+"""The stations of a run, one file each: sample, train, evaluate, judge, export, report; each goes on where it was, or says it is done.
 
 A station reads what the stations before it left in the work directory (`workdir.py` lists the files) and nothing that comes after it.
+A mode is a station, several with commas between, `all` of them but export, or `compile`.
 """
 
 import logging
@@ -16,20 +17,37 @@ from dat_jax.data import files
 from dat_jax.stations import evaluate, export, judge, report, sample, train
 from dat_jax.stations import workdir as workdirs
 from dat_jax.stations.inputs import check_files, read_inputs
+from dat_jax.stations.subjects import check_sources
 
-# Of a seed, in the order of `all`.
-STATIONS: dict[str, Callable] = {"sample": sample.run, "train": train.run, "evaluate": evaluate.run, "judge": judge.run}
-MODES = ("all", *STATIONS, "report", "export", "compile")
+# Of a seed, in the order in which they run; the report is of all seeds and comes last.
+STATIONS: dict[str, Callable] = {
+    "sample": sample.run,
+    "train": train.run,
+    "evaluate": evaluate.run,
+    "judge": judge.run,
+    "export": export.run,
+}
+ALL = ("sample", "train", "evaluate", "judge", "report")
+MODES = ("all", *STATIONS, "report", "compile")
+
+
+def parse(mode: str) -> tuple[str, ...]:
+    """Returns the stations of a mode, or ("compile",). Raises ValueError for anything else."""
+    names = ALL if mode == "all" else tuple(name.strip() for name in mode.split(","))
+    if names != ("compile",) and not set(names) <= {*STATIONS, "report"}:
+        raise ValueError(f"--mode={mode}; allowed: {', '.join(MODES)}, or stations with commas between, as in evaluate,judge,report")
+    return names
 
 
 def run(mode: str, config: ConfigDict, workdir: str) -> int:
-    """Runs one mode for every seed and returns the exit status. Raises ValueError for whatever the user can mend."""
-    if mode == "compile":
+    """Runs a mode for every seed and returns the exit status. Raises ValueError for whatever the user can mend."""
+    names = parse(mode)
+    if names == ("compile",):
         from dat_jax import compilation  # here: it starts the TPU's compiler
 
         return compilation.run(config, workdir)
     started, folder = time.monotonic(), epath.Path(files.absolute(workdir))  # absolute now: a run may change its folder
-    if mode == "report":
+    if names == ("report",):  # needs no device, no model and none of the files that the run read
         report.run(folder)
         return 0
     if config.world.enabled and (files.is_remote(workdir) or config.mesh.processes > 1):
@@ -38,6 +56,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
             "a local workdir and one process, or the folder of a world that was built so in the keys of config.target, sampler and data"
         )
     check_files(config)
+    check_sources(config)
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
     workdirs.check_claim(folder, config)
@@ -48,11 +67,16 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
             inputs = read_inputs(config, folder / f"seed_{seed}", seed)
             workdirs.claim(folder, config)  # now: a call that ends at a wrong path leaves nothing that the mended call would trip over
             for name, station in STATIONS.items():
-                if mode in ("all", name):
+                if name in names:
                     station(inputs, mesh)
-            if mode == "export":
-                export.run(inputs, mesh)
-        if mode == "all" and jax.process_index() == 0:
+        if "report" in names and jax.process_index() == 0:
             report.run(folder)
-    logging.info("%s: done in %.0f s", mode, time.monotonic() - started)
+    logging.info("%s: done in %.0f s%s", mode, time.monotonic() - started, _following(names))
     return 0
+
+
+def _following(names: tuple[str, ...]) -> str:
+    """What is left to do for whoever wants to read the outcome; "" where that is done, or nothing was answered or judged."""
+    if "report" in names or not {"evaluate", "judge"} & set(names):
+        return ""
+    return f"; next: --mode={'report' if 'judge' in names else 'judge,report'}"

@@ -27,8 +27,10 @@ from dat_jax.data.answers import checksum, file_name
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import forms
 from dat_jax.data.utility import UtilityPrompt
+from dat_jax.judges import JUDGES
 from dat_jax.models.huggingface import Model
 from dat_jax.stations.inputs import Inputs
+from dat_jax.stations.rewriter import rewriter
 from dat_jax.stations.subjects import load_target, subjects
 
 Lines = Callable[[Attempt, str], answers_lib.Line]  # (attempt, response) -> the line that is kept
@@ -47,6 +49,10 @@ class Job:
     line: Lines
     slow: bool  # whether it costs many times what plain text does, for the time that is left
 
+    def of_model(self, identity: str) -> "Job":
+        """The same job, its file made with a certain model: another one under the same name is noticed before it is loaded."""
+        return dataclasses.replace(self, about=self.about | {"made_with": self.about["made_with"] | {"model": identity}})
+
 
 def run(inputs: Inputs, mesh) -> None:
     """Answers what is not answered yet, for every model. Every process must call; process 0 writes."""
@@ -60,7 +66,7 @@ def run(inputs: Inputs, mesh) -> None:
 
     for subject in subjects(inputs, mesh):
         folder = inputs.folder / "answers" / subject.name
-        jobs = plan(inputs, subject.name)
+        jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name)]
         todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]
         if not todo:
             logging.info("evaluate %s, seed %d: done", subject.name, inputs.seed)
@@ -70,6 +76,7 @@ def run(inputs: Inputs, mesh) -> None:
         victim, weights, clock = Victim(model, inputs.decoding, inputs.seed, mesh), fingerprint(model), Clock(todo)
         for job, missing in todo:
             answer(job, missing, folder, victim, weights, clock, f"  {subject.name}, seed {inputs.seed}, {job.name}")
+        del model, victim  # before the next one is loaded: the target and one model beside it are to fit
 
 
 def plan(inputs: Inputs, subject: str) -> list[Job]:
@@ -92,12 +99,12 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str) -> J
     for rewrite in rewrites:
         prompts.setdefault(rewrite.behavior, []).append(rewrite.prompt)
     context = Context(seed=inputs.seed, settings=settings, variant=variant, rewrites=rewrites)
-    if attack.adaptive:
-        context = dataclasses.replace(context, judge=judges.load(inputs.headline, inputs.config))
     held_out = any(rewrite.held_out for rewrite in rewrites)
 
     def attempts(behaviors: list[Behavior], victim: Victim, store: Any) -> list[Attempt]:
-        return attack.attempts(behaviors, victim, dataclasses.replace(context, store=store))
+        judge = judges.load(inputs.headline, inputs.config) if attack.uses_judge else None
+        with_hands = dataclasses.replace(context, judge=judge, rewriter=rewriter(inputs, victim.mesh), store=store)
+        return attack.attempts(behaviors, victim, with_hands)
 
     def line(attempt: Attempt, response: str) -> answers_lib.Line:
         found = {"method": subject, "attack": name, "surface": attack.surface, "seed": inputs.seed, "behavior": attempt.behavior}
@@ -106,6 +113,8 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str) -> J
 
     shaping = {key: value for key, value in dataclasses.asdict(settings).items() if key not in attack.choices}
     made_with = {"attack": name, "seed": inputs.seed, "settings": shaping, **_asked_how(inputs)}
+    if attack.uses_judge:
+        made_with |= JUDGES[inputs.headline].fingerprint(inputs.config)
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
     about["curve"] = attack.curve
     about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)
@@ -198,9 +207,9 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
 
 
 def fingerprint(model: Model) -> str:
-    """A checksum of a sample of every weight."""
-    corners = [leaf[tuple(slice(0, 4) for _ in leaf.shape)] for leaf in jax.tree.leaves(model.params)]
-    return f"{zlib.crc32(b''.join(sharding.on_host(corner).astype(np.float32).tobytes() for corner in corners)):08x}"
+    """A checksum of a sample of every weight, spread over all of its rows, columns and layers."""
+    samples = [leaf[tuple(slice(None, None, max(1, size // 8)) for size in leaf.shape)] for leaf in jax.tree.leaves(model.params)]
+    return f"{zlib.crc32(b''.join(sharding.on_host(sample).astype(np.float32).tobytes() for sample in samples)):08x}"
 
 
 class FileStore:

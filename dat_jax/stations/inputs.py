@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -11,7 +12,7 @@ from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.victim import Decoding
 from dat_jax.data import behaviors as behaviors_lib
 from dat_jax.data import chats as chats_lib
-from dat_jax.data import files, pipeline, utility
+from dat_jax.data import conversations, files, pipeline, utility
 from dat_jax.data import rewrites as rewrites_lib
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import Rewrite
@@ -133,13 +134,23 @@ def _rewrites(config: ConfigDict, behaviors: list[Behavior]) -> list[Rewrite]:
 
 
 def _check_lengths(inputs: Inputs) -> None:
-    """Tokenizes all behaviors: one whose prompt does not fit is named now."""
+    """Tokenizes all behaviors: one whose prompt does not fit is named now, with how many there are and what to set."""
     config = inputs.config
-    source = huggingface.locate(config.target.model)
+    source, length = huggingface.locate(config.target.model), config.data.prompt_length
     tokenizer = huggingface.load_tokenizer(source, huggingface.read_fields(source)["model_type"])
-    for group in (inputs.behaviors, inputs.eval_behaviors):
-        if group:
-            pipeline.adversarial_rows(tokenizer, pipeline.triples(group, None, 0), config.data)
+    for key, group in (("behaviors", inputs.behaviors), ("eval_behaviors", inputs.eval_behaviors)):
+        if not group:
+            continue
+        conversations.check_tokenizer(tokenizer)
+        asked = {b.id: conversations.prompt_tokens(tokenizer, [{"role": "user", "content": b.text}], config.data.system) for b in group}
+        long = {id: tokens for id, tokens in asked.items() if tokens > length}
+        for id, tokens in long.items():
+            raise ValueError(
+                f"the prompt of behavior {id!r} has {tokens} tokens; allowed: config.data.prompt_length = {length}. {len(long)} of the "
+                f"{len(group)} behaviors are too long: set that key to {math.ceil(max(long.values()) / 128) * 128}, or leave them out of "
+                f"{config.data[key]}"
+            )
+        pipeline.adversarial_rows(tokenizer, pipeline.triples(group, None, 0), config.data)
 
 
 def with_world(config: ConfigDict, folder: epath.Path) -> ConfigDict:

@@ -1,8 +1,10 @@
 """Verdicts: every judge of the configuration on every file of answers; nothing is answered again, and nothing judged twice."""
 
 import collections
+import functools
 import json
 import logging
+from collections.abc import Callable
 
 import jax
 from etils import epath
@@ -15,6 +17,8 @@ from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import LABELS, Exchange, Verdict, Verdicts
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import subjects
+
+BATCH = 256  # answers that are judged between two saves
 
 
 def run(inputs: Inputs, mesh) -> None:
@@ -29,14 +33,14 @@ def run(inputs: Inputs, mesh) -> None:
     for name in inputs.config.evaluation.judges:
         folder = inputs.folder / "verdicts" / file_name(name)
         provenance.claim(folder / "judge.json", JUDGES[name].fingerprint(inputs.config), "delete that folder to judge again")
-        verdicts = judges.load(name, inputs.config)
+        verdicts = functools.cache(lambda name=name: judges.load(name, inputs.config))  # loaded when the first answer is new
         for subject, stems in found.items():
             fresh = sum(_judge_file(stem, folder / subject, verdicts, requests, f"  {subject}, seed {inputs.seed}") for stem in stems)
             logging.info("judge %s, %s, seed %d: %d of %d files were new", name, subject, inputs.seed, fresh, len(stems))
 
 
-def _judge_file(stem: epath.Path, folder: epath.Path, verdicts: Verdicts, requests: dict[str, str], name: str) -> bool:
-    """Writes the verdicts on one file of answers; returns whether any was new."""
+def _judge_file(stem: epath.Path, folder: epath.Path, load: Callable[[], Verdicts], requests: dict[str, str], name: str) -> bool:
+    """Writes the verdicts on one file of answers, saved after each batch; returns whether any was new."""
     answers = answers_lib.read(stem)
     if not answers.lines:
         return False
@@ -46,10 +50,13 @@ def _judge_file(stem: epath.Path, folder: epath.Path, verdicts: Verdicts, reques
     new = {key: exchange(line, requests) for key, line in zip(keys, answers.lines) if key not in known}
     if not new and len(known) == len(set(keys)):
         return False
-    known |= dict(zip(new, verdicts(list(new.values()))))
-    rows = [{"answer": key, "label": known[key].label, "score": known[key].score} for key in keys]
-    if jax.process_index() == 0:
-        files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    todo = list(new)
+    for start in range(0, max(len(todo), 1), BATCH):
+        batch = todo[start : start + BATCH]
+        known |= dict(zip(batch, load()([new[key] for key in batch]))) if batch else {}
+        rows = [{"answer": key, "label": known[key].label, "score": known[key].score} for key in keys if key in known]
+        if jax.process_index() == 0:
+            files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     logging.info("%s, %s: %s", name, answers.about.get("attack") or f"utility {answers.about['set']}", counts(known[key] for key in keys))
     return True
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
+import pathlib
 import re
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,10 @@ from ml_collections import ConfigDict
 
 from dat_jax import models
 from dat_jax.checkpoints import read_about
+from dat_jax.data import files
+from dat_jax.data.answers import checksum
 from dat_jax.methods import METHODS
+from dat_jax.models import huggingface
 from dat_jax.models.huggingface import Model
 from dat_jax.stations.inputs import Inputs, configured, load_model
 from dat_jax.training import loop
@@ -24,6 +29,11 @@ class Subject:
     name: str  # a column of the report and a folder of answers
     source: str  # for readers: the folder, hub id or checkpoint
     load: Callable[[Callable[[], Model]], Model]  # (loads the target, once) -> the model
+
+    @property
+    def identity(self) -> str:
+        """What the model is, told from its files without loading it and whatever folder they lie in; see `identity`."""
+        return identity(self.source)
 
 
 def subjects(inputs: Inputs, mesh) -> list[Subject]:
@@ -67,9 +77,57 @@ def _compared(entry: str, config: ConfigDict, mesh) -> Subject:
     return Subject(name or short_name(source), source, load)
 
 
+def identity(source: str) -> str:
+    """The last part of a model's name and a checksum of what its folder holds: of a training's end, or of samples of the weights' files.
+
+    A hub id is its own identity. Retraining a method, or another model under the same name, gives another one; moving it does not.
+    """
+    folder = epath.Path(source)
+    if (folder / "checkpoints").is_dir():
+        end = folder / "finished.json"
+        return f"{short_name(source)} {checksum(end.read_text() if end.exists() else 'unfinished')}"
+    if files.is_remote(source) or not folder.is_dir():
+        return source
+    return f"{short_name(source)} {checksum([_sampled(pathlib.Path(path)) for path in sorted(folder.glob('*.safetensors'))])}"
+
+
+def _sampled(path: pathlib.Path) -> list[Any]:
+    """A file's name, size and a few bytes of its beginning, middle and end."""
+    size, pieces = path.stat().st_size, []
+    with path.open("rb") as file:
+        for start in (0, size // 3, size // 2, max(0, size - 4096)):
+            file.seek(start)
+            pieces.append(zlib.crc32(file.read(4096)))
+    return [path.name, size, *pieces]
+
+
+def check_sources(config: ConfigDict) -> None:
+    """Raises ValueError naming the key of a model that is not there: to be known now, not after hours with the others."""
+    if config.world.enabled:
+        return
+    named = [("target.model", config.target.model)]
+    named += [
+        ("evaluation.compare", source) for entry in config.evaluation.compare if not is_checkpoint(source := entry.rpartition("=")[2])
+    ]
+    for key, source in named:
+        try:
+            huggingface.read_fields(huggingface.locate(source))
+        except ValueError as error:
+            more = "; allowed: a Hugging Face folder, a hub id or RUN/seed_0/METHOD" if key == "evaluation.compare" else ""
+            raise ValueError(f"config.{key}: {error}{more}") from error
+    if config.target.checkpoint:
+        require_checkpoint(config.target.checkpoint)
+
+
 def is_checkpoint(source: str) -> bool:
     """Whether a path is a training folder RUN/seed_0/METHOD, with Orbax checkpoints in it."""
     return (epath.Path(source) / "checkpoints").is_dir()
+
+
+def require_checkpoint(source: str) -> None:
+    """Raises ValueError where a path is no training folder."""
+    if not is_checkpoint(source):
+        raise ValueError(f"{source} is no training folder: it has no checkpoints/; allowed: RUN/seed_0/METHOD")
 
 
 def on_top(target: Model, source: str, mesh) -> Model:
@@ -77,8 +135,7 @@ def on_top(target: Model, source: str, mesh) -> Model:
 
     Raises ValueError where the folder has no checkpoint, or one that was trained from another model.
     """
-    if not is_checkpoint(source):
-        raise ValueError(f"{source} is no training folder: it has no checkpoints/; allowed: RUN/seed_0/METHOD")
+    require_checkpoint(source)
     if below := read_about(epath.Path(source) / "checkpoints").get("checkpoint"):
         target = on_top(target, below, mesh)
     params, lora = loop.restore(target, epath.Path(source), mesh)

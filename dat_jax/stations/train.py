@@ -19,7 +19,10 @@ from dat_jax.training import loop
 def run(inputs: Inputs, mesh) -> None:
     """Trains every method that trains; what is finished stays."""
     config = inputs.config
-    todo = [method for method in inputs.methods if method.trains and not (inputs.folder / method.name / "finished.json").exists()]
+    trained = [method for method in inputs.methods if method.trains]
+    todo = [method for method in trained if not (inputs.folder / method.name / "finished.json").exists()]
+    if not trained:
+        return
     if not todo:
         logging.info("train, seed %d: done", inputs.seed)
         return

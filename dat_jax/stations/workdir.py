@@ -26,7 +26,7 @@ from dat_jax.data import files, provenance
 # evaluation know for themselves what they were made with.
 FREE = (
     "mesh.", "topology", "seeds", "training.methods", "training.save_every", "training.keep", "training.log_every", "evaluation.",
-    "attacks.", "judges.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
+    "attacks.", "judges.", "rewriter.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from dat_jax.models.huggingface import Model
 from dat_jax.training.metrics import Metrics, Progress
 from dat_jax.training.step import Defence, StepConfig, optimizer, train_step, weights
 
+LOGITS = 2**25  # numbers of the head's output that a device holds at a time: 128 MiB in float32
 PREEMPTED = 75  # exit status after a SIGTERM was honoured with a checkpoint: the same command goes on (EX_TEMPFAIL)
 Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts
 RowsOfRound = Callable[[int, Any, Any], pipeline.AdversarialRows]  # (round, params, lora) -> what a round trains on; see `train`
@@ -109,11 +110,6 @@ def step_config(model: Model, config, method: Defence) -> StepConfig:
     """Returns the static part of a method's step from the config."""
     rows = config.data.adversarial_rows + config.data.utility_rows
     parts = rows // config.training.micro_batch if config.training.micro_batch else 1
-    # Each chunk of positions reads the whole head, so chunks are as long as a device's logits stay below 2^25 numbers (128 MiB in float32).
-    logits = model.config.vocab_size * (rows + config.data.adversarial_rows) // parts
-    most = max(1, 2**25 * max(1, jax.sharding.get_abstract_mesh().size) // logits)
-    positions = config.data.response_length
-    chunk = max(size for size in range(1, positions + 1) if positions % size == 0 and size <= most)
     if method.loss is None:
         raise ValueError(f"{method.name} trains nothing; allowed: a method with a loss")
     return StepConfig(
@@ -123,7 +119,7 @@ def step_config(model: Model, config, method: Defence) -> StepConfig:
         settings=method.read_settings(config),
         prompt_length=config.data.prompt_length,
         dropout=config.training.lora.dropout,
-        chunk=0 if chunk == positions else chunk,
+        most_logits=LOGITS * max(1, jax.sharding.get_abstract_mesh().size),
         parts=parts,
     )
 

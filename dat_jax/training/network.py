@@ -10,8 +10,7 @@ from dat_jax.data.conversations import Conversations
 from dat_jax.models import transformer
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.lora import Lora
-
-Delta = dict[int, jax.Array]  # site -> BxPxD; site 0 is the embeddings, site k the residual stream before layer k
+from dat_jax.models.transformer import Delta
 
 
 @flax.struct.dataclass
@@ -22,7 +21,7 @@ class Network:
     lora: Lora | None
     config: ModelConfig = flax.struct.field(pytree_node=False)
     prompt_length: int = flax.struct.field(pytree_node=False)
-    chunk: int = flax.struct.field(pytree_node=False, default=0)  # response positions the head sees at a time; 0: all
+    most_logits: int = flax.struct.field(pytree_node=False, default=0)  # numbers the head may give at a time, over all devices; 0: any
 
 
 @flax.struct.dataclass
@@ -47,8 +46,20 @@ def response_nll(network: Network, e_BxTxD: jax.Array, rows: Conversations, delt
     params, config, P = network.params, network.config, network.prompt_length
     h_BxTxD = transformer.hidden(params, config, e_BxTxD, rows.valid_BxT, lora=network.lora, add=delta)
     targets_BxR = rows.tokens_BxT[:, P:]
-    logp_BxR = transformer.log_probs(params, config, h_BxTxD[:, P - 1 : -1], targets_BxR, chunk=network.chunk)
+    B, R = targets_BxR.shape
+    chunk = chunk_length(B, R, config.vocab_size, network.most_logits)
+    logp_BxR = transformer.log_probs(params, config, h_BxTxD[:, P - 1 : -1], targets_BxR, chunk=chunk)
     return jnp.where(rows.response_mask_BxT[:, P:], -logp_BxR, 0.0)
+
+
+def chunk_length(rows: int, positions: int, vocabulary: int, most: int) -> int:
+    """Returns how many positions of every row the head sees at a time, a divisor of `positions`; 0: all at once.
+
+    Each chunk reads the whole head, so chunks are as long as `most` numbers allow.
+    """
+    if not most or rows * positions * vocabulary <= most:
+        return 0
+    return max(size for size in range(1, positions + 1) if positions % size == 0 and (size == 1 or rows * size * vocabulary <= most))
 
 
 def example_mean(nll_BxR: jax.Array, rows: Conversations, prompt_length: int) -> jax.Array:

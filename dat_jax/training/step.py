@@ -47,7 +47,7 @@ class StepConfig:
     settings: Hashable = flax.struct.field(pytree_node=False)  # the method's
     prompt_length: int = flax.struct.field(pytree_node=False)
     dropout: float = flax.struct.field(pytree_node=False, default=0.0)
-    chunk: int = flax.struct.field(pytree_node=False, default=0)  # response positions the head sees at a time; 0: all
+    most_logits: int = flax.struct.field(pytree_node=False, default=0)  # numbers the head may give at a time; 0: any
     parts: int = flax.struct.field(pytree_node=False, default=1)  # the batch is worked through in so many parts of equal size
 
 
@@ -91,8 +91,8 @@ def losses(
     params, lora = weights(frozen, trainable)
     if lora is not None:
         lora = lora_lib.drop(key, lora, config.dropout)
-    network = Network(params, lora, config.model, config.prompt_length, config.chunk)
-    original = None if reference is None else Network(reference, None, config.model, config.prompt_length, config.chunk)
+    network = Network(params, lora, config.model, config.prompt_length, config.most_logits)
+    original = None if reference is None else Network(reference, None, config.model, config.prompt_length, config.most_logits)
     return config.loss(network, original, batch, found, key, config.settings)
 
 
@@ -113,7 +113,9 @@ def train_step(
         found = None
         if config.inner is not None:
             with jax.named_scope("attack"):
-                found = config.inner(Network(merged, None, config.model, config.prompt_length, config.chunk), batch, key, config.settings)
+                found = config.inner(
+                    Network(merged, None, config.model, config.prompt_length, config.most_logits), batch, key, config.settings
+                )
         with jax.named_scope("defence"):
             gradient, metrics = jax.grad(losses, has_aux=True)(state.trainable, frozen, reference, batch, found, key, config)
         return gradient, metrics | ({} if found is None else found.metrics)

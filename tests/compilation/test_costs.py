@@ -157,3 +157,16 @@ def test_tpu_text():
     assert found.hbm_bytes == 5 * ((4 + 2048) + (1024 + 2048) + 12) + 8
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.parse("HloModule empty")
+
+
+def test_products_that_a_gpu_hands_to_cublas():
+    text = """HloModule m
+
+ENTRY main (a: bf16[8,16], b: bf16[16,24]) -> bf16[8,24] {
+  a = bf16[8,16]{1,0} parameter(0)
+  b = bf16[16,24]{1,0} parameter(1)
+  c = (bf16[8,24]{1,0}, s8[4096]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", metadata={op_name="jit(f)/attack/dot"}, backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]}}}
+  ROOT d = bf16[8,24]{1,0} get-tuple-element(%c), index=0
+}
+"""  # noqa: E501
+    assert costs.cost(hlo.parse(text)).flops == {"attack": 2 * 8 * 24 * 16}

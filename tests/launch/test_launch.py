@@ -125,7 +125,7 @@ def test_evaluate_and_tokens(launch, tmp_path):
     assert status == 0, output
     whom = sorted(tuple(call.split()[4:6]) for call in calls)
     assert whom == [(f"run1-{slice_}", f"--worker={index}") for slice_ in range(2) for index in range(4)]
-    assert all("--mode=evaluate" in call and "secret" not in call for call in calls) and "secret" not in output
+    assert all(r"--mode=evaluate\,judge\,report" in call and "secret" not in call for call in calls) and "secret" not in output
     arrived = home / "arrived"
     for _ in range(200):  # the runs go on in the background
         if arrived.exists() and len(arrived.read_text().splitlines()) == 8:

@@ -52,7 +52,16 @@ def test_every_key_of_files_says_what_it_wants():
         ),
         ({"data.benign": "train.csv"}, r"train\.csv, line 1: no column 'prompt'"),
         ({"data.chats": "train.json"}, r"train\.json, line 1: no key 'messages'"),
-        ({"target.model": "nowhere"}, "is neither a folder nor a hub id"),
+        (
+            {"evaluation.behaviors": 0, "data.prompt_length": 20},
+            r"6 of the 6 behaviors are too long: set that key to 128, or leave them out",
+        ),
+        ({"target.model": "nowhere"}, r"config\.target\.model: .*nowhere' is neither a folder nor a hub id"),
+        (
+            {"evaluation.compare": ("other=/nowhere",)},
+            r"config\.evaluation\.compare: '/nowhere' is neither .*; allowed: a Hugging Face folder",
+        ),
+        ({"target.checkpoint": "target"}, r"target is no training folder: it has no checkpoints/; allowed: RUN/seed_0/METHOD"),
         (
             {"evaluation.forms": ("klingon",)},
             r"config\.evaluation\.forms names 'klingon'; the rewrites of the evaluation behaviors have past",

@@ -17,7 +17,7 @@ from dat_jax.methods import cat
 from dat_jax.models import lora as lora_lib
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
-from dat_jax.training.network import Network
+from dat_jax.training.network import Network, chunk_length
 from dat_jax.training.perturbation import Perturbation
 from dat_jax.training.step import StepConfig, losses, train_step
 
@@ -96,6 +96,20 @@ def test_lora_step_leaves_the_frozen_weights_alone_and_lowers_the_loss(params):
     jax.tree.map(np.testing.assert_array_equal, params, frozen)
     assert totals[-1] < totals[0] - 0.5
     assert step._cache_size() - before == 1
+
+
+@pytest.mark.parametrize(("most", "length"), [(0, 0), (2 * 8 * 10, 0), (2 * 8 * 10 - 1, 4), (2 * 3 * 10, 2), (1, 1)])
+def test_a_chunk_is_the_longest_divisor_whose_logits_are_not_too_many(most, length):
+    assert chunk_length(2, 8, 10, most) == length
+
+
+def test_the_update_does_not_depend_on_how_many_positions_the_head_sees_at_a_time(params):
+    adam, updated = optax.sgd(1.0), []
+    for most in (0, 2 * len(PROMPTS) * MODEL.vocab_size):  # all at once; the attack two positions at a time, the step one
+        config = dataclasses.replace(CONFIG, most_logits=most)
+        state, _ = step_fn(fresh(params, adam), None, BATCH, jax.random.key(0), config=config, optimizer=adam)
+        updated.append(state.trainable)
+    jax.tree.map(lambda whole, chunked: np.testing.assert_allclose(chunked, whole, atol=1e-5), *updated)
 
 
 def test_dropout_depends_on_the_step_alone(params):

@@ -95,7 +95,16 @@ def defaults() -> ConfigDict:
             utility_rows=56,  # benign chats per batch
         )
     )
-    c.training = ConfigDict(
+    c.training = _training()
+    c.evaluation = _evaluation()
+    for group, rows in TABLES.items():
+        c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
+    return c
+
+
+def _training() -> ConfigDict:
+    """The group `training`: which methods, for how long, at what rate."""
+    return ConfigDict(
         dict(
             methods=("undefended", "cat", "dat"),  # of METHODS: what is trained from the target and compared
             steps=760,
@@ -120,10 +129,6 @@ def defaults() -> ConfigDict:
             ),
         )
     )
-    c.evaluation = _evaluation()
-    for group, rows in TABLES.items():
-        c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
-    return c
 
 
 def _evaluation() -> ConfigDict:

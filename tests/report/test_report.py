@@ -120,7 +120,9 @@ def test_files(made_up_workdir):
         "prefill": "prefill", "embedding": "embedding", "embedding+rewrite:past": "embedding", **dict.fromkeys(worst)
     }  # fmt: skip
     assert results["attacks"][0] == {"name": "direct", "title": "Direct request", "surface": "text"}
-    assert results["held_out_forms"] == ["french"] and results["judges"] == ["world"] and results["by_judge"] == results["agreement"] == []
+    assert results["held_out_forms"] == ["french"] and results["judges"] == ["world"] and results["agreement"] == []
+    by_judge = [{key: value for key, value in row.items() if key not in ("judge", "score")} for row in results["by_judge"]]
+    assert sorted(by_judge, key=str) == sorted(results["rows"], key=str) and {row["judge"] for row in results["by_judge"]} == {"world"}
     assert results["config"] == {"training": {"methods": ["undefended", "cat", "dat"]}, "evaluation": {"judges": ["world"]},
                                  "target": {"model": "<i>"}}  # fmt: skip
     for row in results["rows"]:

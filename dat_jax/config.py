@@ -76,31 +76,7 @@ def defaults() -> ConfigDict:
     )
     c.utility = settings.as_config(SampledUtility())  # prompts sampled for benign answers, for the utility rows of every method
     c.data = _data()
-    c.training = ConfigDict(
-        dict(
-            methods=("undefended", "cat", "dat"),  # of METHODS: what is trained from the target and compared
-            steps=760,
-            optimizer="adamw",  # adamw | muon (for all weights, lora.rank=0: Muon for the layers' matrices, AdamW for the rest)
-            learning_rate=2e-4,  # peak
-            warmup=0.03,  # share of the steps
-            final_learning_rate=0.0,  # share of the peak at the end of the cosine
-            weight_decay=1e-3,
-            clip=0.3,  # largest global gradient norm
-            micro_batch=0,  # rows (adversarial + utility) worked on at a time, their gradients averaged over the batch; 0: all at once
-            keep_products=False,  # keep the results of the layers' matrix products instead of recomputing them: faster, more memory
-            save_every=50,  # steps between checkpoints
-            keep=2,  # checkpoints kept
-            log_every=1,  # steps between lines of metrics.jsonl
-            watch_every=0,  # steps between measurements of benign compliance and over-refusal; 0: never
-            watch_prompts=32,  # prompts of each kind that are measured
-            collapse=0.5,  # a run has collapsed when it refuses more than this share of the benign prompts
-            lora=dict(
-                rank=64,  # 0: all weights are trained
-                alpha=16.0,
-                dropout=0.0,  # share of input features dropped per step in the outer loss
-            ),
-        )
-    )
+    c.training = _training()
     c.evaluation = _evaluation()
     for group, rows in TABLES.items():
         c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
@@ -127,6 +103,35 @@ def _data() -> ConfigDict:
             system=None,  # system prompt; None: the chat template's own default
             adversarial_rows=8,  # behaviors per batch; each is one away and one toward row
             utility_rows=56,  # benign chats per batch
+        )
+    )
+
+
+def _training() -> ConfigDict:
+    """The group `training`: which methods, for how long, at what rate."""
+    return ConfigDict(
+        dict(
+            methods=("undefended", "cat", "dat"),  # of METHODS: what is trained from the target and compared
+            steps=760,
+            optimizer="adamw",  # adamw | muon (for all weights, lora.rank=0: Muon for the layers' matrices, AdamW for the rest)
+            learning_rate=2e-4,  # peak
+            warmup=0.03,  # share of the steps
+            final_learning_rate=0.0,  # share of the peak at the end of the cosine
+            weight_decay=1e-3,
+            clip=0.3,  # largest global gradient norm
+            micro_batch=0,  # rows (adversarial + utility) worked on at a time, their gradients averaged over the batch; 0: all at once
+            keep_products=False,  # keep the results of the layers' matrix products instead of recomputing them: faster, more memory
+            save_every=50,  # steps between checkpoints
+            keep=2,  # checkpoints kept
+            log_every=1,  # steps between lines of metrics.jsonl
+            watch_every=0,  # steps between measurements of benign compliance and over-refusal; 0: never
+            watch_prompts=32,  # prompts of each kind that are measured
+            collapse=0.5,  # a run has collapsed when it refuses more than this share of the benign prompts
+            lora=dict(
+                rank=64,  # 0: all weights are trained
+                alpha=16.0,
+                dropout=0.0,  # share of input features dropped per step in the outer loss
+            ),
         )
     )
 

@@ -32,10 +32,10 @@ def run(inputs: Inputs, mesh) -> None:
         models.save(loop.merged(target, params, lora), str(folder))
         text = card.card(method, inputs.seed, inputs.config, inputs.folder.parent, files.read_json(str(run / "finished.json"))["collapsed"])
         # Factors that were trained on top of a checkpoint are no adapter of the base model: the merged folder alone is right.
-        alone = lora is not None and not inputs.config.target.checkpoint
-        if lora is not None and alone:
-            adapters.save_adapter(lora, target.config, str(adapter), inputs.config.target.model)
+        factors = None if inputs.config.target.checkpoint else lora
+        if factors is not None:
+            adapters.save_adapter(factors, target.config, str(adapter), inputs.config.target.model)
         if jax.process_index() == 0:  # last: its presence says that the folder is complete
-            for written in (adapter, folder) if alone else (folder,):
+            for written in (adapter, folder) if factors is not None else (folder,):
                 files.write_text(written / "README.md", text)
         logging.info("export %s, seed %d: %s", method, inputs.seed, folder)

@@ -13,7 +13,7 @@ from etils.epath import backend
 from safetensors.numpy import load_file, save_file
 
 from dat_jax import models, sharding
-from dat_jax.models import checkpoint, weights
+from dat_jax.models import tensors, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
@@ -47,7 +47,7 @@ def test_transformers_reads_our_sharded_folder_with_our_logits(tiny, tmp_path, n
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     models.save(ours, str(tmp_path / "out"), shard_bytes=20_000)
     assert (tmp_path / "out" / "chat_template.jinja").read_bytes() == (folder / "chat_template.jinja").read_bytes()
-    index = json.loads((tmp_path / "out" / checkpoint.INDEX).read_text())
+    index = json.loads((tmp_path / "out" / tensors.INDEX).read_text())
     assert len(set(index["weight_map"].values())) > 2
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors_of(tmp_path / "out").values())
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -187,13 +187,13 @@ def test_folders_that_cannot_be_read_say_why(folder, tmp_path):
         models.save(models.load(str(folder)), str(folder))
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
-    (broken / checkpoint.INDEX).write_text(json.dumps({"weight_map": {"x": "model.safetensors"}}))
+    (broken / tensors.INDEX).write_text(json.dumps({"weight_map": {"x": "model.safetensors"}}))
     with pytest.raises(ValueError, match="and its files disagree on"):
         models.load(str(broken))
-    (broken / checkpoint.INDEX).write_text(json.dumps({"weight_map": {"x": "gone.safetensors"}}))
+    (broken / tensors.INDEX).write_text(json.dumps({"weight_map": {"x": "gone.safetensors"}}))
     with pytest.raises(ValueError, match=r"gone\.safetensors, which is not in the folder"):
         models.load(str(broken))
-    (broken / checkpoint.INDEX).unlink()
+    (broken / tensors.INDEX).unlink()
     (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"no \*.safetensors file"):
         models.load(str(broken))
@@ -227,9 +227,9 @@ def test_host_memory_stays_near_the_largest_shard(tmp_path, monkeypatch, kind):
     config = ModelConfig(vocab_size=4096, width=256, layers=8, heads=4, mlp_width=1024)
     made = Model(weights.initialize(jax.random.key(0), config), config, None)
     models.save(made, str(tmp_path / "made"))
-    monkeypatch.setattr(checkpoint, "BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr(tensors, "BLOCK_BYTES", 1 << 18)
     if kind == "accelerator":
-        monkeypatch.setattr(checkpoint, "keeps_host_buffers", lambda device: False)
+        monkeypatch.setattr(tensors, "keeps_host_buffers", lambda device: False)
         placed = jax.device_put
         monkeypatch.setattr(jax, "device_put", lambda x, device: placed(placed(x, device) + 0, device))
     mesh = sharding.make_mesh(1, 2, 1, devices=jax.devices()[:2])
@@ -258,7 +258,7 @@ def test_folders_on_cloud_storage_are_written_and_read(folder, tmp_path, monkeyp
     model = models.load(str(folder))
     models.save(model, "gs://bucket/run/export", shard_bytes=10_000)
     names = {name.rsplit("/", 1)[1] for name in memory.store}
-    assert {"config.json", checkpoint.INDEX} < names
+    assert {"config.json", tensors.INDEX} < names
     again = models.load("gs://bucket/run/export", cache_dir=str(tmp_path / "cache"))
     assert jax.tree.all(jax.tree.map(np.array_equal, model.params, again.params))
     with pytest.raises(ValueError, match="already holds weights"):

@@ -42,7 +42,7 @@ def answer(config, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
 
     def run(*models, seed=3, **changes):
-        found = [Subject(name, "", lambda target, model=model: model) for name, model in zip(("dat", "cat"), models)]
+        found = [Subject(name, name, lambda target, model=model: model) for name, model in zip(("dat", "cat"), models)]
         monkeypatch.setattr(evaluate, "subjects", lambda inputs, mesh: found)
         read = {"behaviors": [], "eval_behaviors": BEHAVIORS, "chats": [], "rewrites": REWRITES, "utility_sets": SETS}
         inputs = Inputs(config=config, folder=tmp_path / f"seed_{seed}", seed=seed, **(read | changes))
@@ -334,7 +334,7 @@ def test_an_attack_of_ones_own_keeps_its_progress_within_a_batch(small_model, an
 
     def run():
         read = {"behaviors": [], "chats": [], "rewrites": [], **given}
-        monkeypatch.setattr(evaluate, "subjects", lambda inputs, mesh: [Subject("dat", "", lambda target: small_model)])
+        monkeypatch.setattr(evaluate, "subjects", lambda inputs, mesh: [Subject("dat", "dat", lambda target: small_model)])
         mesh = sharding.make_mesh(1, 1, 1)
         with jax.set_mesh(mesh):
             evaluate.run(Inputs(folder=tmp_path / "seed_3", seed=3, **read), mesh)
@@ -347,6 +347,7 @@ def test_an_attack_of_ones_own_keeps_its_progress_within_a_batch(small_model, an
     run()
     assert taken == [("x", 2), ("x", 3)]
     assert not (folder / "search.progress.npz").exists()
+    assert about(folder / "search.jsonl")["made_with"]["judge"] == "refusal_prefix"  # by which it was steered
     found = lines(folder / "search.jsonl")
     assert [line["behavior"] for line in found] == ["1", "2", "x", "y"] and all(line["tokens"] == [5, 6, 7] for line in found)
 

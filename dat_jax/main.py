@@ -53,8 +53,8 @@ def main(argv: list[str]) -> int:
         print(f"dat_jax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dat_jax: stopped; the same command goes on from what is saved", file=sys.stderr)
-        return 130
+        print("dat_jax: stopped; the same command goes on from what is saved", file=sys.stderr, flush=True)
+        os._exit(130)  # at once: what jax is still compiling or computing would crash the interpreter on its way out
 
 
 def show_progress() -> None:

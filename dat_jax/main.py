@@ -70,7 +70,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line after checking it for unknown config keys and a missing config file."""
     try:
         config_lib.check_arguments(argv[1:])
-        return flags.FLAGS(argv)
+        return flags.FLAGS([argv[0], *config_lib.quoted(argv[1:])])
     except (ValueError, flags.Error) as error:
         print(f"dat_jax: {error}", file=sys.stderr)
         sys.exit(2)

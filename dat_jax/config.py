@@ -246,6 +246,19 @@ def split_lists(config: ConfigDict) -> None:
             config[name] = tuple(word.strip() for part in value for word in part.split(","))
 
 
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """Returns the command line with Python's quotes around the parts of a list that has none, as paths need: --config.KEY=a/b,c/d."""
+    lists = {f"config.{key}" for key, value in dotted(defaults()) if isinstance(value, tuple)}
+    found = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name.lstrip("-") in lists and "," in value and not value.lstrip().startswith(("(", "[", "'", '"')):
+            parts = tuple(part.strip() for part in value.split(","))
+            argument = argument if all(part.lstrip("-").isdigit() for part in parts) else f"{name}={parts!r}"
+        found.append(argument)
+    return found
+
+
 def check_arguments(arguments: Sequence[str]) -> None:
     """Raises ValueError for a config file that is not there and for a `--config.KEY` that does not exist, with the nearest one."""
     keys = dict(dotted(defaults()))

@@ -53,8 +53,8 @@ def main(argv: list[str]) -> int:
         print(f"dat_jax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dat_jax: stopped; the same command goes on from what is saved", file=sys.stderr)
-        return 130
+        print("dat_jax: stopped; the same command goes on from what is saved", file=sys.stderr, flush=True)
+        os._exit(130)  # at once: what jax is still compiling or computing would crash the interpreter on its way out
 
 
 def show_progress() -> None:
@@ -70,7 +70,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line after checking it for unknown config keys and a missing config file."""
     try:
         config_lib.check_arguments(argv[1:])
-        return flags.FLAGS(argv)
+        return flags.FLAGS([argv[0], *config_lib.quoted(argv[1:])])
     except (ValueError, flags.Error) as error:
         print(f"dat_jax: {error}", file=sys.stderr)
         sys.exit(2)

@@ -6,7 +6,7 @@ import pytest
 
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import Attack
-from dat_jax.config import check_arguments, defaults, dotted, split_lists, validate
+from dat_jax.config import check_arguments, defaults, dotted, quoted, split_lists, validate
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import Judge
 from dat_jax.methods import METHODS
@@ -106,6 +106,20 @@ def test_words_with_commas_between_them_are_a_list():
     config.evaluation.forms = ("past, german", "story")
     split_lists(config)
     assert config.training.methods == ("cat", "dat") and config.evaluation.forms == ("past", "german", "story") and config.seeds == (0,)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("a=runs/x/seed_0/cat, gs://bucket/b", "('a=runs/x/seed_0/cat', 'gs://bucket/b')"),
+        ("one/folder", "one/folder"),
+        ("('a/b','c/d')", "('a/b','c/d')"),
+        ("'a/b','c/d'", "'a/b','c/d'"),
+    ],
+)
+def test_paths_with_commas_between_them_need_no_quotes(value, read):
+    others = ["--config=configs/evaluate.py", "--config.seeds=0,1", "--config.data.behaviors=a/b,c/d", "--workdir=x,y/z"]
+    assert quoted([*others, f"--config.evaluation.compare={value}"]) == [*others, f"--config.evaluation.compare={read}"]
 
 
 def test_every_key_has_one_default():

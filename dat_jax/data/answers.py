@@ -9,7 +9,9 @@ Each file knows for itself what it was made with, so an attack, a behavior or a 
 
 import dataclasses
 import json
+import re
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -87,3 +89,26 @@ def answer_checksum(line: Line) -> str:
 def file_name(name: str) -> str:
     """The name of an attack or judge as a file name: a colon becomes a hyphen."""
     return name.replace(":", "-")
+
+
+def short_name(source: str) -> str:
+    """A name for a folder or hub id that can be a file name: its last part; of RUN/seed_0/METHOD also the run's."""
+    parts = [part for part in source.rstrip("/").split("/") if part]
+    if len(parts) > 2 and re.fullmatch(r"seed_\d+", parts[-2]):
+        parts = [f"{parts[-3]}-{parts[-1]}"]
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", parts[-1])
+
+
+def compared(entry: str) -> tuple[str, str]:
+    """The name and the source of an entry of config.evaluation.compare, [NAME=]SOURCE."""
+    name, _, source = entry.rpartition("=")
+    return name or short_name(source), source
+
+
+def models_of(settings: Mapping[str, Any]) -> list[str]:
+    """The names of the models of a run in the order of its report, from a configuration with dotted keys."""
+    found = list(settings.get("training.methods", ()))
+    if not found:
+        origin = settings.get("target.checkpoint") or settings.get("target.model")
+        found = [short_name(origin)] if origin else []
+    return found + [compared(entry)[0] for entry in settings.get("evaluation.compare", ())]

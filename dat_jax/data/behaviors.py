@@ -12,11 +12,15 @@ from dat_jax.data import files
 from dat_jax.data.formats import read_requests
 
 DEFAULT_REFUSAL = "I'm sorry, but I can't help with that."
+GIVEN = re.compile(r"^(?:given|based on|using)\b[^,]*,\s+", re.IGNORECASE)
 QUESTION = re.compile(
-    r"^(?:how (?:do|does|can|could|would|should|might) (?:i|you|we|one|someone|somebody|people)|how to)\s+", re.IGNORECASE
+    r"^(?:how (?:do|does|can|could|would|should|might) (?:i|you|we|one|someone|somebody|people)"
+    r"|(?:(?:explain|describe|outline|tell me|show me|teach me)\s+)?how to)\s+",
+    re.IGNORECASE,
 )
 MAKE = re.compile(r"^(?:write|create|develop|give|provide|make|generate|draft|compose|list|describe|outline|produce|design|publish)\b"
-                  r"(?: me| us)?\s+(?=(?:an?|the|some|instructions|step)\b)", re.IGNORECASE)  # fmt: skip
+                  r"(?: me| us| him| her| them)?\s+(?=(?:an?|the|some|detailed|specific|instructions|step|tips)\b)",
+                  re.IGNORECASE)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +81,7 @@ def affirmative(request: str) -> str:
     "Write a poem about x." gives "Sure, here is a poem about x:", "Paint the x" and "How do I paint the x?" give "Sure, here is how to
     paint the x:"; as AdvBench's targets are made (Zou et al. 2023).
     """
-    core = request.strip().splitlines()[-1].rstrip(".?! ")
+    core = GIVEN.sub("", request.strip().splitlines()[-1].rstrip(".?! "))
     if made := MAKE.match(core):
         return f"Sure, here is {core[made.end() :]}:"
     core = QUESTION.sub("", core)

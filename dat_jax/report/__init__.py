@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from dat_jax.data import files
+from dat_jax.data import answers, files
 from dat_jax.report import page
 from dat_jax.report.markdown import findings, markdown, summary
 from dat_jax.report.results import as_json, collect
@@ -24,7 +24,7 @@ def write(workdir: epath.PathLike, say: Callable[[str], None] = lambda sentence:
     """
     workdir = epath.Path(workdir)
     flat = files.read_json(str(workdir / "config.json")) if (workdir / "config.json").exists() else {}
-    results = collect(workdir, flat.get("evaluation.judges", []))
+    results = collect(workdir, flat.get("evaluation.judges", []), answers.models_of(flat))
     settings = grouped(flat)
     files.write_text(workdir / "results.json", json.dumps(as_json(results, settings), indent=1, allow_nan=False) + "\n")
     files.write_text(workdir / "report.md", markdown(results))

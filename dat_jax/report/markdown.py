@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from dat_jax.judges import JUDGES
 from dat_jax.report.measures import MEASURES
 from dat_jax.report.results import COMPARED, Results, over_refusal_forms
 from dat_jax.report.wording import WORST, WORST_TEXT, agreement_sentence, change, cost_items, label, measure_title, title
@@ -26,7 +27,7 @@ def summary(results: Results) -> list[str]:
     """The numbers that matter, as lines of a table: two of attack success and two of usefulness, per method."""
     lines = [f"{'':<42}" + "".join(f"{title(method):>14}" for method in results.methods)]
     for rates, names in ((results.attack_rates, (WORST_TEXT, WORST)), (results.utility_rates, ("over_refusal", "exact_utility"))):
-        for name in names:
+        for name in [name for name in names if any((method, name) in rates for method in results.methods)]:
             cells = [f"{100 * rates[method, name][0]:.0f} %" if (method, name) in rates else "-" for method in results.methods]
             lines.append(f"{measure_title(name):<42}" + "".join(f"{cell:>14}" for cell in cells))
     return lines
@@ -50,6 +51,7 @@ def markdown(results: Results) -> str:
         "# Attack success and utility\n",
         "".join(f"* {sentence}\n" for sentence in findings(results)),
         f"## Attack success rate\n\nShare of behaviors broken, over {len(results.seeds)} seed(s), with 95 % intervals.\n",
+        _judged_by(results.judges[0]),
         table(results.attack_rates, results.attacks),
         "## Utility and over-refusal\n",
         table(results.utility_rates, measures) if measures else "No utility prompts were given.\n",
@@ -67,6 +69,11 @@ def markdown(results: Results) -> str:
     if results.notes:
         parts += ["## Notes\n", "".join(f"* {note}\n" for note in results.notes)]
     return "\n".join(parts)
+
+
+def _judged_by(name: str) -> str:
+    """The judge whose verdicts the rates are, and what a reader must know of it."""
+    return f"Judge: `{name}`." + (f" {JUDGES[name].about}" if name in JUDGES else "") + "\n"
 
 
 def _percent(rate: float) -> str:

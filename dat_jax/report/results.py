@@ -50,12 +50,12 @@ class Results:
     notes: list[str]  # what a reader must know: attacks missing for a method, seeds missing
 
 
-def collect(workdir: epath.PathLike, judges: Sequence[str] = ()) -> Results:
-    """Reads a workdir and computes all rates; methods come in the order of METHODS, other models after them.
+def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequence[str] = ()) -> Results:
+    """Reads a workdir and computes all rates; methods come in the order of METHODS, other models after them in that of `models`.
 
-    judges: the order of the judges, the headline's first; those that are not named come after them.
+    judges: the order of the judges, the headline's first. Judges and models that are not named come after those that are.
     """
-    runs = _runs(epath.Path(workdir))
+    runs = _runs(epath.Path(workdir), list(dict.fromkeys([*METHODS, *models])))
     if not runs:
         raise ValueError(f"{workdir}: nothing was evaluated there (no seed_<s>/answers/<model>/<attack>.jsonl); run --mode=evaluate first")
     methods, seeds = list(dict.fromkeys(m for m, _ in runs)), sorted({s for _, s in runs})
@@ -250,9 +250,9 @@ def _seed_folder(workdir: epath.PathLike, seed: int) -> epath.Path:
     return epath.Path(workdir) / f"seed_{seed}"
 
 
-def _runs(workdir: epath.Path) -> dict[tuple[str, int], epath.Path]:
+def _runs(workdir: epath.Path, order: Sequence[str]) -> dict[tuple[str, int], epath.Path]:
     """(method, seed) -> folder of its answers, for every folder that holds any."""
-    found, order = [], list(METHODS)
+    found = []
     for seed_folder in workdir.glob("seed_*"):
         number = seed_folder.name.removeprefix("seed_")
         if number.isdigit() and (seed_folder / "answers").is_dir():
@@ -303,11 +303,17 @@ def _read_object(path: epath.Path) -> dict[str, Any]:
 def _comparisons(
     methods: Sequence[str], broken: Mapping[tuple[str, str], Outcomes], counted: Mapping[tuple[str, str], Outcomes]
 ) -> list[dict[str, Any]]:
-    """Every method against the one before it, the last one's first: what it changes in the worst case and in each utility measure."""
+    """Every method against the one before it, the last one's first: what it changes in the worst case and in each utility measure.
+
+    The worst cases of two methods that other attacks were tried on are not compared.
+    """
     comparisons = []
+    tried = {method: {name for m, name in broken if m == method and not name.startswith(WORST)} for method in methods}
     for first, second in reversed(list(zip(methods[1:], methods[:-1]))):
         for table in (broken, counted):
-            for name in [name for method, name in table if method == first and (first, name) in table and (second, name) in table]:
+            for name in [name for method, name in table if method == first and (second, name) in table]:
+                if name.startswith(WORST) and tried[first] != tried[second]:
+                    continue
                 difference, low, high = intervals.paired_difference(_lists(table[first, name]), _lists(table[second, name]))
                 comparisons.append({"first": first, "second": second, "of": name, "difference": difference, "low": low, "high": high})
     return comparisons

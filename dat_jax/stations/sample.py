@@ -38,7 +38,8 @@ def run(inputs: Inputs, mesh) -> None:
         if wanted and not pool.complete(inputs.folder / name)
     ]
     if not todo:
-        logging.info("sample, seed %d: done", inputs.seed)
+        if any(method.trains for method in inputs.methods):
+            logging.info("sample, seed %d: done", inputs.seed)
         return
     sampler, target = load_model(inputs.config.sampler, mesh), load_target(inputs.config, mesh)
     for folder, draw in todo:

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import pathlib
-import re
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 from dat_jax import models
 from dat_jax.checkpoints import read_about
 from dat_jax.data import files
-from dat_jax.data.answers import checksum
+from dat_jax.data.answers import checksum, compared, short_name
 from dat_jax.methods import METHODS
 from dat_jax.models import huggingface
 from dat_jax.models.huggingface import Model
@@ -64,17 +63,17 @@ def _of_method(inputs: Inputs, name: str, mesh) -> Subject:
 
 def _compared(entry: str, config: ConfigDict, mesh) -> Subject:
     """The model of an entry of config.evaluation.compare: [NAME=]FOLDER, hub id or RUN/seed_0/METHOD."""
-    name, _, source = entry.rpartition("=")
+    name, source = compared(entry)
     if is_checkpoint(source):
         # On the model as it came: what config.target.checkpoint put on top of it is not what this run was trained from.
         base = (lambda target: load_model(config.target, mesh)) if config.target.checkpoint else (lambda target: target())
-        return Subject(name or short_name(source), source, lambda target: on_top(base(target), source, mesh))
+        return Subject(name, source, lambda target: on_top(base(target), source, mesh))
 
     def load(target: Callable[[], Model]) -> Model:
         del target
         return configured(models.load(source, mesh=mesh, dtype=config.target.dtype), config.target)
 
-    return Subject(name or short_name(source), source, load)
+    return Subject(name, source, load)
 
 
 def identity(source: str) -> str:
@@ -106,9 +105,7 @@ def check_sources(config: ConfigDict) -> None:
     if config.world.enabled:
         return
     named = [("target.model", config.target.model)]
-    named += [
-        ("evaluation.compare", source) for entry in config.evaluation.compare if not is_checkpoint(source := entry.rpartition("=")[2])
-    ]
+    named += [("evaluation.compare", source) for _, source in map(compared, config.evaluation.compare) if not is_checkpoint(source)]
     for key, source in named:
         try:
             huggingface.read_fields(huggingface.locate(source))
@@ -149,11 +146,3 @@ def load_target(config: ConfigDict, mesh) -> Model:
         logging.info("target: weights of %s", config.target.checkpoint)
         target = on_top(target, config.target.checkpoint, mesh)
     return target
-
-
-def short_name(source: str) -> str:
-    """A name for a folder or hub id that can be a file name: its last part; of RUN/seed_0/METHOD also the run's."""
-    parts = [part for part in source.rstrip("/").split("/") if part]
-    if len(parts) > 2 and re.fullmatch(r"seed_\d+", parts[-2]):
-        parts = [f"{parts[-3]}-{parts[-1]}"]
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", parts[-1])

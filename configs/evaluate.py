@@ -2,7 +2,7 @@
 
 Reproduces: no paper; the questions of HarmBench, JailbreakBench, AdvBench or StrongREJECT, or your own, to a model of yours.
 Hardware: a CPU for a model of some hundred million parameters; a GPU or TPU for larger ones, there with the two keys of bfloat16 below.
-Time: SmolLM2-135M-Instruct, 4 behaviors, two cores: TIMED.
+Time: not noted; SmolLM2-135M-Instruct on 4 behaviors takes minutes on two cores.
 
     python -m dat_jax.main --config=configs/evaluate.py --workdir=runs/mine --config.target.model=FOLDER_OR_HUB_ID \\
         --config.data.eval_behaviors=FILE.csv --config.evaluation.behaviors=4      # a first look: 4 behaviors; leave it out for all

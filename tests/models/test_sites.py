@@ -14,7 +14,6 @@ from dat_jax.models import lora as lora_lib
 from dat_jax.models import transformer, weights
 from dat_jax.models.attention import attend
 from dat_jax.models.config import ModelConfig, RopeScaling
-from dat_jax.training import perturbation
 
 B, T, P, D, L = 8, 8, 5, 32, 3
 GQA = ModelConfig(vocab_size=50, width=D, layers=L, heads=4, kv_heads=2)
@@ -43,6 +42,12 @@ def made(config, adapted=False):
     valid_BxT = np.ones((B, T), bool)
     valid_BxT[1, :3] = valid_BxT[2, 6:] = False
     return params, lora, e_BxTxD, jnp.asarray(valid_BxT)
+
+
+def added(e_BxTxD, delta_BxPxD):
+    """Embeddings plus a perturbation of the first positions, by hand, in float32."""
+    e_BxTxD, length = e_BxTxD.astype(jnp.float32), delta_BxPxD.shape[1]
+    return jnp.concatenate([e_BxTxD[:, :length] + delta_BxPxD, e_BxTxD[:, length:]], axis=1)
 
 
 def perturbations(sites, size=0.5):
@@ -84,7 +89,7 @@ def test_site_0_is_the_embeddings_in_float32_before_they_are_scaled(config, dtyp
     by_hand[:, :P] += delta[0]
     np.testing.assert_array_equal(streams[0], by_hand * np.float32(config.embedding_scale or 1.0))
     np.testing.assert_array_equal(found, hidden(params, config, jnp.asarray(by_hand), valid))
-    np.testing.assert_array_equal(found, hidden(params, config, perturbation.add(e, delta[0]), valid))
+    np.testing.assert_array_equal(found, hidden(params, config, added(e, delta[0]), valid))
     assert found.dtype == streams[0].dtype == jnp.float32
 
 
@@ -274,7 +279,7 @@ def test_without_sites_the_program_is_that_of_one_plain_scan(case, kept):
     for options in ({}, {"add": {}, "taps": ()}):
         assert text(lambda params, lora, e, o=options: transformer.hidden(params, config, e, valid, lora, **o), params, lora, e) == expected
     delta = perturbations([0])[0]
-    by_hand = text(lambda params, lora, e, delta: plain(params, lora, perturbation.add(e, delta)), params, lora, e, delta)
+    by_hand = text(lambda params, lora, e, delta: plain(params, lora, added(e, delta)), params, lora, e, delta)
     at_site = text(lambda params, lora, e, delta: transformer.hidden(params, config, e, valid, lora, {0: delta}), params, lora, e, delta)
     assert at_site == by_hand
 

@@ -1,22 +1,26 @@
 """Attacks any chat model with a behaviors file alone: answers, verdicts and the report. Nothing is trained.
 
-Reproduces: no paper; the questions of HarmBench, JailbreakBench, AdvBench or StrongREJECT, or your own, to a model of yours.
+Reproduces: no paper; it asks a model of yours what HarmBench, JailbreakBench, AdvBench, StrongREJECT or a file of your own asks.
 Hardware: a CPU for a model of some hundred million parameters; a GPU or TPU for larger ones, there with the two keys of bfloat16 below.
-Time: not noted; SmolLM2-135M-Instruct on 4 behaviors takes minutes on two cores.
+Time: the first look took 3 minutes for SmolLM2-135M-Instruct on two cores with much else to do. All attacks and behaviors take hours there.
 
     python -m dat_jax.main --config=configs/evaluate.py --workdir=runs/mine --config.target.model=FOLDER_OR_HUB_ID \\
-        --config.data.eval_behaviors=FILE.csv --config.evaluation.behaviors=4      # a first look: 4 behaviors; leave it out for all
+        --config.data.eval_behaviors=FILE.csv
 
-Called again it goes on where it was, or does what is new: another attack (--config.evaluation.attacks=direct,prefill), another judge
-(--config.evaluation.judges=refusal_topic,refusal_prefix), more behaviors, or other models beside the first:
+    # a first look, added to the same line:
+        --config.evaluation.behaviors=4 --config.evaluation.batch_size=4 --config.evaluation.attacks=direct,prefill,embedding \\
+        --config.attacks.embedding.perturbation.steps=5
 
-    --config.evaluation.compare=defended=FOLDER,RUN/seed_0/dat      # Hugging Face folders, hub ids, or what a run of dat_jax trained
+Called again it goes on where it was, or does what is new: more behaviors, another attack, another judge
+(--config.evaluation.judges=refusal_topic,refusal_prefix) or further models. An attack whose settings have changed wants another --workdir.
+
+    --config.evaluation.compare=defended=FOLDER,RUN/seed_0/dat      # side by side: Hugging Face folders, hub ids, or what a run trained
     --config.target.checkpoint=RUN/seed_0/dat                       # the target itself as that run trained it from target.model
-    --config.target.dtype=bfloat16 --config.target.compute_dtype=bfloat16      # half the memory; on a CPU slower
-    --config.data.eval_targets=FILE.json      # harmful responses for the embedding and prefill attacks; without: "Sure, here is ..."
-    --config.data.benign=FILE.jsonl --config.data.borderline=xstest_prompts.csv      # does it still answer what it should?
+    --config.target.dtype=bfloat16 --config.target.compute_dtype=bfloat16      # half the memory; slower on a CPU
+    --config.data.eval_targets=FILE.json      # harmful responses for prefill and embedding; without it "Sure, here is ..." is made
+    --config.data.benign=FILE.jsonl --config.data.borderline=xstest_prompts.csv      # is it still useful?
 
-refusal_prefix looks for refusals in the first words and takes everything else for compliance, an incompetent answer too.
+The judge refusal_prefix looks for refusals and takes everything else for compliance, an incompetent answer too.
 """
 
 from dat_jax.config import defaults

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from dat_jax import sharding
@@ -69,6 +70,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
             for name, station in STATIONS.items():
                 if name in names:
                     station(inputs, mesh)
+                    multihost_utils.sync_global_devices(f"{name} {seed}")  # the next one reads on all processes what process 0 wrote
         if "report" in names and jax.process_index() == 0:
             report.run(folder)
     logging.info("%s: done in %.0f s%s", mode, time.monotonic() - started, _following(names))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from dat_jax import judges
+from dat_jax import judges, sharding
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import files, provenance
 from dat_jax.data.answers import answer_checksum, file_name, item_of
@@ -47,7 +47,8 @@ def _judge_file(stem: epath.Path, folder: epath.Path, load: Callable[[], Verdict
     path = folder / ("utility" if "set" in answers.about else "") / f"{stem.name}.jsonl"
     known = {row["answer"]: Verdict(row["label"], row["score"]) for _, row in files.read_jsonl(str(path))} if path.exists() else {}
     keys = [answer_checksum(line) for line in answers.lines]
-    new = {key: exchange(line, requests) for key, line in zip(keys, answers.lines) if key not in known}
+    judged = sharding.agreed([key in known for key in keys])  # process 0 may have written more by the time that another one looks
+    new = {key: exchange(line, requests) for key, line, done in zip(keys, answers.lines, judged) if not done}
     if not new and len(known) == len(set(keys)):
         return False
     todo = list(new)
@@ -57,7 +58,12 @@ def _judge_file(stem: epath.Path, folder: epath.Path, load: Callable[[], Verdict
         rows = [{"answer": key, "label": known[key].label, "score": known[key].score} for key in keys if key in known]
         if jax.process_index() == 0:
             files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    logging.info("%s, %s: %s", name, answers.about.get("attack") or f"utility {answers.about['set']}", counts(known[key] for key in keys))
+    logging.info(
+        "%s, %s: %s",
+        name,
+        answers.about.get("attack") or f"utility {answers.about['set']}",
+        counts(known[key] for key in keys if key in known),
+    )
     return True
 
 

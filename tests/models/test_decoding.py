@@ -104,7 +104,7 @@ def test_sampled_frequencies_follow_the_tempered_nucleus():
             break
     assert 2 < np.count_nonzero(kept) < 12
     rows, everywhere = jnp.repeat(row, 4000, axis=0), jnp.ones((4000, 2), bool)
-    found = decoding.generate(params, config, rows, everywhere, KEY, max_new_tokens=1, temperature=0.8, top_p=0.85)
+    found = decoding.generate(params, config, rows, everywhere, jax.random.split(KEY, 4000), max_new_tokens=1, temperature=0.8, top_p=0.85)
     frequencies = np.bincount(np.asarray(found)[:, 0], minlength=12) / 4000
     assert (frequencies[kept == 0] == 0).all()
     assert np.abs(frequencies - kept / kept.sum()).max() < 4 * np.sqrt(0.25 / 4000)

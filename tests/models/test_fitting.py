@@ -83,7 +83,7 @@ def test_a_broken_training_goes_on_bit_for_bit(tmp_path, optimizer):
         lines.clear()
         jax.tree.map(np.testing.assert_array_equal, run(saving), whole)  # at its end already
         assert lines == ["fit: goes on after step 12"]
-        with pytest.raises(ValueError, match="of step 12 has data 'a', this run 'b'"):
+        with pytest.raises(ValueError, match="of step 12 was made with data = 'a', now it is 'b'"):
             run(Saving(saving.folder, every, {"data": "b"}))
 
 

@@ -25,6 +25,7 @@ def get_config():
     c.methods.cat.objective.update({"cutoff_over": "token", "away_cutoff": 2.0})
     c.methods.cat.objective.update({"away_weight": 1.0, "utility_weight": 1.0})
     c.utility.update({"samples": 32, "keep": "agree"})  # prompts for each benign answer, as many forms as the adversarial ones have
+    c.sampler.consistency = 0.2
     # Few steps in a ball twice as wide as the one that the evaluation attacks in: its radius decides what an embedding attack still breaks.
     c.methods.cat.perturbation.update({"steps": 3, "radius": 0.6, "step_size": 0.6, "iterate": "best"})
     c.training.update({"steps": 300, "learning_rate": 6e-3, "clip": 1.0, "save_every": 50, "watch_every": 100})

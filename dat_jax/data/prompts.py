@@ -21,6 +21,7 @@ class PromptRecord:
     tokens: int  # of the prompt, in the sampler's tokens
     compliance: float | None  # share of the target's answers that comply, where the target was asked
     selected: bool  # whether it is trained on
+    consistency: float | None = None  # by how many nats per token the undefended target finds y likelier after x than after the request
 
 
 def write_records(path, records: list[PromptRecord]) -> None:

@@ -36,7 +36,7 @@ from dat_jax.models.huggingface import Model
 from dat_jax.settings import check, read
 
 LENGTHS = ("uniform", "behaviors")
-Compliance = Callable[[Sequence[Behavior], Sequence[str], Sequence[str]], Sequence[float]]
+Scores = Callable[[Sequence[Behavior], Sequence[str], Sequence[str]], Sequence[float]]  # of (behaviors, prompts, responses)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Pool:
     likelihood_scheme: str = "antithetic"  # plain | stratified | antithetic (least variance at equal cost)
     selection: str = "combined"  # random | likelihood | stratified | compliance | diversity | combined
     diversity: float = 0.5  # weight of dissimilarity in diversity and combined
+    consistency: float = 0.0  # nats per token that a response may be less likely after a prompt than after the request; 0: not asked
+    given: int = 4  # words of the response that are given when `consistency` is asked, so that a refusal does not count
     refresh_every: int = 0  # training steps between re-sampled pools; 0: one pool, drawn before training
 
     def validate(self, key: str = "sampler") -> None:
@@ -79,6 +81,8 @@ class Pool:
             "likelihood_samples": (self.likelihood_samples >= 0, "an integer >= 0"),
             "likelihood_scheme": (self.likelihood_scheme in SCHEMES, " | ".join(SCHEMES)),
             "refresh_every": (self.refresh_every >= 0, "an integer >= 0"),
+            "consistency": (self.consistency >= 0, "a number >= 0, in nats per token (0: not asked)"),
+            "given": (self.given >= 0, "an integer >= 0"),
         }
         check(self, key, checks)
         self.settings(())
@@ -252,25 +256,35 @@ def sample_rows(
     return tokens_NxT, bound_N, passes_cost(pool, sampler.config, block, size, full, alone, len(batches))
 
 
-def judge(records: list[PromptRecord], behaviors: Sequence[Behavior], compliance: Compliance | None) -> list[PromptRecord]:
-    """The records with the current target's compliance, asked once for each different prompt of a behavior."""
-    if compliance is None:
-        return records
+def measure(
+    records: list[PromptRecord], behaviors: Sequence[Behavior], compliance: Scores | None, consistency: Scores | None
+) -> list[PromptRecord]:
+    """The records with what the target makes of them, asked once for each different prompt and response of a behavior."""
     of = {behavior.id: behavior for behavior in behaviors}
-    asked = {(record.behavior_id, record.prompt): record for record in records}
-    scores = compliance([of[id] for id, _ in asked], [prompt for _, prompt in asked], [record.response for record in asked.values()])
-    known = {key: float(score) for key, score in zip(asked, scores)}
-    return [dataclasses.replace(record, compliance=known[record.behavior_id, record.prompt]) for record in records]
+    asked = list({(record.behavior_id, record.prompt, record.response): None for record in records})
+    whose, prompts, responses = [of[id] for id, _, _ in asked], [prompt for _, prompt, _ in asked], [response for _, _, response in asked]
+    known = [dict(zip(asked, scores(whose, prompts, responses))) if scores else {} for scores in (compliance, consistency)]
+    return [
+        dataclasses.replace(record, compliance=complied, consistency=consistent)
+        for record in records
+        for complied, consistent in [[_number(scores.get((record.behavior_id, record.prompt, record.response))) for scores in known]]
+    ]
+
+
+def _number(score: float | None) -> float | None:
+    return None if score is None else float(score)
 
 
 def choose(pool: Pool, records: list[PromptRecord], seed: int, round: int) -> list[PromptRecord]:
-    """The records of one behavior with the selected ones marked."""
-    likely = None
+    """The records of one behavior with the selected ones marked, none of which is inconsistent with its response."""
+    able = [i for i, record in enumerate(records) if record.consistency is None or record.consistency >= -pool.consistency]
+    some, likely, judged = [records[i] for i in able], None, None
     if pool.likelihood_samples:
-        likely = np.array([(record.log_likelihood or 0.0) / record.tokens for record in records])
-    judged = None if any(record.compliance is None for record in records) else np.array([record.compliance for record in records], float)
+        likely = np.array([(record.log_likelihood or 0.0) / record.tokens for record in some])
+    if not any(record.compliance is None for record in some):
+        judged = np.array([record.compliance for record in some], float)
     rng = np.random.default_rng((seed, round, zlib.crc32(records[0].behavior_id.encode()), 1))
-    chosen = set(select(pool.selection, pool.keep, [record.prompt for record in records], likely, judged, rng, pool.diversity))
+    chosen = {able[i] for i in select(pool.selection, pool.keep, [record.prompt for record in some], likely, judged, rng, pool.diversity)}
     return [dataclasses.replace(record, selected=index in chosen) for index, record in enumerate(records)]
 
 
@@ -323,19 +337,21 @@ def build_pool(
     config: Any,
     behaviors: Sequence[Behavior],
     sampler: Model,
-    compliance: Compliance | None,
+    compliance: Scores | None,
     folder: str,
     seed: int = 0,
     round: int = 0,
     report: Callable[[str], None] = print,
     asking_flops: float = 0.0,
+    consistency: Scores | None = None,
 ) -> list[PromptRecord]:
     """Draws, judges and selects prompts for all behaviors, and returns all records; what is in `folder` already is not drawn again.
 
-    config: the `sampler` sub-config. compliance(behaviors, prompts, responses) gives a score from 0 to 1 per prompt (None: not judged).
-    `round` numbers re-sampled pools during training: the same seed and round give the same pool. asking_flops: operations of asking the
-    target about one prompt, for the cost.
-    Raises ValueError when `folder` holds a pool of other settings, naming the first that differs.
+    config: the `sampler` sub-config. compliance(behaviors, prompts, responses) gives a score from 0 to 1 per prompt, and `consistency` by
+    how many nats per token the response is likelier than after the behavior's request (None: the target is not asked). `round` numbers
+    re-sampled pools during training: the same seed and round give the same pool. asking_flops: operations of asking the target about one
+    prompt in all these ways, for the cost.
+    Raises ValueError when `folder` holds a pool of other settings, naming the first that differs, or when no prompt is consistent.
     """
     pool, root = read(Pool, config), epath.Path(folder)
     pool.validate()
@@ -345,10 +361,15 @@ def build_pool(
     records, cost = draw_all(pool, behaviors, sampler, root, seed, round, report)
     judging = time.monotonic()
     of: dict[str, list[PromptRecord]] = {behavior.id: [] for behavior in behaviors}
-    for record in judge(records, behaviors, compliance):
+    for record in measure(records, behaviors, compliance, consistency):
         of[record.behavior_id].append(record)
     pooled = [record for records in of.values() for record in choose(pool, records, seed, round)]
-    prompts = len({(record.behavior_id, record.prompt) for record in records}) if compliance else 0
+    if not any(record.selected for record in pooled):
+        raise ValueError(
+            f"config.sampler.consistency is {pool.consistency}, and none of {len(pooled)} sampled prompts is consistent with its response; "
+            "allowed: at least one; raise it, or set 0 to keep them all"
+        )
+    prompts = len({(record.behavior_id, record.prompt) for record in records}) if compliance or consistency else 0
     write_pool(root, pooled, cost | {"judging_seconds": time.monotonic() - judging, "asking_flops": prompts * asking_flops})
     return pooled
 

@@ -10,8 +10,9 @@ from etils import epath
 
 from dat_jax import judges
 from dat_jax.attacks.attack import Attempt
+from dat_jax.attacks.prefill import first_words
 from dat_jax.attacks.victim import Victim
-from dat_jax.data import conversations, files
+from dat_jax.data import files
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import PromptRecord
 from dat_jax.diffusion import pool, selection
@@ -21,6 +22,8 @@ from dat_jax.stations import sample_utility
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.subjects import load_target
 from dat_jax.world import census
+
+UNREAD = -1e3  # nats per token: the standing of a prompt that the target cannot be given
 
 
 def run(inputs: Inputs, mesh) -> None:
@@ -53,26 +56,55 @@ def ask(inputs: Inputs, model: Model, attempts: Sequence[Attempt], requests: Seq
     return [verdict.label for verdict in judge(exchanges)]
 
 
-def draw_pool(inputs: Inputs, sampler: Model, target: Model, folder: epath.Path, round: int, mesh) -> list[PromptRecord]:
-    """Returns the pool of a round, judged and selected against `target`; one that is complete in the folder is read."""
+def consistency_of(inputs: Inputs, undefended: Model, mesh) -> pool.Scores:
+    """Returns a function that says by how many nats per token a response is likelier after a prompt than after the behavior's request.
+
+    The first `config.sampler.given` words of the response are given to the target before: a refusal says nothing about what was asked.
+    """
+    victim = Victim(undefended, inputs.decoding, inputs.seed, mesh)
+
+    def rest(behavior: Behavior, prompt: str, response: str) -> Attempt:
+        given = first_words(response, inputs.config.sampler.given)
+        return Attempt(behavior.id, prompt, response[len(given) :].lstrip(), prefill=given)
+
+    def scores(behaviors: Sequence[Behavior], prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        requests = {(b.id, response): rest(b, b.text, response) for b, response in zip(behaviors, responses)}
+        expected = dict(zip(requests, victim.log_likelihood(list(requests.values()))))
+        fits = sample_utility.within(undefended, prompts, inputs.config)
+        found = dict(zip(fits, victim.log_likelihood([rest(behaviors[i], prompts[i], responses[i]) for i in fits])))
+        return [found.get(i, UNREAD) - expected[b.id, response] for i, (b, response) in enumerate(zip(behaviors, responses))]
+
+    return scores
+
+
+def draw_pool(
+    inputs: Inputs, sampler: Model, target: Model, folder: epath.Path, round: int, mesh, undefended: Model | None = None
+) -> list[PromptRecord]:
+    """Returns the pool of a round, judged and selected against `target`; one that is complete in the folder is read.
+
+    What is consistent is told by the model as it was before training: `undefended`, or where that is None the target.
+    """
     config = inputs.config
     judge = judges.load(config.sampler.judge or inputs.headline, config)
 
     def compliance(behaviors: Sequence[Behavior], prompts: Sequence[str], _: Sequence[str]) -> list[float]:
-        lengths = [conversations.prompt_tokens(target.tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
-        short = [i for i, length in enumerate(lengths) if length <= config.data.prompt_length]
-        if len(short) < len(prompts):
-            logging.warning("sample: %d of %d prompts are too long for the target", len(prompts) - len(short), len(prompts))
+        short = sample_utility.within(target, prompts, config)
         attempts = [Attempt(behaviors[i].id, prompts[i], behaviors[i].targets[0]) for i in short]
         labels = dict(zip(short, ask(inputs, target, attempts, [behaviors[i].text for i in short], judge, mesh)))
         return [float(labels.get(i) == "comply") for i in range(len(prompts))]
 
     # Answering every sample costs more than drawing it, so the target is asked only where the selection needs to know.
     asked = compliance if config.sampler.selection in selection.JUDGED else None
+    consistent = consistency_of(inputs, undefended or target, mesh) if config.sampler.consistency else None
     price = sample_utility.asking_cost(target, inputs, 1)["asking_flops"] if asked else 0.0
-    records = pool.build_pool(config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, round, logging.info, price)
+    price += sample_utility.reading_cost(target, inputs) if consistent else 0.0
+    records = pool.build_pool(
+        config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, round, logging.info, price, consistent
+    )
     selected = [r for r in records if r.selected]
     logging.info("sample, seed %d, round %d: %d of %d prompts selected", inputs.seed, round, len(selected), len(records))
+    if consistent is not None:
+        say_consistent(inputs, records)
     if asked is not None:
         obeyed = sum(r.compliance or 0.0 for r in selected) / max(len(selected), 1)
         logging.info("sample, seed %d: the target complies with %.0f %% of the selected prompts", inputs.seed, 100 * obeyed)
@@ -81,6 +113,15 @@ def draw_pool(inputs: Inputs, sampler: Model, target: Model, folder: epath.Path,
         files.write_text(folder / "census.json", json.dumps(counted | {"sentence": census.sentence(counted)}, indent=1))
         logging.info("sample, seed %d: %s", inputs.seed, census.sentence(counted))
     return records
+
+
+def say_consistent(inputs: Inputs, records: Sequence[PromptRecord]) -> None:
+    """Says how many prompts ask for their response, and warns of behaviors that got none."""
+    fit = [record for record in records if (record.consistency or 0.0) >= -inputs.config.sampler.consistency]
+    logging.info("sample, seed %d: %d of %d prompts are consistent with their response", inputs.seed, len(fit), len(records))
+    if without := {record.behavior_id for record in records} - {record.behavior_id for record in fit}:
+        names = ", ".join(sorted(without)[:3])
+        logging.warning("sample, seed %d: no sampled prompt is consistent for %d behaviors: %s", inputs.seed, len(without), names)
 
 
 def lazy_sampler(inputs: Inputs, mesh):

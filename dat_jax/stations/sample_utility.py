@@ -1,7 +1,6 @@
 """Utility prompts: drawn for the benign answers of the chats, kept where the target answers them consistently; for every method."""
 
 import dataclasses
-import functools
 import json
 import logging
 import time
@@ -20,6 +19,7 @@ from dat_jax.diffusion import pool
 from dat_jax.diffusion.utility import SampledUtility, benign_answers, utility_pool
 from dat_jax.judges.judge import Exchange
 from dat_jax.models import flops
+from dat_jax.models.flops import Pass
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import read
 from dat_jax.stations.inputs import Inputs
@@ -45,10 +45,8 @@ def draw_utility(inputs: Inputs, sampler: Model, target: Model, folder: epath.Pa
         "utility prompts",
     )
     started, victim = time.monotonic(), Victim(target, inputs.decoding, inputs.seed, mesh)
-    fits = functools.cache(
-        lambda prompt: 0 < conversations.prompt_tokens(target.tokenizer, [{"role": "user", "content": prompt}]) <= config.data.prompt_length
-    )
-    of = {(record.prompt, record.response): record for record in drawn if record.prompt and fits(record.prompt)}
+    fits = within(target, [record.prompt for record in drawn], config)
+    of = {(drawn[i].prompt, drawn[i].response): drawn[i] for i in fits}
     attempts = [Attempt(record.behavior_id, record.prompt, record.response) for record in of.values()]
     answers = asked(victim, attempts, folder / "own_answers.jsonl") if settings.asks else [""] * len(attempts)
     scores = dict(zip(of, consistency(inputs, settings, victim, attempts, answers)))
@@ -96,6 +94,20 @@ def asking_cost(target: Model, inputs: Inputs, prompts: int) -> dict[str, float]
     """The operations of asking the target once per prompt, by formula."""
     how = inputs.decoding
     return {"asking_flops": flops.generate(target.config, prompts, how.prompt_length, how.max_new_tokens)}
+
+
+def reading_cost(target: Model, inputs: Inputs) -> float:
+    """The operations of asking the target once how likely a response is, by formula."""
+    how = inputs.decoding
+    return flops.forward(target.config, Pass(1, 2 * how.prompt_length + how.response_length, how.response_length))
+
+
+def within(target: Model, prompts: Sequence[str], config) -> list[int]:
+    """Returns which prompts have text and fit the target's prompt block, and says how many do not."""
+    lengths = [conversations.prompt_tokens(target.tokenizer, [{"role": "user", "content": prompt}]) if prompt else 0 for prompt in prompts]
+    if long := sum(length > config.data.prompt_length for length in lengths):
+        logging.warning("sample: %d of %d prompts are too long for the target", long, len(prompts))
+    return [i for i, length in enumerate(lengths) if 0 < length <= config.data.prompt_length]
 
 
 def say_utility(inputs: Inputs, folder: epath.Path, behaviors: Sequence[Behavior], records: Sequence[PromptRecord], distinct: int) -> None:

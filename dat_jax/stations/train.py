@@ -60,7 +60,7 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
             records = read_records(offline / "prompts.jsonl")
         else:
             current = loop.merged(target, params, lora)
-            records = sample.draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh)
+            records = sample.draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh, target)
         chosen = pipeline.triples(inputs.behaviors, records, inputs.seed, config.sampler.add_requests)
         return pipeline.adversarial_rows(target.tokenizer, pipeline.within_block(target.tokenizer, chosen, config.data), config.data)
 

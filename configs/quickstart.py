@@ -26,8 +26,9 @@ def get_config():
     c.methods.cat.objective.update({"away_weight": 1.0, "utility_weight": 1.0})
     c.utility.update({"samples": 32, "keep": "agree"})  # prompts for each benign answer, as many forms as the adversarial ones have
     c.sampler.consistency = 0.2
-    # Few steps in a ball twice as wide as the one that the evaluation attacks in: its radius decides what an embedding attack still breaks.
-    c.methods.cat.perturbation.update({"steps": 3, "radius": 0.6, "step_size": 0.6, "iterate": "best"})
+    # Few steps in balls up to 2.7 times as wide as the one that the evaluation attacks in, of another radius for each row: a model that
+    # has met one radius alone learns to recognise it.
+    c.methods.cat.perturbation.update({"steps": 3, "radius": 0.8, "narrowest": 0.4, "step_size": 0.6, "iterate": "best"})
     c.training.update({"steps": 300, "learning_rate": 6e-3, "clip": 1.0, "save_every": 50, "watch_every": 100})
     c.training.optimizer = "muon"
     c.training.lora.rank = 0  # all weights: with factors of rank 32 the same steps of DAT ended far from both cutoffs

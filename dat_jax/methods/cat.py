@@ -29,8 +29,7 @@ class Settings:
 
 def inner(network: Network, batch: Batch, key: jax.Array, settings: Settings) -> Found:
     """Perturbs the prompts so that the harmful responses become likely."""
-    del key
-    return perturb(network, batch.away, settings.perturbation)
+    return perturb(network, batch.away, settings.perturbation, key)
 
 
 def loss(

@@ -27,6 +27,7 @@ class Perturbation:
 
     steps: int = 10  # gradient-ascent steps
     radius: float = 0.05  # L2 radius per token, in units of the mean embedding norm
+    narrowest: float = 1.0  # a row's radius is drawn anew at each step, from this share of the radius to all of it; 1: always all of it
     step_size: float = 0.25  # share of the radius that one step moves a token; with `absolute`, in embedding units per coordinate
     absolute: bool = False
     optimizer: str = "sign"  # sign | normalized | adam
@@ -39,6 +40,7 @@ class Perturbation:
         rules = {
             "steps": (self.steps >= 0, "an integer >= 0"),
             "radius": (self.radius >= 0, "a number >= 0"),
+            "narrowest": (0 < self.narrowest <= 1, "a share > 0 and <= 1"),
             "step_size": (self.step_size > 0, "a number > 0"),
             "optimizer": (self.optimizer in OPTIMIZERS, " | ".join(OPTIMIZERS)),
             "iterate": (self.iterate in ITERATES, " | ".join(ITERATES)),
@@ -54,7 +56,7 @@ def mean_embedding_norm(params: Any, rows: int = 0) -> jax.Array:
 
 
 def project(delta_BxPxD: jax.Array, radius: jax.Array) -> jax.Array:
-    """Scales each token's perturbation back into the L2 ball of `radius`."""
+    """Scales each token's perturbation back into the L2 ball of `radius`, one for all or one per row (B, 1, 1)."""
     norm_BxPx1 = jnp.linalg.norm(delta_BxPxD, axis=-1, keepdims=True)
     return delta_BxPxD * jnp.minimum(1.0, radius / jnp.maximum(norm_BxPx1, 1e-12))
 
@@ -73,9 +75,20 @@ def direction(grad_BxPxD: jax.Array, moments, step, optimizer: str):
     return -(first / (1 - 0.9**t)) / (jnp.sqrt(second / (1 - 0.999**t)) + 1e-20), (first, second)
 
 
-def perturb(network: Network, rows: Conversations, how: Perturbation) -> Found:
+def radii(rows: int, how: Perturbation, unit: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Returns each row's radius in embedding units, (B, 1, 1).
+
+    A model that has met perturbations of one norm alone can learn to recognise that norm: smaller ones then break it.
+    """
+    if key is None or how.narrowest == 1:
+        return jnp.full((rows, 1, 1), how.radius) * unit
+    return how.radius * unit * jax.random.uniform(key, (rows, 1, 1), minval=how.narrowest)
+
+
+def perturb(network: Network, rows: Conversations, how: Perturbation, key: jax.Array | None = None) -> Found:
     """Ascends log p(response | prompt + delta); finds delta_BxPxD at the embeddings, zero outside `prompt_mask`.
 
+    key: of the step; where `narrowest` is below 1, each row's radius is drawn by it. None: every row has all of the radius.
     Metrics: `attack/norm` (mean L2 norm over perturbed tokens, in units of the mean embedding norm) and `attack/at_radius` (share of
     perturbed tokens on the ball's surface). CAT, arXiv 2405.15589, eq. 4.
     """
@@ -84,9 +97,9 @@ def perturb(network: Network, rows: Conversations, how: Perturbation) -> Found:
     e_BxTxD = jax.lax.stop_gradient(embed(network, rows))
     mask_BxPx1 = rows.prompt_mask_BxT[:, : network.prompt_length, None]
     unit = mean_embedding_norm(network.params, how.rows)
-    radius = how.radius * unit
+    radius_Bx1x1 = radii(rows.tokens_BxT.shape[0], how, unit, key)
     coordinates = 1 if how.optimizer == "normalized" else e_BxTxD.shape[-1]
-    step_size = how.step_size if how.absolute else how.step_size * radius / jnp.sqrt(coordinates)
+    step_size = how.step_size if how.absolute else how.step_size * radius_Bx1x1 / jnp.sqrt(coordinates)
 
     def loss(delta_BxPxD):
         nll_B = example_mean(response_nll(network, e_BxTxD, rows, {0: delta_BxPxD}), rows, network.prompt_length)
@@ -98,7 +111,7 @@ def perturb(network: Network, rows: Conversations, how: Perturbation) -> Found:
         better_B = nll_B < best_B
         best_BxPxD = jnp.where(better_B[:, None, None], delta_BxPxD, best_BxPxD)
         move_BxPxD, moments = direction(grad_BxPxD, moments, step, how.optimizer)
-        delta_BxPxD = project(delta_BxPxD + step_size * jnp.where(mask_BxPx1, move_BxPxD, 0.0), radius)
+        delta_BxPxD = project(delta_BxPxD + step_size * jnp.where(mask_BxPx1, move_BxPxD, 0.0), radius_Bx1x1)
         return (delta_BxPxD, moments, best_BxPxD, jnp.minimum(nll_B, best_B)), nll_B
 
     zeros_BxPxD = jnp.zeros((*mask_BxPx1.shape[:2], e_BxTxD.shape[-1]), jnp.float32)
@@ -113,6 +126,6 @@ def perturb(network: Network, rows: Conversations, how: Perturbation) -> Found:
     tokens = jnp.maximum(jnp.sum(mask_BxPx1), 1)
     metrics = {
         "attack/norm": jnp.sum(norm_BxP) / tokens / unit,
-        "attack/at_radius": jnp.sum((norm_BxP >= radius * (1 - 1e-4)) & mask_BxPx1[..., 0]) / tokens,
+        "attack/at_radius": jnp.sum((norm_BxP >= radius_Bx1x1[..., 0] * (1 - 1e-4)) & mask_BxPx1[..., 0]) / tokens,
     }
     return Found(delta={0: delta_BxPxD}, nll_before_B=nll_SxB[0] if how.steps else loss(delta_BxPxD)[1], metrics=metrics)

@@ -42,6 +42,21 @@ def nll(network, batch, delta_BxPxD):
     return example_mean(response_nll(network, embed(network, batch), batch, {0: delta_BxPxD}), batch, P)
 
 
+def test_each_row_has_a_radius_between_the_narrowest_and_the_whole(network, batch):
+    """Steps as long as the ball is wide: every perturbed token lies on its row's own ball, and another key gives other balls."""
+    many = jax.tree.map(lambda x: np.repeat(x, 40, axis=0), batch)
+    how, unit = Perturbation(steps=4, radius=0.5, step_size=2.0, narrowest=0.4), mean_embedding_norm(network.params)
+    found = search(network, many, how, jax.random.key(0))
+    norms_BxP = np.linalg.norm(found.delta[0], axis=-1) / unit
+    mask_BxP = np.asarray(many.prompt_mask_BxT)[:, :P]
+    radius_B = norms_BxP.max(axis=1)
+    np.testing.assert_allclose(norms_BxP, np.where(mask_BxP, radius_B[:, None], 0.0), rtol=1e-4)
+    assert 0.2 <= radius_B.min() < 0.22 and 0.48 < radius_B.max() <= 0.5 * (1 + 1e-5)
+    np.testing.assert_allclose(found.metrics["attack/at_radius"], 1.0)
+    other = np.linalg.norm(search(network, many, how, jax.random.key(1)).delta[0], axis=-1).max(axis=1) / unit
+    assert np.abs(other - radius_B).mean() > 0.05
+
+
 def test_gradient_equals_finite_differences(network, batch):
     delta = 0.1 * jax.random.normal(jax.random.key(1), (3, P, 16))
     gradient = jax.grad(lambda d: jnp.sum(nll(network, batch, d)))(delta)
@@ -129,7 +144,8 @@ def test_project_is_the_nearest_point_of_the_ball():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"radius": -1.0}, {"steps": -1}, {"optimizer": "sgd"}, {"iterate": "first"}, {"step_size": 0.0}, {"rows": -1}]
+    "bad",
+    [{"radius": -1.0}, {"steps": -1}, {"optimizer": "sgd"}, {"iterate": "first"}, {"step_size": 0.0}, {"rows": -1}, {"narrowest": 0.0}],
 )
 def test_a_bad_value_names_its_key(bad):
     with pytest.raises(ValueError, match=rf"config\.methods\.cat\.perturbation\.{next(iter(bad))} is"):

@@ -161,6 +161,27 @@ def test_without_a_judge_the_policies_that_need_none_work(tmp_path, small_sample
     assert [r.prompt for r in records if r.selected] == [r.prompt for r in best]
 
 
+def test_a_prompt_that_is_not_consistent_is_not_selected(tmp_path, small_sampler):
+    """Scores are the prompts' words: those of two words lie below the bound, however likely they are; each is asked for once."""
+    asked = []
+
+    def words(behaviors, prompts, responses):
+        asked.extend(zip([behavior.id for behavior in behaviors], prompts, responses))
+        return [len(prompt.split()) - 5.0 for prompt in prompts]
+
+    options = dict(consistency=2.5, samples=24, keep=20, selection="stratified")
+    records = build(tmp_path / "some", small_sampler, settings(**options), judge=None, consistency=words)
+    assert len(asked) == len(set(asked)) == len({(r.behavior_id, r.prompt, r.response) for r in records})
+    assert all(r.consistency == len(r.prompt.split()) - 5.0 for r in records)
+    assert {r.tokens for r in records} == {2, 3, 4} and {r.tokens for r in records if r.selected} == {3, 4}
+    for behavior in BEHAVIORS:
+        able = {r.prompt for r in records if r.behavior_id == behavior.id and r.tokens > 2}
+        assert sum(r.selected for r in records if r.behavior_id == behavior.id) == min(20, len(able))
+    assert build(tmp_path / "some", small_sampler, settings(**options), judge=None, consistency=words) == records
+    with pytest.raises(ValueError, match=r"config.sampler.consistency is 0.5, and none of 72 sampled prompts is consistent"):
+        build(tmp_path / "none", small_sampler, settings(**options | {"consistency": 0.5}), judge=None, consistency=words)
+
+
 def test_forbidden_are_specials_and_ids_without_a_string(small_sampler):
     assert forbidden_tokens(small_sampler.tokenizer, small_sampler.config.vocab_size, 4) == (0, 1, 2, 3, 4, 23, 24)
 
@@ -171,6 +192,8 @@ def test_forbidden_are_specials_and_ids_without_a_string(small_sampler):
         {"keep": 100},
         {"prompt_tokens": (5, 2)},
         {"samples": 0},
+        {"consistency": -0.1},
+        {"given": -1},
         {"selection": "best"},
         {"temperature": -1.0},
         {"likelihood_scheme": "x"},

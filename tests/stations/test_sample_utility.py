@@ -6,10 +6,12 @@ import jax
 import pytest
 
 from dat_jax import sharding, stations
+from dat_jax.attacks.attack import Attempt
 from dat_jax.attacks.victim import Victim
 from dat_jax.data import pipeline
 from dat_jax.stations import inputs as inputs_lib
 from dat_jax.stations import sample, sample_utility, train
+from dat_jax.stations.subjects import load_target
 
 
 @pytest.fixture
@@ -121,3 +123,25 @@ def test_inconsistent_prompts_are_left_out(brought, tmp_path):
 def test_training_without_them_says_what_to_do(brought, tmp_path):
     with pytest.raises(ValueError, match=r"utility_prompts/prompts\.jsonl: no utility prompts were sampled yet; run --mode=sample first"):
         stations.run("train", brought, str(tmp_path))
+
+
+def test_adversarial_prompts_are_compared_with_the_request(brought, tmp_path):
+    """By how much the rest of the response is likelier than after the request, once its first words are given."""
+    brought.training.methods = ("dat",)
+    brought.sampler.update({"consistency": 1000.0, "given": 2})
+    brought.utility.samples = 0
+    inputs = draw(brought, tmp_path)
+    mesh = sharding.make_mesh(1, 1, 1)
+    records = read(tmp_path / "seed_0" / "prompts" / "prompts.jsonl")
+    with jax.set_mesh(mesh):
+        target = load_target(inputs.config, mesh)
+        scores, victim = sample.consistency_of(inputs, target, mesh), Victim(target, inputs.decoding, 0, mesh)
+        behavior = inputs.behaviors[0]
+        response = behavior.targets[0]
+        assert scores([behavior] * 2, [behavior.text, ""], [response] * 2) == [0.0, pytest.approx(sample.UNREAD, abs=100)]
+        *start, last = response.split()
+        given, rest = " ".join(start[:2]), " ".join([*start[2:], last])  # one word at least is left
+        record = next(r for r in records if r["behavior_id"] == behavior.id and r["response"] == response and r["consistency"] > -900)
+        after, expected = victim.log_likelihood([Attempt("", x, rest, prefill=given) for x in (record["prompt"], behavior.text)])
+    assert record["consistency"] == pytest.approx(after - expected, abs=1e-4)
+    assert len({r["consistency"] for r in records}) > 3

@@ -17,18 +17,19 @@ def get_config():
     c.world.enabled = True
     c.mesh.fsdp = 1
     c.data.update({"prompt_length": 14, "response_length": 10, "adversarial_rows": 16, "utility_rows": 48})  # tokens: the world's longest
-    c.sampler.update({"samples": 48, "keep": 16, "prompt_tokens": (6, 11), "response_tokens": 10, "steps": 11, "batch_size": 96})
-    c.sampler.update({"likelihood_samples": 8, "selection": "stratified", "add_requests": True})
+    c.sampler.update({"samples": 64, "keep": 28, "prompt_tokens": (6, 11), "response_tokens": 10, "steps": 11, "batch_size": 96})
+    c.sampler.update({"likelihood_samples": 4, "selection": "stratified", "add_requests": True})
+    c.sampler.update({"acceptance": "entropy", "bound": 0.1})  # half the passes of one position at a time, at no measurable loss
+    c.sampler.consistency = 0.2  # a prompt that does not ask for its response would teach to refuse what was never asked
     # A response is eight tokens and decided by the first: at the usual 0.5 nats per token that one would still be improbable.
     c.methods.cat.objective.toward_cutoff = 0.02
     # Per token: one improbable first token brings the mean over a response beyond any cutoff, and a prefilled answer goes on.
     c.methods.cat.objective.update({"cutoff_over": "token", "away_cutoff": 2.0})
     c.methods.cat.objective.update({"away_weight": 1.0, "utility_weight": 1.0})
-    c.utility.update({"samples": 32, "keep": "agree"})  # prompts for each benign answer, as many forms as the adversarial ones have
-    c.sampler.consistency = 0.2
+    c.utility.update({"samples": 54, "keep": "agree"})  # prompts for each benign answer, as many forms as the adversarial ones have
     # Few steps in balls up to 2.7 times as wide as the one that the evaluation attacks in, of another radius for each row: a model that
     # has met one radius alone learns to recognise it.
-    c.methods.cat.perturbation.update({"steps": 3, "radius": 0.8, "narrowest": 0.4, "step_size": 0.6, "iterate": "best"})
+    c.methods.cat.perturbation.update({"steps": 4, "radius": 0.8, "narrowest": 0.4, "step_size": 0.45, "iterate": "best"})
     c.training.update({"steps": 300, "learning_rate": 6e-3, "clip": 1.0, "save_every": 50, "watch_every": 100})
     c.training.optimizer = "muon"
     c.training.lora.rank = 0  # all weights: with factors of rank 32 the same steps of DAT ended far from both cutoffs

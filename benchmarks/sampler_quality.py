@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dat_jax.data.behaviors import Behavior, load_behaviors
+from dat_jax.data.plain_text import encode_text
 from dat_jax.data.prompts import PromptRecord
 from dat_jax.diffusion.denoiser import mask_id
-from dat_jax.diffusion.layout import encode, pack, prompt_block, template
+from dat_jax.diffusion.layout import pack, prompt_block, template
 from dat_jax.diffusion.likelihood import SCHEMES, bound_draws
 from dat_jax.diffusion.pool import Pool, draw, forbidden_tokens
 from dat_jax.diffusion.sampler import row_keys
@@ -73,7 +74,9 @@ def sample(way: dict, sampler: Model, behaviors: Sequence[Behavior], samples: in
 def likelihood_variance(sampler: Model, records: Sequence[PromptRecord], draws: int, repetitions: int) -> dict[str, float]:
     """Mean variance over prompts of the `draws`-pass estimate of log p(prompt | response), by scheme (nats squared)."""
     around = template(sampler.tokenizer, EXACT.separator, EXACT.begin)
-    prompts, responses = ([encode(sampler.tokenizer, text) for text in texts] for texts in zip(*((r.prompt, r.response) for r in records)))
+    prompts, responses = (
+        [encode_text(sampler.tokenizer, text) for text in texts] for texts in zip(*((r.prompt, r.response) for r in records))
+    )
     rows = pack(prompts, responses, around, prompt_block(around, EXACT.prompt_tokens[1]), EXACT.response_tokens)
     inputs = [jnp.repeat(jnp.asarray(x), repetitions, axis=0) for x in (rows.tokens_BxT, rows.prompt_mask_BxT, rows.valid_BxT)]
     keys = row_keys(jax.random.key(1), jnp.arange(len(records) * repetitions))

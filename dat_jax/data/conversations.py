@@ -13,6 +13,8 @@ from typing import Any
 import flax.struct
 import numpy as np
 
+from dat_jax.data import plain_text
+
 Message = dict[str, str]
 Dialog = Sequence[Message]
 Array = Any  # numpy's on the host, jax's on devices
@@ -69,13 +71,13 @@ def _render(tokenizer, messages: Dialog, generation_prompt: bool) -> str:
         raise ValueError(f"the chat template of {tokenizer.name_or_path!r} refuses a conversation with roles {roles}: {error}") from error
 
 
-def _spans(tokenizer, messages: Dialog, rendered: str) -> list[tuple[int, int]]:
-    """Returns each message's character span in the rendered prompt, found by rendering unique stand-ins for the contents.
+def _spans(tokenizer, messages: Dialog, rendered: str, generation_prompt: bool) -> list[plain_text.Span]:
+    """Returns each message's character span in the rendered conversation, found by rendering unique stand-ins for the contents.
 
     Searching for the content itself would find it in the template too ("assistant" stands in many default system prompts).
     """
     marks = [f"\u2983{i}\u2984" for i in range(len(messages))]
-    template = _render(tokenizer, [{**m, "content": mark} for m, mark in zip(messages, marks)], generation_prompt=True)
+    template = _render(tokenizer, [{**m, "content": mark} for m, mark in zip(messages, marks)], generation_prompt)
     spans, at, cursor = [], 0, 0
     for message, mark in zip(messages, marks):
         found = template.find(mark, cursor)
@@ -95,17 +97,18 @@ def _spans(tokenizer, messages: Dialog, rendered: str) -> list[tuple[int, int]]:
 def encode_prompt(tokenizer, messages: Dialog, perturb: str) -> tuple[list[int], list[bool]]:
     """Returns the ids of a conversation up to where the assistant speaks, and which of them the perturbation may reach.
 
-    `perturb`: "user" the users' words alone, "user+template" everything but a system prompt's words, "all" every token (the reference).
+    Control tokens that a message spells stay letters. `perturb`: "user" the users' words alone, "user+template" everything but a system
+    prompt's words, "all" every token (the reference).
     """
     rendered = _render(tokenizer, messages, generation_prompt=True)
-    spans = _spans(tokenizer, messages, rendered)
-    encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+    spans = _spans(tokenizer, messages, rendered, generation_prompt=True)
+    encoded = plain_text.encode(tokenizer, rendered, spans)
 
     def inside(role):
         chosen = [span for span, message in zip(spans, messages) if message["role"] == role]
-        return [any(a < end and b > start for start, end in chosen) and b > a for a, b in encoded["offset_mapping"]]
+        return [any(a < end and b > start for start, end in chosen) and b > a for a, b in encoded.offsets]
 
-    ids = list(encoded["input_ids"])
+    ids = encoded.ids
     if perturb == "user":
         return ids, inside("user")
     if perturb == "user+template":
@@ -114,24 +117,36 @@ def encode_prompt(tokenizer, messages: Dialog, perturb: str) -> tuple[list[int],
 
 
 def encode_response(tokenizer, messages: Dialog) -> list[int]:
-    """Returns the ids of the last message (the assistant's) up to and with the token that ends its turn; [] for an empty message."""
+    """Returns the ids of the last message (the assistant's) up to and with the token that ends its turn; [] for an empty message.
+
+    Control tokens spelled in the message stay letters.
+    """
     if not messages[-1]["content"]:
         return []
-    whole = _render(tokenizer, messages, generation_prompt=False)
-    prompt = _render(tokenizer, messages[:-1], generation_prompt=True)
-    # Some generation prompts open a block (an empty chain of thought, say) that the finished conversation does not repeat.
-    tail = whole[len(prompt) :] if whole.startswith(prompt) else messages[-1]["content"] + (tokenizer.eos_token or "")
-    ids = list(tokenizer(tail, add_special_tokens=False)["input_ids"])
-    special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    end = len(ids)
-    while end and (ids[end - 1] in special or not tokenizer.decode([ids[end - 1]]).strip()):
-        end -= 1
+    tail, span = _last_message(tokenizer, messages)
+    encoded = plain_text.encode(tokenizer, tail, [span])
+    ids, special = encoded.ids, set(plain_text.control_tokens(tokenizer).values())
+    end = 1 + max((i for i, (a, b) in enumerate(encoded.offsets) if a < span[1] and b > span[0]), default=-1)
     closing = next((i for i in range(end, len(ids)) if ids[i] in special), None)
     if closing is not None:
         return ids[: closing + 1]  # what a template puts after the end of the turn (a newline) is nobody's to predict
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {tokenizer.name_or_path!r} ends a turn with no special token and has no eos_token")
     return ids[:end] + [tokenizer.eos_token_id]
+
+
+def _last_message(tokenizer, messages: Dialog) -> tuple[str, plain_text.Span]:
+    """Returns what the template writes after the generation prompt, and where the last message's own words are in it."""
+    whole = _render(tokenizer, messages, generation_prompt=False)
+    prompt = _render(tokenizer, messages[:-1], generation_prompt=True)
+    content = messages[-1]["content"]
+    try:
+        start, stop = _spans(tokenizer, messages, whole, generation_prompt=False)[-1]
+    except ValueError:  # some templates take an answer apart, into a chain of thought and the rest
+        start = -1
+    if start < len(prompt) or not whole.startswith(prompt):  # some generation prompts open a block that is not repeated
+        return content + (tokenizer.eos_token or ""), (0, len(content))
+    return whole[len(prompt) :], (start - len(prompt), stop - len(prompt))
 
 
 def stop_tokens(tokenizer) -> tuple[int, ...]:

@@ -39,15 +39,10 @@ def template(tokenizer: Any, separator: str, begin: bool) -> Template:
         raise ValueError("sampler.model: its tokenizer has neither an eos_token nor a pad_token; one of them is needed")
     return Template(
         begin=(bos,) if begin and bos is not None else (),
-        separator=tuple(encode(tokenizer, separator)),
+        separator=tuple(tokenizer.encode(separator, add_special_tokens=False)),  # of the configuration: it may name control tokens
         end=() if end is None else (end,),
         pad=end if pad is None else pad,
     )
-
-
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text without special tokens."""
-    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def prompt_block(template: Template, prompt_tokens: int) -> int:

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dat_jax.data.plain_text import encode_text
 from dat_jax.diffusion.denoiser import hidden_at, mask_id
-from dat_jax.diffusion.layout import Rows, Template, encode, pack, prompt_block
+from dat_jax.diffusion.layout import Rows, Template, pack, prompt_block
 from dat_jax.diffusion.likelihood import log_likelihood
 from dat_jax.diffusion.proposal import ranks
 from dat_jax.diffusion.sampler import row_keys
@@ -52,9 +53,9 @@ def pair_rows(
     tokenizer: Any, template: Template, pairs: Sequence[tuple[str, str]], prompt_tokens: int, response_length: int
 ) -> tuple[Rows, int]:
     """Rows of the pairs whose prompts have 1 to `prompt_tokens` tokens, and the number of pairs left out; responses are cut."""
-    prompts = [encode(tokenizer, prompt) for prompt, _ in pairs]
+    prompts = [encode_text(tokenizer, prompt) for prompt, _ in pairs]
     kept = [index for index, prompt in enumerate(prompts) if 0 < len(prompt) <= prompt_tokens]
-    responses = [encode(tokenizer, pairs[index][1]) for index in kept]
+    responses = [encode_text(tokenizer, pairs[index][1]) for index in kept]
     rows = pack([prompts[index] for index in kept], responses, template, prompt_block(template, prompt_tokens), response_length)
     return rows, len(pairs) - len(kept)
 

@@ -23,9 +23,10 @@ from jax.experimental import multihost_utils
 from dat_jax import sharding
 from dat_jax.data import files, provenance
 from dat_jax.data.behaviors import Behavior
+from dat_jax.data.plain_text import encode_text
 from dat_jax.data.prompts import PromptRecord, read_records, write_records
 from dat_jax.diffusion.denoiser import forward_flops, mask_id
-from dat_jax.diffusion.layout import Rows, Template, encode, pack, prompt_block, template
+from dat_jax.diffusion.layout import Rows, Template, pack, prompt_block, template
 from dat_jax.diffusion.likelihood import SCHEMES, log_likelihood
 from dat_jax.diffusion.parallel import FastSettings, infill_fast
 from dat_jax.diffusion.sampler import InfillSettings, infill, row_keys
@@ -134,7 +135,7 @@ def possible_lengths(pool: Pool, tokenizer: Any, behaviors: Sequence[Behavior]) 
     low, high = pool.prompt_tokens
     if pool.prompt_lengths == "uniform":
         return np.arange(low, high + 1)
-    found = np.array([len(encode(tokenizer, behavior.text)) for behavior in behaviors])
+    found = np.array([len(encode_text(tokenizer, behavior.text)) for behavior in behaviors])
     within = found[(found >= low) & (found <= high)]
     if not len(within):
         raise ValueError(
@@ -167,7 +168,7 @@ def draw(
         rng = np.random.default_rng((seed, round, zlib.crc32(behavior.id.encode())))
         lengths_by_behavior.append(possible[rng.integers(0, len(possible), pool.samples)])
         keys.append(row_keys(behavior_key(seed, round, behavior.id), jnp.asarray(numbers)))
-        encoded = [encode(sampler.tokenizer, text) for text in behavior.targets]
+        encoded = [encode_text(sampler.tokenizer, text) for text in behavior.targets]
         answers += [encoded[number % len(encoded)] for number in numbers]
     lengths = np.concatenate(lengths_by_behavior)
     # Long prompts first: rows of like length share a batch, and where slots are refilled none is left working alone at the end.

@@ -7,10 +7,11 @@ what is allowed.
 
 import difflib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from dat_jax import settings
 from dat_jax.attacks import ATTACKS
@@ -18,6 +19,7 @@ from dat_jax.diffusion.pool import Pool
 from dat_jax.diffusion.utility import SampledUtility
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
+from dat_jax.settings import dotted
 from dat_jax.world.building import World
 
 PERTURB = ("user", "user+template", "all")
@@ -100,7 +102,7 @@ def _data() -> ConfigDict:
             prompt_length=128,  # P, tokens: the prompt block; multiples of 128 suit a TPU
             response_length=128,  # R, tokens: the response block; longer responses are cut
             perturb="user",  # which prompt tokens the perturbation reaches: user | user+template | all
-            system=None,  # system prompt; None: the chat template's own default
+            system=placeholder(str),  # system prompt; None: the chat template's own default
             adversarial_rows=8,  # behaviors per batch; each is one away and one toward row
             utility_rows=56,  # benign chats per batch
         )
@@ -155,6 +157,7 @@ def _evaluation() -> ConfigDict:
 
 def validate(config: ConfigDict) -> None:
     """Raises ValueError naming the first key whose value is not allowed."""
+    settings.check_schema(config, defaults(), pairs=("sampler.prompt_tokens",))
 
     def require(ok: bool, key: str, allowed: str) -> None:
         if not ok:
@@ -188,6 +191,7 @@ def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]
     require(config.data.perturb in PERTURB, "data.perturb", " | ".join(PERTURB))
     for key in ("prompt_length", "response_length", "adversarial_rows", "utility_rows"):
         require(config.data[key] >= 1, f"data.{key}", "an integer >= 1")
+    require(config.data.max_chats >= 0, "data.max_chats", "an integer >= 0 (0: all)")
     require(config.rewriter.dtype in ("float32", "bfloat16"), "rewriter.dtype", "float32 | bfloat16")
     for key in ("prompt_length", "max_new_tokens"):
         require(config.rewriter[key] >= 1, f"rewriter.{key}", "an integer >= 1")
@@ -214,7 +218,11 @@ def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], N
         require(config.training[key] > 0, f"training.{key}", "a number > 0")
     for key in ("weight_decay", "final_learning_rate"):
         require(config.training[key] >= 0, f"training.{key}", "a number >= 0")
-    require(0 <= config.training.warmup <= 1, "training.warmup", "a share from 0 to 1")
+    for key in ("warmup", "collapse"):
+        require(0 <= config.training[key] <= 1, f"training.{key}", "a share from 0 to 1")
+    require(config.training.watch_every >= 0, "training.watch_every", "an integer >= 0 (0: never)")
+    require(config.training.watch_prompts >= 1, "training.watch_prompts", "an integer >= 1")
+    require(config.training.lora.alpha > 0, "training.lora.alpha", "a number > 0")
     for key in ("steps", "save_every", "keep", "log_every"):
         require(config.training[key] >= 1, f"training.{key}", "an integer >= 1")
     rank = config.training.lora.rank
@@ -226,15 +234,6 @@ def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], N
     sizes = [(adversarial + utility) // n for n in range(1, adversarial + 1) if adversarial % n == 0 and utility % n == 0]
     allowed = f"0, or so many of the batch's {adversarial} + {utility} rows: {', '.join(map(str, sizes))}"
     require(config.training.micro_batch in (0, *sizes), "training.micro_batch", allowed)
-
-
-def dotted(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yields every key with its groups, as it is written on the command line, and its value."""
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from dotted(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def split_lists(config: ConfigDict) -> None:

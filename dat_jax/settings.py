@@ -5,7 +5,9 @@ A method, an attack or a judge declares its settings as a frozen dataclass with 
 """
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -54,3 +56,50 @@ def check(settings: Any, key: str, rules: Mapping[str, tuple[bool, str]]) -> Non
     for name, (fine, allowed) in rules.items():
         if not fine:
             raise ValueError(f"config.{key}.{name} is {getattr(settings, name)!r}; allowed: {allowed}")
+
+
+def dotted(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every key with its groups, as it is written on the command line, and its value."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def check_schema(config: ConfigDict, schema: ConfigDict, pairs: tuple[str, ...]) -> None:
+    """Raises ValueError for the first key that the schema does not have, and for a value that can be none whatever the key means.
+
+    That is one of another type, a number that is not finite, or a list that says one thing twice. `pairs` are the keys of two numbers,
+    smallest and largest, which may be equal.
+    """
+    known, found = dict(dotted(schema)), dict(dotted(config))
+    for key in (key for key in found if key not in known):
+        near = difflib.get_close_matches(key, known, 1, 0.5)
+        raise ValueError(f"config.{key}: no such key" + (f"; did you mean config.{near[0]}?" if near else ""))
+    for key in (key for key in known if key not in found):
+        raise ValueError(f"config.{key} is missing; its default is {known[key]!r}")
+    for key, value in found.items():
+        default, several = known[key], isinstance(known[key], (tuple, list))
+        if several and not isinstance(value, (tuple, list)):
+            raise ValueError(f"config.{key} is {value!r}; allowed: a list such as {default!r}")
+        for part in value if several else (value,):
+            _check_part(key, part, default[0] if several and default else "" if several else default)
+        if several and len(set(value)) < len(value) and key not in pairs:
+            raise ValueError(f"config.{key} is {value!r}; allowed: each once")
+        if key in pairs and len(value) != 2:
+            raise ValueError(f"config.{key} is {value!r}; allowed: two numbers, smallest and largest")
+
+
+def _check_part(key: str, value: Any, default: Any) -> None:
+    allowed = {bool: "True or False", int: "an integer", float: "a finite number", str: "a text"}.get(type(default), "a text or None")
+    if isinstance(default, bool) or isinstance(value, bool):
+        fine = isinstance(default, bool) and isinstance(value, bool)
+    elif isinstance(default, float):
+        fine = isinstance(value, (int, float)) and math.isfinite(value)
+    elif default is None:
+        fine = value is None or isinstance(value, str)
+    else:
+        fine = isinstance(value, type(default))
+    if not fine:
+        raise ValueError(f"config.{key} is {value!r}; allowed: {allowed}")

@@ -6,12 +6,12 @@ import pytest
 
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import Attack
-from dat_jax.config import check_arguments, defaults, dotted, quoted, split_lists, validate
+from dat_jax.config import check_arguments, defaults, quoted, split_lists, validate
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import Judge
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
-from dat_jax.settings import check
+from dat_jax.settings import check, dotted
 
 
 def changed(config, key, value):
@@ -39,6 +39,27 @@ def config():
     "key, value",
     [
         ("methods.cat.objective.away_weight", -1.0),
+        ("methods.cat.objective.slope", float("nan")),
+        ("methods.cat.perturbation.radius", float("inf")),
+        ("training.learning_rate", float("nan")),
+        ("training.clip", float("inf")),
+        ("training.watch_every", -1),
+        ("training.watch_prompts", 0),
+        ("training.collapse", 1.5),
+        ("training.lora.alpha", 0.0),
+        ("training.methods", ("cat", "cat")),
+        ("evaluation.attacks", ("direct", "direct")),
+        ("evaluation.temperature", float("nan")),
+        ("attacks.embedding.radii", (0.1, float("nan"))),
+        ("attacks.prefill.lengths", (1, 1)),
+        ("sampler.prompt_tokens", (4,)),
+        ("sampler.prompt_tokens", (4, 8, 16)),
+        ("sampler.prompt_tokens", ("a", "b")),
+        ("sampler.temperature", float("inf")),
+        ("data.max_chats", -5),
+        ("seeds", (1, 1)),
+        ("seeds", (1.5,)),
+        ("seeds", (True,)),
         ("methods.cat.objective.cutoff_over", "row"),
         ("methods.cat.perturbation.radius", -0.1),
         ("methods.cat.perturbation.optimizer", "sgd"),
@@ -178,3 +199,22 @@ def test_a_row_of_a_table_is_all_that_the_schema_needs(group, table, row, select
         check_arguments([f"--config.{group}.mine.strenth=2"])
     with pytest.raises(ValueError, match=rf"config\.{group}\.mine\.strength is 0\.0; allowed: a number > 0"):
         validate(changed(fresh, f"{group}.mine.strength", 0.0))
+
+
+def test_a_key_that_the_schema_does_not_have_is_named_with_the_nearest(config):
+    """A config file's groups are not locked: without the check a misspelt key changes nothing and says nothing."""
+    config.training.stepz = 1
+    with pytest.raises(ValueError, match=r"config\.training\.stepz: no such key; did you mean config\.training\.steps\?"):
+        validate(config)
+    del config.training.stepz
+    del config.training.steps
+    with pytest.raises(ValueError, match=r"config\.training\.steps is missing; its default is 760"):
+        validate(config)
+
+
+def test_the_system_prompt_is_a_text_or_none(config):
+    assert config.data.system is None
+    config.data.system = "Be brief."
+    validate(config)
+    with pytest.raises(TypeError):
+        config.data.system = 3

@@ -1,9 +1,9 @@
-"""Text that users bring, encoded as text: a control token that is spelled in it stays letters.
+"""Text that users bring, encoded as text: a control token that is spelled in it stays the letters it is made of.
 
-`</s>` or `<|im_end|>` inside a request would end the user's turn if a tokenizer read it as its templates are read. So a rendered
-conversation comes with the spans of its contents. Where one spells a control token, a copy of the tokenizer encodes it, whose control tokens
-have secret names. The chat template's own are renamed, the contents' are not. All other texts take the tokenizer as it is. Code that means
-control tokens gives ids (`Attempt.tokens`), or template text (`encode` without spans is for none but that).
+`</s>` or `<|im_end|>` inside a request would end the user's turn if a tokenizer read it as it reads its own template. So a rendered
+conversation comes with the spans of its messages. Where one of them spells a control token, a copy of the tokenizer encodes the
+conversation. Its control tokens have names that no text knows, and the template's own are renamed to them. All other texts take the
+tokenizer as it is. Code that means control tokens gives ids (`Attempt.tokens`).
 """
 
 import dataclasses

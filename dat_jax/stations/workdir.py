@@ -19,8 +19,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from dat_jax.config import dotted
 from dat_jax.data import files, provenance
+from dat_jax.settings import dotted
 
 # Keys that may change between two calls with one workdir: they change where or how long a run works, or what is evaluated. Files of the
 # evaluation know for themselves what they were made with.

@@ -8,9 +8,10 @@ import pytest
 
 from dat_jax import compilation, sharding
 from dat_jax.compilation import chips, programs
-from dat_jax.config import defaults, dotted, validate
+from dat_jax.config import defaults, validate
 from dat_jax.methods import METHODS
 from dat_jax.models.config import ModelConfig
+from dat_jax.settings import dotted
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 

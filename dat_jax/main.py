@@ -52,6 +52,11 @@ def main(argv: list[str]) -> int:
         logging.debug("where it came from", exc_info=True)
         print(f"dat_jax: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        logging.debug("where it came from", exc_info=True)
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"dat_jax: {place}{error.strerror or error}; the same command goes on from what is saved", file=sys.stderr)
+        return 1  # not the user's: it may be gone at the next try, which launch/supervise.sh makes
     except KeyboardInterrupt:
         print("dat_jax: stopped; the same command goes on from what is saved", file=sys.stderr, flush=True)
         os._exit(130)  # at once: what jax is still compiling or computing would crash the interpreter on its way out

@@ -50,6 +50,16 @@ def test_a_wrong_call_is_one_line(arguments, message):
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) <= 2
 
 
+def test_what_the_disk_refuses_is_one_line(tmp_path):
+    """Status 1, not 2: there is nothing to mend in the call, and launch/supervise.sh tries again."""
+    (tmp_path / "file").touch()
+    done = call(QUICK, f"--workdir={tmp_path}/file")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith(f"dat_jax: {tmp_path}/file/seed_0/world: Not a directory; the same command goes on")
+    )
+
+
 def test_a_call_without_its_files_says_what_to_bring_and_names_the_workdir_first(tmp_path):
     """The paper's configuration on a machine that has none of it; no workdir is given, and none is made."""
     for name in ("configs", "dat_jax"):

@@ -55,7 +55,10 @@ def require_keys(path: str, line: int, found: Sequence[str], needed: Sequence[st
 def read_csv(path: str, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Returns (line number, row) of a CSV with a header that has the needed columns."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-    require_keys(path, 1, list(reader.fieldnames or []), needed)
+    names = list(reader.fieldnames or [])
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{path}, line 1: the column {twice!r} stands there more than once; allowed: each once")
+    require_keys(path, 1, names, needed)
     rows = []
     try:
         for row in reader:
@@ -72,10 +75,27 @@ def read_csv(path: str, needed: Sequence[str]) -> list[tuple[int, dict[str, str]
 
 def read_json(path: str) -> Any:
     """Returns a JSON file's value."""
+    return _parse(read_text(path), path)
+
+
+def _parse(text: str, path: str, line: int | None = None) -> Any:
+    """The value of a JSON text, of a whole file or of its line; each fault is a ValueError that names the place."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands in one object more than once")
+        return found
+
     try:
-        return json.loads(read_text(path))
+        return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
+        raise ValueError(f"{path}, line {line or error.lineno}: not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}" + (f", line {line}" if line else "") + ": lists or objects inside each other too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{path}" + (f", line {line}" if line else "") + f": {error}") from error
 
 
 def read_jsonl(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -83,10 +103,7 @@ def read_jsonl(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, dic
     for number, line in enumerate(read_text(path).split("\n"), 1):  # not splitlines: it also splits at U+2028, which JSON may hold
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error.msg}") from error
+        value = _parse(line, path, number)
         if not isinstance(value, dict):
             raise ValueError(f"{path}, line {number}: found {type(value).__name__}; allowed: an object per line")
         require_keys(path, number, list(value), needed, "key")
@@ -94,9 +111,11 @@ def read_jsonl(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, dic
 
 
 def require_text(path: str, line: int, key: str, value: Any) -> str:
-    """Returns a non-empty string or raises ValueError."""
+    """Returns a non-empty string without NUL and half characters, or raises ValueError."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{path}, line {line}: {key} is {value!r}; allowed: a non-empty text")
+    if odd := next((character for character in value if character == "\0" or "\ud800" <= character <= "\udfff"), None):
+        raise ValueError(f"{path}, line {line}: {key} holds {odd!r}; allowed: a text without it")
     return value
 
 

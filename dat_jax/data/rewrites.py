@@ -27,7 +27,7 @@ NO_IMPERATIVE = {
     "do", "does", "did", "can", "could", "would", "should", "will", "in", "on", "for", "as",
 }  # fmt: skip
 SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"'])[.!?]\s+(?=[A-Z])")
-FORM_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+FORM_NAME = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]+")  # a file is named by it, and "." and ".." are folders
 
 
 @dataclasses.dataclass(frozen=True)

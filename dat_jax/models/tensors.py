@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dat_jax.models import weights
@@ -46,7 +46,7 @@ class Checkpoint:
 def opened(folder: pathlib.Path) -> Iterator[Checkpoint]:
     """Open all safetensors files of a folder; ValueError when there are none or the index disagrees with them."""
     index = folder / INDEX
-    listed: dict[str, str] | None = json.loads(index.read_text())["weight_map"] if index.exists() else None
+    listed = _weight_map(index) if index.exists() else None
     files = sorted(set(listed.values())) if listed is not None else sorted(path.name for path in folder.glob("*.safetensors"))
     if not files:
         raise ValueError(f"{folder} has no *.safetensors file; other formats are not read, since they can run code")
@@ -55,7 +55,10 @@ def opened(folder: pathlib.Path) -> Iterator[Checkpoint]:
         for name in files:
             if not (folder / name).exists():
                 raise ValueError(f"{index} names {name}, which is not in the folder")
-            handle = stack.enter_context(safe_open(folder / name, framework="np"))
+            try:
+                handle = stack.enter_context(safe_open(folder / name, framework="np"))
+            except SafetensorError as error:
+                raise ValueError(f"{folder / name} is damaged: {error}") from error
             for key in handle.keys():  # noqa: SIM118 (not a mapping)
                 if key in slices:
                     raise ValueError(f"{folder / name}: tensor {key!r} is also in another file")
@@ -63,6 +66,21 @@ def opened(folder: pathlib.Path) -> Iterator[Checkpoint]:
         if listed is not None and set(listed) != set(slices):
             raise ValueError(f"{index} and its files disagree on {_some(set(listed) ^ set(slices))}")
         yield Checkpoint(folder, slices)
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+    """Tensor names and the files of this folder that hold them."""
+    try:
+        found = json.loads(index.read_text())
+    except ValueError as error:
+        raise ValueError(f"{index}: not JSON: {error}") from error
+    listed = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(listed, dict) or not listed:
+        raise ValueError(f"{index} has no weight_map; allowed: an object of tensor names and file names")
+    for key, name in listed.items():
+        if not isinstance(name, str) or not name.endswith(".safetensors") or pathlib.PurePath(name).name != name or "\\" in name:
+            raise ValueError(f"{index}: weight_map[{key!r}] is {name!r}; allowed: the name of a .safetensors file in this folder")
+    return listed
 
 
 def read(

@@ -1,5 +1,6 @@
 """report.md: findings, the tables, cost and notes."""
 
+import html
 from collections.abc import Mapping, Sequence
 
 from dat_jax.judges import JUDGES
@@ -35,7 +36,7 @@ def summary(results: Results) -> list[str]:
 
 def markdown(results: Results) -> str:
     """The report as Markdown: findings, the two tables, cost, notes."""
-    head = "| | " + " | ".join(title(method) for method in results.methods) + " |\n|---|" + "---:|" * len(results.methods) + "\n"
+    head = "| | " + " | ".join(_plain(title(method)) for method in results.methods) + " |\n|---|" + "---:|" * len(results.methods) + "\n"
 
     def table(rates: Mapping[tuple[str, str], tuple[float, float, float]], names: Sequence[str]) -> str:
         def cell(method: str, name: str) -> str:
@@ -43,7 +44,7 @@ def markdown(results: Results) -> str:
             return f"{_percent(found[0])} [{_span(found[1], found[2])}]" if found else "-"
 
         return head + "".join(
-            f"| {label(name, results.held_out)} | " + " | ".join(cell(m, name) for m in results.methods) + " |\n" for name in names
+            f"| {_plain(label(name, results.held_out))} | " + " | ".join(cell(m, name) for m in results.methods) + " |\n" for name in names
         )
 
     measures = [name for name in MEASURES if any((m, name) in results.utility_rates for m in results.methods)]
@@ -74,6 +75,11 @@ def markdown(results: Results) -> str:
 def _judged_by(name: str) -> str:
     """The judge whose verdicts the rates are, and what a reader must know of it."""
     return f"Judge: `{name}`." + (f" {JUDGES[name].about}" if name in JUDGES else "") + "\n"
+
+
+def _plain(text: str) -> str:
+    """A name from a user's file as Markdown that shows it: neither a tag nor the border of a cell."""
+    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
 
 
 def _percent(rate: float) -> str:

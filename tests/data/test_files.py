@@ -121,6 +121,27 @@ def test_bad_chats(tmp_path, line, message):
         load_chats(str(tmp_path / "c.jsonl"))
 
 
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"prompt": "a", "prompt": "b", "response": "c"}', "line 2: the key 'prompt' stands in one object more than once"),
+        ("[" * 100_000 + "]" * 100_000, "line 2: lists or objects inside each other too deeply"),
+        ('{"prompt": "a", "response": ' + "9" * 5000 + "}", "line 2: Exceeds the limit"),
+        ('{"prompt": "a", "response": "c"', "line 2: not JSON: "),
+    ],
+)
+def test_json_that_means_two_things_or_nothing(tmp_path, line, message):
+    (tmp_path / "c.jsonl").write_text(json.dumps(CHAT) + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=r"c\.jsonl, " + message):
+        load_chats(str(tmp_path / "c.jsonl"))
+
+
+def test_a_column_that_stands_twice(folder):
+    (folder / "b.csv").write_text("Behavior,BehaviorID,Behavior\na,b,c\n")
+    with pytest.raises(ValueError, match=r"b\.csv, line 1: the column 'Behavior' stands there more than once"):
+        load(folder)
+
+
 def test_first_exchanges_without_repetition():
     said = [("system", "be kind"), ("user", " hello "), ("assistant", "hi"), ("user", "bye"), ("assistant", "bye")]
     chat = [{"role": role, "content": content} for role, content in said]

@@ -63,6 +63,9 @@ def test_reads_a_file(tmp_path):
         ({"id": "a", "rewrites": "past", "prompt": "p"}, "line 1: no key 'rewrite'"),
         ({"id": "a", "rewrite": "past", "prompt": " "}, "line 1: prompt is ' '"),
         ({"id": "a", "rewrite": "a/b", "prompt": "p"}, "line 1: rewrite is 'a/b'"),
+        ({"id": "a", "rewrite": "..", "prompt": "p"}, r"line 1: rewrite is '\.\.'"),
+        ({"id": "a", "rewrite": "past", "prompt": "p\0"}, r"line 1: prompt holds '\\x00'"),
+        ({"id": "a", "rewrite": "past", "prompt": "\ud83d"}, r"line 1: prompt holds '\\ud83d'"),
         ({"id": "a", "rewrite": "past", "prompt": "p", "held_out": "yes"}, "line 1: held_out is 'yes'"),
     ],
 )

@@ -193,7 +193,25 @@ def test_folders_that_cannot_be_read_say_why(folder, tmp_path):
     (broken / tensors.INDEX).write_text(json.dumps({"weight_map": {"x": "gone.safetensors"}}))
     with pytest.raises(ValueError, match=r"gone\.safetensors, which is not in the folder"):
         models.load(str(broken))
+    shutil.copy(broken / "model.safetensors", tmp_path / "outside.safetensors")
+    for listed, message in (
+        ({"weight_map": {"x": "../outside.safetensors"}}, r"weight_map\['x'\] is '\.\./outside\.safetensors'; allowed: the name of"),
+        ({"weight_map": {"x": 3}}, r"weight_map\['x'\] is 3; allowed: the name of"),
+        ({"weights": {}}, "has no weight_map"),
+        ([], "has no weight_map"),
+    ):
+        (broken / tensors.INDEX).write_text(json.dumps(listed))
+        with pytest.raises(ValueError, match=message):
+            models.load(str(broken))
+    (broken / tensors.INDEX).write_text("{")
+    with pytest.raises(ValueError, match=r"index\.json: not JSON"):
+        models.load(str(broken))
     (broken / tensors.INDEX).unlink()
+    whole = (broken / "model.safetensors").read_bytes()
+    for damaged in (whole[:100], whole[:-1], b"\xff" * 8 + whole[8:], b""):
+        (broken / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"broken/model\.safetensors is damaged: "):
+            models.load(str(broken))
     (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"no \*.safetensors file"):
         models.load(str(broken))

@@ -59,7 +59,7 @@ def made_up_workdir(tmp_path):
                 draws = generator.random(40)
                 labels = ["comply" if draw < kept else "refuse" if draw < kept + refused else "lost" for draw in draws]
                 lines = [
-                    {"method": method, "set": name, "seed": seed, "id": str(i), "form": "direct", "prompt": "p", "expected": "e",
+                    {"method": method, "set": name, "seed": seed, "id": str(i), "form": "a|<script>", "prompt": "p", "expected": "e",
                      "response": "r", "exact": label == "comply"} for i, label in enumerate(labels)
                 ]  # fmt: skip
                 write_answers(run, f"{method}/utility/{name}", {"set": name}, lines, labels)

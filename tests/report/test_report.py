@@ -141,7 +141,7 @@ def test_files(made_up_workdir):
         assert value <= rate[method, f"{WORST}:embedding", seed] or not attack.startswith("embedding")
     assert all(rate[m, "prefill", seed] == rate[m, f"{WORST}:prefill", seed] for m in ("cat", "dat") for seed in range(3))
     assert {row["measure"] for row in results["utility"]} == {
-        "compliance", "benign_refusal", "exact_utility", "over_refusal", "over_refusal:direct", "borderline_compliance"
+        "compliance", "benign_refusal", "exact_utility", "over_refusal", "over_refusal:a|<script>", "borderline_compliance"
     }  # fmt: skip
     assert results["costs"][0]["forward_passes"] == 960
     cost = {"method": "cat", "seed": 0, "steps": 150, "tokens_per_second": 5200.0, "seconds": 41.5, "sampling_seconds": 0.0}
@@ -155,6 +155,7 @@ def test_files(made_up_workdir):
     assert not results["notes"]
     markdown = (made_up_workdir / "report.md").read_text()
     assert "DAT against CAT, worst case over all attacks: lower" in markdown and "Rewrite: french *" in markdown
+    assert "<script>" not in markdown and "a\\|&lt;script&gt; |" in markdown  # of a user's file: neither a tag nor a cell
 
 
 def test_refreshed_rounds_are_counted_in_the_cost(made_up_workdir):

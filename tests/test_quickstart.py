@@ -19,6 +19,7 @@ SMALL = {
     "sampler.likelihood_samples": 2,
     "utility.samples": 1,
     "utility.keep": "all",  # models of two steps agree on nothing
+    "sampler.consistency": 0.0,
     "training.steps": 6,
     "training.save_every": 2,
     "training.watch_every": 3,

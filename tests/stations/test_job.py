@@ -86,10 +86,10 @@ def test_refreshed_rounds_are_drawn_for_the_current_target_and_survive_a_kill(co
         asked.append("undefended" if same else "current")
         return ["refuse" if same else "comply"] * len(attempts)
 
-    def killed_in_round_2(inputs, sampler, target, folder, round, mesh):
+    def killed_in_round_2(inputs, sampler, target, folder, round, mesh, undefended_model):
         if round == 2:
             raise KeyboardInterrupt
-        return draw(inputs, sampler, target, folder, round, mesh)
+        return draw(inputs, sampler, target, folder, round, mesh, undefended_model)
 
     for module in (sample, subjects):
         monkeypatch.setattr(module, "load_model", spy_load)

@@ -18,6 +18,7 @@ from dat_jax.data import plain_text
 Message = dict[str, str]
 Dialog = Sequence[Message]
 Array = Any  # numpy's on the host, jax's on devices
+MARK = "\u2983{}\u2984"  # stands for the words of a message where its place in a template is looked for
 PAD = 0  # what padding positions hold; they are masked everywhere, so any id would do
 
 
@@ -71,13 +72,13 @@ def _render(tokenizer, messages: Dialog, generation_prompt: bool) -> str:
         raise ValueError(f"the chat template of {tokenizer.name_or_path!r} refuses a conversation with roles {roles}: {error}") from error
 
 
-def _spans(tokenizer, messages: Dialog, rendered: str, generation_prompt: bool) -> list[plain_text.Span]:
-    """Returns each message's character span in the rendered conversation, found by rendering unique stand-ins for the contents.
+def _spans(tokenizer, messages: Dialog, rendered: str) -> list[plain_text.Span]:
+    """Returns each message's character span in the rendered prompt, found by rendering unique stand-ins for the contents.
 
     Searching for the content itself would find it in the template too ("assistant" stands in many default system prompts).
     """
-    marks = [f"\u2983{i}\u2984" for i in range(len(messages))]
-    template = _render(tokenizer, [{**m, "content": mark} for m, mark in zip(messages, marks)], generation_prompt)
+    marks = [MARK.format(i) for i in range(len(messages))]
+    template = _render(tokenizer, [{**m, "content": mark} for m, mark in zip(messages, marks)], generation_prompt=True)
     spans, at, cursor = [], 0, 0
     for message, mark in zip(messages, marks):
         found = template.find(mark, cursor)
@@ -101,7 +102,7 @@ def encode_prompt(tokenizer, messages: Dialog, perturb: str) -> tuple[list[int],
     prompt's words, "all" every token (the reference).
     """
     rendered = _render(tokenizer, messages, generation_prompt=True)
-    spans = _spans(tokenizer, messages, rendered, generation_prompt=True)
+    spans = _spans(tokenizer, messages, rendered)
     encoded = plain_text.encode(tokenizer, rendered, spans)
 
     def inside(role):
@@ -136,17 +137,19 @@ def encode_response(tokenizer, messages: Dialog) -> list[int]:
 
 
 def _last_message(tokenizer, messages: Dialog) -> tuple[str, plain_text.Span]:
-    """Returns what the template writes after the generation prompt, and where the last message's own words are in it."""
-    whole = _render(tokenizer, messages, generation_prompt=False)
-    prompt = _render(tokenizer, messages[:-1], generation_prompt=True)
-    content = messages[-1]["content"]
-    try:
-        start, stop = _spans(tokenizer, messages, whole, generation_prompt=False)[-1]
-    except ValueError:  # some templates take an answer apart, into a chain of thought and the rest
-        start = -1
-    if start < len(prompt) or not whole.startswith(prompt):  # some generation prompts open a block that is not repeated
-        return content + (tokenizer.eos_token or ""), (0, len(content))
-    return whole[len(prompt) :], (start - len(prompt), stop - len(prompt))
+    """Returns what the template writes after the generation prompt, and where the last message's own words are in it.
+
+    A stand-in for the words shows what the template writes around them.
+    """
+    *before, last = messages
+    prompt = _render(tokenizer, before, generation_prompt=True)
+    whole, around = (_render(tokenizer, [*before, {**last, "content": words}], False) for words in (last["content"], MARK.format(0)))
+    opening, found, closing = around.removeprefix(prompt).partition(MARK.format(0))
+    tail = whole.removeprefix(prompt)
+    if not found or not whole.startswith(prompt) or not tail.endswith(closing):
+        # Some generation prompts open a block (an empty chain of thought, say) that the finished conversation does not repeat.
+        return last["content"] + (tokenizer.eos_token or ""), (0, len(last["content"]))
+    return tail, (len(opening) if tail.startswith(opening) else 0, len(tail) - len(closing))
 
 
 def stop_tokens(tokenizer) -> tuple[int, ...]:

@@ -55,6 +55,15 @@ def test_an_answer_that_spells_control_tokens_ends_once(tokenizer):
     assert [i for i in ids if i in stop_tokens(tokenizer)] == ids[-1:]
 
 
+def test_an_answer_that_the_template_takes_apart_ends_as_the_template_ends_a_turn():
+    """The template drops a chain of thought, and its turns do not end with the tokenizer's eos; control tokens stay letters here too."""
+    template = chat_templates.PHI3.replace("m['content']", "m['content'].split('</think>')[-1]")
+    tokenizer = chat_templates.byte_tokenizer(template, *chat_templates.FAMILIES["phi3"][1:4])
+    for said, kept in (("why not</think>yes", "yes"), ("why<|end|></think>yes<|user|>", "yes<|user|>")):
+        ids = encode_response(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}])
+        assert ids == [*letters(tokenizer, kept), tokenizer.convert_tokens_to_ids("<|end|>")]
+
+
 def test_system_prompts_and_former_turns_are_text_too(tokenizer):
     text = hostile(tokenizer)
     dialog = [{"role": role, "content": text} for role in ("user", "assistant", "user", "assistant")]

@@ -10,7 +10,7 @@ import json
 import re
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -96,6 +96,10 @@ class Pool:
             check(self, key, {"cache_refresh": (self.cache_refresh == 1, "1 with acceptance='quota'")})
         likely = np.zeros(0) if self.likelihood_samples else None
         select(self.selection, 1, [], likely, np.zeros(0), np.random.default_rng(0), self.diversity)
+
+    def admits(self, record: PromptRecord) -> bool:
+        """Whether a prompt may be selected: its response is likely enough after it, or nobody asked."""
+        return record.consistency is None or record.consistency >= -self.consistency
 
     def settings(self, forbidden: tuple[int, ...]) -> InfillSettings:
         """The denoising loop's own settings."""
@@ -260,25 +264,28 @@ def sample_rows(
 def measure(
     records: list[PromptRecord], behaviors: Sequence[Behavior], compliance: Scores | None, consistency: Scores | None
 ) -> list[PromptRecord]:
-    """The records with what the target makes of them, asked once for each different prompt and response of a behavior."""
+    """The records with what the target makes of them.
+
+    Compliance is asked once for each different prompt of a behavior, and consistency once for each different response to it as well.
+    """
     of = {behavior.id: behavior for behavior in behaviors}
-    asked = list({(record.behavior_id, record.prompt, record.response): None for record in records})
-    whose, prompts, responses = [of[id] for id, _, _ in asked], [prompt for _, prompt, _ in asked], [response for _, _, response in asked]
-    known = [dict(zip(asked, scores(whose, prompts, responses))) if scores else {} for scores in (compliance, consistency)]
-    return [
-        dataclasses.replace(record, compliance=complied, consistency=consistent)
-        for record in records
-        for complied, consistent in [[_number(scores.get((record.behavior_id, record.prompt, record.response))) for scores in known]]
-    ]
 
+    def asked(scores: Scores | None, key: Callable[[PromptRecord], Hashable]) -> list[float | None]:
+        if scores is None:
+            return [None] * len(records)
+        once = {key(record): record for record in records}
+        columns = zip(*((of[record.behavior_id], record.prompt, record.response) for record in once.values()))
+        known = dict(zip(once, map(float, scores(*columns))))
+        return [known[key(record)] for record in records]
 
-def _number(score: float | None) -> float | None:
-    return None if score is None else float(score)
+    complied = asked(compliance, lambda record: (record.behavior_id, record.prompt))
+    consistent = asked(consistency, lambda record: (record.behavior_id, record.prompt, record.response))
+    return [dataclasses.replace(record, compliance=a, consistency=b) for record, a, b in zip(records, complied, consistent)]
 
 
 def choose(pool: Pool, records: list[PromptRecord], seed: int, round: int) -> list[PromptRecord]:
     """The records of one behavior with the selected ones marked, none of which is inconsistent with its response."""
-    able = [i for i, record in enumerate(records) if record.consistency is None or record.consistency >= -pool.consistency]
+    able = [i for i, record in enumerate(records) if pool.admits(record)]
     some, likely, judged = [records[i] for i in able], None, None
     if pool.likelihood_samples:
         likely = np.array([(record.log_likelihood or 0.0) / record.tokens for record in some])
@@ -365,10 +372,10 @@ def build_pool(
     for record in measure(records, behaviors, compliance, consistency):
         of[record.behavior_id].append(record)
     pooled = [record for records in of.values() for record in choose(pool, records, seed, round)]
-    if not any(record.selected for record in pooled):
+    if consistency and not any(record.selected for record in pooled):
         raise ValueError(
             f"config.sampler.consistency is {pool.consistency}, and none of {len(pooled)} sampled prompts is consistent with its response; "
-            "allowed: at least one; raise it, or set 0 to keep them all"
+            "allowed: at least one; raise it, or set 0 to keep them all, in another workdir"
         )
     prompts = len({(record.behavior_id, record.prompt) for record in records}) if compliance or consistency else 0
     write_pool(root, pooled, cost | {"judging_seconds": time.monotonic() - judging, "asking_flops": prompts * asking_flops})

@@ -59,7 +59,7 @@ def benign_answers(chats: Sequence[Sequence[dict[str, str]]], limit: int) -> lis
 
 
 def utility_pool(pool: Pool, settings: SampledUtility) -> Pool:
-    """Returns the settings by which prompts for benign answers are drawn: the pool's own, without likelihoods and selection."""
+    """Returns the settings by which prompts for benign answers are drawn: the pool's, without likelihoods, consistency and selection."""
     return dataclasses.replace(
         pool, samples=settings.samples, keep=settings.samples, likelihood_samples=0, selection="random", consistency=0.0
     )

@@ -18,6 +18,7 @@ from dat_jax.data.prompts import PromptRecord
 from dat_jax.diffusion import pool, selection
 from dat_jax.judges.judge import Exchange, Verdicts
 from dat_jax.models.huggingface import Model
+from dat_jax.settings import read
 from dat_jax.stations import sample_utility
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.subjects import load_target
@@ -117,7 +118,8 @@ def draw_pool(
 
 def say_consistent(inputs: Inputs, records: Sequence[PromptRecord]) -> None:
     """Says how many prompts ask for their response, and warns of behaviors that got none."""
-    fit = [record for record in records if (record.consistency or 0.0) >= -inputs.config.sampler.consistency]
+    settings = read(pool.Pool, inputs.config.sampler)
+    fit = [record for record in records if settings.admits(record)]
     logging.info("sample, seed %d: %d of %d prompts are consistent with their response", inputs.seed, len(fit), len(records))
     if without := {record.behavior_id for record in records} - {record.behavior_id for record in fit}:
         names = ", ".join(sorted(without)[:3])

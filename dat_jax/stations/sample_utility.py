@@ -104,10 +104,12 @@ def reading_cost(target: Model, inputs: Inputs) -> float:
 
 def within(target: Model, prompts: Sequence[str], config) -> list[int]:
     """Returns which prompts have text and fit the target's prompt block, and says how many do not."""
-    lengths = [conversations.prompt_tokens(target.tokenizer, [{"role": "user", "content": prompt}]) if prompt else 0 for prompt in prompts]
-    if long := sum(length > config.data.prompt_length for length in lengths):
+    different = dict.fromkeys(prompt for prompt in prompts if prompt)
+    lengths = {prompt: conversations.prompt_tokens(target.tokenizer, [{"role": "user", "content": prompt}]) for prompt in different}
+    fits = [i for i, prompt in enumerate(prompts) if prompt and lengths[prompt] <= config.data.prompt_length]
+    if long := sum(map(bool, prompts)) - len(fits):
         logging.warning("sample: %d of %d prompts are too long for the target", long, len(prompts))
-    return [i for i, length in enumerate(lengths) if 0 < length <= config.data.prompt_length]
+    return fits
 
 
 def say_utility(inputs: Inputs, folder: epath.Path, behaviors: Sequence[Behavior], records: Sequence[PromptRecord], distinct: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from dat_jax.data.behaviors import Behavior
+from dat_jax.data.prompts import PromptRecord
 from dat_jax.diffusion import pool as pools
 from dat_jax.diffusion.denoiser import forward_flops
 from dat_jax.diffusion.pool import Pool, build_pool, forbidden_tokens
@@ -159,6 +160,23 @@ def test_without_a_judge_the_policies_that_need_none_work(tmp_path, small_sample
     records = build(tmp_path, small_sampler, settings(selection="likelihood", keep=1), judge=None)
     best = [max((r for r in records if r.behavior_id == b.id), key=lambda r: r.log_likelihood / r.tokens) for b in BEHAVIORS]
     assert [r.prompt for r in records if r.selected] == [r.prompt for r in best]
+
+
+def test_compliance_is_asked_once_for_a_prompt_and_consistency_once_for_each_response_to_it():
+    first, second = BEHAVIORS[0].targets
+    drawn = [("a", first), ("a", second), ("b", first), ("a", first)]
+    records = [PromptRecord(BEHAVIORS[0].id, prompt, response, 0, "s", {}, None, 1, None, False) for prompt, response in drawn]
+    calls = []
+
+    def scores(behaviors, prompts, responses):
+        assert list(behaviors) == [BEHAVIORS[0]] * len(prompts)
+        calls.append(list(zip(prompts, responses)))
+        return range(len(prompts))
+
+    found = pools.measure(records, BEHAVIORS, scores, scores)
+    assert [prompt for prompt, _ in calls[0]] == ["a", "b"] and calls[1] == drawn[:3]
+    assert [(record.compliance, record.consistency) for record in found] == [(0.0, 0.0), (0.0, 1.0), (1.0, 2.0), (0.0, 0.0)]
+    assert pools.measure(records, BEHAVIORS, None, None) == records
 
 
 def test_a_prompt_that_is_not_consistent_is_not_selected(tmp_path, small_sampler):

@@ -19,7 +19,6 @@ from dat_jax.diffusion.pool import Pool
 from dat_jax.diffusion.utility import SampledUtility
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
-from dat_jax.settings import dotted
 from dat_jax.world.building import World
 
 PERTURB = ("user", "user+template", "all")
@@ -247,7 +246,7 @@ def split_lists(config: ConfigDict) -> None:
 
 def quoted(arguments: Sequence[str]) -> list[str]:
     """Returns the command line with Python's quotes around the parts of a list that has none, as paths need: --config.KEY=a/b,c/d."""
-    lists = {f"config.{key}" for key, value in dotted(defaults()) if isinstance(value, tuple)}
+    lists = {f"config.{key}" for key, value in settings.dotted(defaults()) if isinstance(value, tuple)}
     found = []
     for argument in arguments:
         name, _, value = argument.partition("=")
@@ -260,7 +259,7 @@ def quoted(arguments: Sequence[str]) -> list[str]:
 
 def check_arguments(arguments: Sequence[str]) -> None:
     """Raises ValueError for a config file that is not there and for a `--config.KEY` that does not exist, with the nearest one."""
-    keys = dict(dotted(defaults()))
+    keys = dict(settings.dotted(defaults()))
     for argument in arguments:
         name, _, value = argument.lstrip("-").partition("=")
         if name == "config" and value and not os.path.exists(value.split(":")[0]):
@@ -269,5 +268,4 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise ValueError(f"--config={value}: no such file" + (f"; did you mean {os.path.join(folder, near[0])}?" if near else ""))
         key = name.removeprefix("config.")
         if name.startswith("config.") and key not in keys:
-            near = difflib.get_close_matches(key, keys, 1, 0.5)
-            raise ValueError(f"--config.{key}: no such key" + (f"; did you mean --config.{near[0]}?" if near else ""))
+            raise settings.no_such_key(key, keys, "--config.")

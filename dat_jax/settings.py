@@ -7,7 +7,7 @@ A method, an attack or a judge declares its settings as a frozen dataclass with 
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -67,31 +67,42 @@ def dotted(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def check_schema(config: ConfigDict, schema: ConfigDict, pairs: tuple[str, ...]) -> None:
-    """Raises ValueError for the first key that the schema does not have, and for a value that can be none whatever the key means.
+def no_such_key(key: str, known: Iterable[str], before: str) -> ValueError:
+    """The error of a key that is not known, with the nearest one; `before` is what both are written with, as in "--config."."""
+    near = difflib.get_close_matches(key, known, 1, 0.5)
+    return ValueError(f"{before}{key}: no such key" + (f"; did you mean {before}{near[0]}?" if near else ""))
 
-    That is one of another type, a number that is not finite, or a list that says one thing twice. `pairs` are the keys of two numbers,
-    smallest and largest, which may be equal.
+
+def check_schema(config: ConfigDict, schema: ConfigDict, pairs: tuple[str, ...]) -> None:
+    """Raises ValueError for the first key that the schema does not have or the config lacks, and for a value that no key could have.
+
+    Such a value has another type than the schema's, is a number that is not finite, or is a list in which something stands twice.
+    `pairs` are the keys of two numbers, smallest and largest, which may be equal.
     """
     known, found = dict(dotted(schema)), dict(dotted(config))
     for key in (key for key in found if key not in known):
-        near = difflib.get_close_matches(key, known, 1, 0.5)
-        raise ValueError(f"config.{key}: no such key" + (f"; did you mean config.{near[0]}?" if near else ""))
+        raise no_such_key(key, known, "config.")
     for key in (key for key in known if key not in found):
         raise ValueError(f"config.{key} is missing; its default is {known[key]!r}")
     for key, value in found.items():
-        default, several = known[key], isinstance(known[key], (tuple, list))
-        if several and not isinstance(value, (tuple, list)):
-            raise ValueError(f"config.{key} is {value!r}; allowed: a list such as {default!r}")
-        for part in value if several else (value,):
-            _check_part(key, part, default[0] if several and default else "" if several else default)
-        if several and len(set(value)) < len(value) and key not in pairs:
-            raise ValueError(f"config.{key} is {value!r}; allowed: each once")
-        if key in pairs and len(value) != 2:
-            raise ValueError(f"config.{key} is {value!r}; allowed: two numbers, smallest and largest")
+        if isinstance(known[key], (tuple, list)):
+            _check_list(key, value, known[key], key in pairs)
+        else:
+            _check_value(key, value, known[key])
 
 
-def _check_part(key: str, value: Any, default: Any) -> None:
+def _check_list(key: str, value: Any, default: Sequence[Any], pair: bool) -> None:
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"config.{key} is {value!r}; allowed: a list such as {default!r}")
+    for part in value:
+        _check_value(key, part, default[0] if default else "")  # the lists that are empty by default hold names
+    if pair and len(value) != 2:
+        raise ValueError(f"config.{key} is {value!r}; allowed: two numbers, smallest and largest")
+    if not pair and len(set(value)) < len(value):
+        raise ValueError(f"config.{key} is {value!r}; allowed: each once")
+
+
+def _check_value(key: str, value: Any, default: Any) -> None:
     allowed = {bool: "True or False", int: "an integer", float: "a finite number", str: "a text"}.get(type(default), "a text or None")
     if isinstance(default, bool) or isinstance(value, bool):
         fine = isinstance(default, bool) and isinstance(value, bool)

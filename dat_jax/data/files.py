@@ -1,11 +1,12 @@
 """Reading users' files: every fault is one ValueError that names the file, the line and the key."""
 
+import collections
 import csv
 import difflib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -56,7 +57,7 @@ def read_csv(path: str, needed: Sequence[str]) -> list[tuple[int, dict[str, str]
     """Returns (line number, row) of a CSV with a header that has the needed columns."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     names = list(reader.fieldnames or [])
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := repeated(names):  # columns without a name, as spreadsheets leave them, are not read by name
         raise ValueError(f"{path}, line 1: the column {twice!r} stands there more than once; allowed: each once")
     require_keys(path, 1, names, needed)
     rows = []
@@ -84,18 +85,18 @@ def _parse(text: str, path: str, line: int | None = None) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands in one object more than once")
+            raise ValueError(f"the key {repeated(key for key, _ in pairs)!r} stands in one object more than once")
         return found
 
+    place = path if line is None else f"{path}, line {line}"
     try:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {line or error.lineno}: not JSON: {error.msg}") from error
     except RecursionError as error:
-        raise ValueError(f"{path}" + (f", line {line}" if line else "") + ": lists or objects inside each other too deeply") from error
-    except ValueError as error:
-        raise ValueError(f"{path}" + (f", line {line}" if line else "") + f": {error}") from error
+        raise ValueError(f"{place}: lists or objects inside each other too deeply") from error
+    except ValueError as error:  # the key above, or a number with more digits than Python reads
+        raise ValueError(f"{place}: {error}") from error
 
 
 def read_jsonl(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -110,8 +111,13 @@ def read_jsonl(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, dic
         yield number, value
 
 
+def repeated(names: Iterable[str]) -> str | None:
+    """Returns the first name that occurs more than once, or None."""
+    return next((name for name, count in collections.Counter(names).items() if count > 1), None)
+
+
 def require_text(path: str, line: int, key: str, value: Any) -> str:
-    """Returns a non-empty string without NUL and half characters, or raises ValueError."""
+    """Returns a non-empty string without NUL and without half of a surrogate pair, or raises ValueError."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{path}, line {line}: {key} is {value!r}; allowed: a non-empty text")
     if odd := next((character for character in value if character == "\0" or "\ud800" <= character <= "\udfff"), None):

@@ -1,6 +1,5 @@
 """Utility: prompts that must be answered, the borderline ones among them (over-refusal), and contrasts that must be refused."""
 
-import collections
 import dataclasses
 from collections.abc import Sequence
 
@@ -45,9 +44,8 @@ def read_utility_prompts(path: str) -> dict[str, list[UtilityPrompt]]:
             sets["safe"].append(UtilityPrompt(str(row["id"]), prompt, texts["response"], texts["form"]))
     for name, prompts in sets.items():
         for what in ("prompt", "id"):
-            counts = collections.Counter(getattr(item, what) for item in prompts)
-            for value in (value for value, count in counts.items() if count > 1):
-                raise ValueError(f"{path}: the {what} {value!r:.80} stands there more than once ({name}); allowed: each once")
+            if (twice := files.repeated(getattr(item, what) for item in prompts)) is not None:
+                raise ValueError(f"{path}: the {what} {twice!r:.80} stands there more than once ({name}); allowed: each once")
     return sets
 
 

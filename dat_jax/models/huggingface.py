@@ -100,7 +100,7 @@ def read_fields(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{path} does not exist")
-    fields = json.loads(path.read_text())
+    fields = files.read_json(str(path))
     if not isinstance(fields, dict):
         raise ValueError(f"{path} holds {type(fields).__name__}; a JSON object is needed")
     if fields.get("quantization_config"):

@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from dat_jax.data.files import read_json
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import Names, Part
@@ -70,10 +71,7 @@ def opened(folder: pathlib.Path) -> Iterator[Checkpoint]:
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
     """Tensor names and the files of this folder that hold them."""
-    try:
-        found = json.loads(index.read_text())
-    except ValueError as error:
-        raise ValueError(f"{index}: not JSON: {error}") from error
+    found = read_json(str(index))
     listed = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(listed, dict) or not listed:
         raise ValueError(f"{index} has no weight_map; allowed: an object of tensor names and file names")

@@ -204,7 +204,7 @@ def test_folders_that_cannot_be_read_say_why(folder, tmp_path):
         with pytest.raises(ValueError, match=message):
             models.load(str(broken))
     (broken / tensors.INDEX).write_text("{")
-    with pytest.raises(ValueError, match=r"index\.json: not JSON"):
+    with pytest.raises(ValueError, match=r"index\.json, line 1: not JSON: "):
         models.load(str(broken))
     (broken / tensors.INDEX).unlink()
     whole = (broken / "model.safetensors").read_bytes()
@@ -217,6 +217,9 @@ def test_folders_that_cannot_be_read_say_why(folder, tmp_path):
         models.load(str(broken))
     (broken / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": {"bits": 4}}))
     with pytest.raises(ValueError, match="quantization_config"):
+        models.load(str(broken))
+    (broken / "config.json").write_text('{\n"model_type": llama}')
+    with pytest.raises(ValueError, match=r"broken/config\.json, line 2: not JSON: "):
         models.load(str(broken))
     (broken / "config.json").unlink()
     with pytest.raises(ValueError, match=r"config\.json does not exist"):

@@ -55,7 +55,9 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         logging.debug("where it came from", exc_info=True)
         place = f"{error.filename}: " if error.filename else ""
-        print(f"dat_jax: {place}{error.strerror or error}; the same command goes on from what is saved", file=sys.stderr)
+        print(
+            f"dat_jax: {place}{error.strerror or error}; when that is mended, the same command goes on from what is saved", file=sys.stderr
+        )
         return 1  # not the user's: it may be gone at the next try, which launch/supervise.sh makes
     except KeyboardInterrupt:
         print("dat_jax: stopped; the same command goes on from what is saved", file=sys.stderr, flush=True)

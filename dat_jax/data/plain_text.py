@@ -62,21 +62,19 @@ class _Control:
         added, around = dict(tokenizer.added_tokens_decoder), _around_turns(tokenizer)
         self.names = {name: tokenizer.convert_tokens_to_ids(name) for name in tokenizer.all_special_tokens}
         self.names |= {t.content: i for i, t in added.items() if t.special or (t.content.strip() and t.content in around)}
-        self._pattern = re.compile(_alternatives(self.names)) if self.names else None
+        self._pattern = _any_of(self.names)
         self._longest = max(map(len, self.names), default=0)
         self._stored = tokenizer.backend_tokenizer if tokenizer.is_fast else None
 
     def spelled_in(self, text: str, span: Span) -> bool:
         """Whether a control token is spelled in the span, or across its border."""
-        if self._pattern is None:
-            return False
         found = self._pattern.finditer(text, max(0, span[0] - self._longest), span[1] + self._longest)
         return any(match.end() > span[0] and match.start() < span[1] for match in found)
 
     @functools.cached_property
     def renamed(self) -> "_Renamed":
         """The copy, made when the first text needs it: a large vocabulary takes a second."""
-        return _Renamed(self._stored, self.names)
+        return _Renamed(self._stored, self.names, self._pattern)
 
 
 _CONTROL: weakref.WeakKeyDictionary[Any, _Control] = weakref.WeakKeyDictionary()
@@ -102,10 +100,10 @@ def _around_turns(tokenizer: Any) -> str:
 class _Renamed:
     """A copy of a tokenizer whose control tokens are spelled in a way that no text knows."""
 
-    def __init__(self, original: Any, names: dict[str, int]):
+    def __init__(self, original: Any, names: dict[str, int], pattern: re.Pattern[str]):
         nonce = secrets.token_hex(8)
         self._names = {name: f"\u2983{nonce}{number}\u2984" for number, name in enumerate(sorted(names))}
-        self._pattern = re.compile(_alternatives(names))
+        self._pattern = pattern
         self._tokenizer = Tokenizer.from_str(json.dumps(_rename(json.loads(original.to_str()), self._names)))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -152,6 +150,6 @@ def _rename(stored: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return stored
 
 
-def _alternatives(names: Iterable[str]) -> str:
-    """A pattern of one group that finds any of the names, the longest first."""
-    return "(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")"
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of one group that finds any of the names, the longest first; without names it finds nothing."""
+    return re.compile("(" + ("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)") + ")")

@@ -1,7 +1,7 @@
 """report.md: findings, the tables, cost and notes."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dat_jax.judges import JUDGES
 from dat_jax.report.measures import MEASURES
@@ -50,7 +50,7 @@ def markdown(results: Results) -> str:
     measures = [name for name in MEASURES if any((m, name) in results.utility_rates for m in results.methods)]
     parts = [
         "# Attack success and utility\n",
-        "".join(f"* {sentence}\n" for sentence in findings(results)),
+        _bullets(findings(results)),
         f"## Attack success rate\n\nShare of behaviors broken, over {len(results.seeds)} seed(s), with 95 % intervals.\n",
         _judged_by(results.judges[0]),
         table(results.attack_rates, results.attacks),
@@ -63,12 +63,12 @@ def markdown(results: Results) -> str:
         if costs:
             parts.append(f"## Cost of the {name}\n")
             items = {cost["seed"]: ", ".join(f"{key} {value}" for key, value in cost_items(cost)) for cost in costs}
-            parts.append("".join(f"* seed {seed}: {text}\n" for seed, text in items.items()))
+            parts.append(_bullets(f"seed {seed}: {text}" for seed, text in items.items()))
     if results.agreement:
         parts.append("## Agreement of judges\n")
-        parts.append("".join(f"* {agreement_sentence(item)}\n" for item in results.agreement))
+        parts.append(_bullets(agreement_sentence(item) for item in results.agreement))
     if results.notes:
-        parts += ["## Notes\n", "".join(f"* {note}\n" for note in results.notes)]
+        parts += ["## Notes\n", _bullets(results.notes)]
     return "\n".join(parts)
 
 
@@ -77,8 +77,12 @@ def _judged_by(name: str) -> str:
     return f"Judge: `{name}`." + (f" {JUDGES[name].about}" if name in JUDGES else "") + "\n"
 
 
+def _bullets(sentences: Iterable[str]) -> str:
+    return "".join(f"* {_plain(sentence)}\n" for sentence in sentences)
+
+
 def _plain(text: str) -> str:
-    """A name from a user's file as Markdown that shows it: neither a tag nor the border of a cell."""
+    """A text as Markdown that shows it: names from a user's files are neither tags nor borders of cells."""
     return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
 
 

@@ -27,7 +27,7 @@ class Perturbation:
 
     steps: int = 10  # gradient-ascent steps
     radius: float = 0.05  # L2 radius per token, in units of the mean embedding norm
-    narrowest: float = 1.0  # a row's radius is drawn anew at each step, from this share of the radius to all of it; 1: always all of it
+    narrowest: float = 1.0  # each row draws its radius at every training step, from this share of `radius` up to all of it; 1: all of it
     step_size: float = 0.25  # share of the radius that one step moves a token; with `absolute`, in embedding units per coordinate
     absolute: bool = False
     optimizer: str = "sign"  # sign | normalized | adam
@@ -78,7 +78,7 @@ def direction(grad_BxPxD: jax.Array, moments, step, optimizer: str):
 def radii(rows: int, how: Perturbation, unit: jax.Array, key: jax.Array | None) -> jax.Array:
     """Returns each row's radius in embedding units, (B, 1, 1).
 
-    A model that has met perturbations of one norm alone can learn to recognise that norm: smaller ones then break it.
+    A model that has met perturbations of one norm alone can learn to recognise that norm. Smaller ones then break it.
     """
     if key is None or how.narrowest == 1:
         return jnp.full((rows, 1, 1), how.radius) * unit

@@ -1,5 +1,6 @@
 """The report from a made-up workdir: rates by hand, the files' schema, escaping, and one page that needs nothing else."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -9,6 +10,7 @@ import pytest
 
 from dat_jax import report
 from dat_jax.report import judging, results
+from dat_jax.report.markdown import markdown
 from dat_jax.report.wording import WORST, WORST_TEXT, label
 
 
@@ -216,6 +218,12 @@ def test_answers_that_are_not_judged_yet_are_gaps_not_refusals(made_up_workdir):
     assert (
         len(found.notes) == 2 and "CAT, seed 0, lacks Prefilled answer" in found.notes[0] and "DAT, seed 0, lacks Direct" in found.notes[1]
     )
+
+
+def test_a_models_name_is_text_in_the_sentences_too(made_up_workdir):
+    found = results.collect(made_up_workdir)
+    found = dataclasses.replace(found, notes=["a|<script> lacks an attack"])
+    assert "* a\\|&lt;script&gt; lacks an attack\n" in markdown(found)
 
 
 def test_behaviors_that_are_not_asked_for_any_more_are_not_counted(made_up_workdir):

@@ -9,6 +9,7 @@ forms only, and prompts sampled for their answers. docs/experiments.md has what 
 """
 
 from dat_jax.config import defaults
+from dat_jax.world import grammar
 
 
 def get_config():
@@ -37,4 +38,11 @@ def get_config():
     c.attacks.best_of_n.attempts, c.attacks.prefill.words = 8, 4
     c.attacks.prefill.lengths = (1, 2, 3, 4, 5, 6)  # an answer has nine words, and with eight of them all that was asked for is given
     c.attacks.embedding.perturbation.update({"steps": 20, "radius": 0.3, "step_size": 0.2})
+    c.evaluation.forms = grammar.REWRITES  # all but the compositions of three, grammar.COMPOSED_FORMS
+    # The curves, which evaluation.attacks names when they are asked for.
+    c.attacks.embedding_search.perturbation.update({"radius": 1.0, "step_size": 0.2})
+    c.attacks.embedding_suffix.update({"suffix": "? ? ? ?"})
+    c.attacks.embedding_suffix.perturbation.update({"steps": 20, "step_size": 0.2})
+    c.attacks.embedding_prefill.lengths = (1, 2, 3, 4, 5, 6)
+    c.attacks.embedding_prefill.perturbation.update({"steps": 20, "radius": 0.3, "step_size": 0.2})
     return c

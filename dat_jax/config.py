@@ -144,6 +144,7 @@ def _evaluation() -> ConfigDict:
             attacks=("direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite"),  # of ATTACKS
             judges=("refusal_prefix",),  # of JUDGES; the first one's verdicts are the headline
             compare=(),  # further models side by side: folders, hub ids or RUN/seed_0/METHOD; NAME=... in front gives the name
+            sweep=(),  # finished workdirs of the same methods under other settings: the report joins their points to curves
             forms=(),  # rewrite forms that are tried; (): all of the rewrites file
             behaviors=0,  # evaluation behaviors tried, the first ones; 0: all
             utility_prompts=0,  # prompts per utility set, spread evenly over it; 0: all

@@ -58,10 +58,10 @@ def check(settings: Any, key: str, rules: Mapping[str, tuple[bool, str]]) -> Non
             raise ValueError(f"config.{key}.{name} is {getattr(settings, name)!r}; allowed: {allowed}")
 
 
-def dotted(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields every key with its groups, as it is written on the command line, and its value."""
     for name, value in config.items():
-        if isinstance(value, ConfigDict):
+        if isinstance(value, ConfigDict | Mapping):
             yield from dotted(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

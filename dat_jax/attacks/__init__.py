@@ -1,6 +1,6 @@
 """The attacks of the evaluation, in the order in which they are run and reported. A new one is a file here and a row in ATTACKS."""
 
-from dat_jax.attacks import best_of_n, direct, embedding, prefill, rewrite
+from dat_jax.attacks import best_of_n, direct, embedding, embedding_prefill, embedding_search, embedding_suffix, prefill, rewrite
 from dat_jax.attacks.attack import Attack
 
 ATTACKS: dict[str, Attack] = {
@@ -15,5 +15,9 @@ ATTACKS: dict[str, Attack] = {
         embedding.ATTACK,
         embedding.ON_REWRITES,
         embedding.RADII,
+        embedding_search.STEPS,
+        embedding_search.RESTARTS,
+        embedding_suffix.ATTACK,
+        embedding_prefill.ATTACK,
     )
 }

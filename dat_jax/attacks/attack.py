@@ -23,6 +23,7 @@ SURFACES = ("text", "prefill", "embedding", "latent", "weights")
 class Attempt:
     """One thing to try on a model: a prompt, what the answer is made to start with, and the response that an optimizing attack raises.
 
+    suffix: the end of the prompt to which a perturbation is confined; "": it reaches all that config.data.perturb allows.
     tokens: the whole prompt as ids of the victim's tokenizer, chat template included, in place of `prompt`, which then is for readers.
     delta_PxD: perturbation of the prompt block's embeddings, the last row at the prompt's last token; None: none.
     """
@@ -31,6 +32,7 @@ class Attempt:
     prompt: str
     target: str
     prefill: str = ""
+    suffix: str = ""
     tokens: tuple[int, ...] = ()
     delta_PxD: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 

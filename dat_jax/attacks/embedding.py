@@ -30,9 +30,7 @@ class Settings:
         """Raises ValueError naming the key below `key` that is not allowed."""
         fine = len(self.radii) > 0 and all(radius > 0 for radius in self.radii)
         check(self, key, {"radii": (fine, "one or more numbers > 0, in mean embedding norms")})
-        check(
-            self.perturbation, f"{key}.perturbation", {"narrowest": (self.perturbation.narrowest == 1, "1: an attack has all of its ball")}
-        )
+        self.perturbation.validate_attack(f"{key}.perturbation")
 
 
 def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:

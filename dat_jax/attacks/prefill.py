@@ -33,6 +33,11 @@ def prefilled(attempts: Sequence[Attempt], words: int) -> list[Attempt]:
     return [dataclasses.replace(attempt, prefill=first_words(attempt.target, words)) for attempt in attempts]
 
 
+def continued(attempts: Sequence[Attempt], words: int) -> list[Attempt]:
+    """Returns the prefilled attempts with a target that is what follows the given words: an optimizing attack then raises the rest."""
+    return [dataclasses.replace(a, target=a.target[len(a.prefill) :].lstrip()) for a in prefilled(attempts, words)]
+
+
 def first_words(text: str, words: int) -> str:
     """The first words of a text with the whitespace between them kept, and always at least one word fewer than the text has."""
     starts = [match.end() for match in re.finditer(r"\S+", text)]

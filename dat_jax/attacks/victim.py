@@ -20,7 +20,7 @@ from dat_jax.models import decoding, transformer
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.training.network import Network, embed, example_mean, response_nll
-from dat_jax.training.perturbation import Perturbation, perturb
+from dat_jax.training.perturbation import Perturbation, perturb, random_start
 
 BLOCKS = 8  # a prompt may have so many times data.prompt_length tokens
 
@@ -72,15 +72,19 @@ class Victim:
             progress(len(texts))
         return texts
 
-    def perturb(self, attempts: Sequence[Attempt], how: Perturbation) -> list[Attempt]:
-        """The attempts with the perturbation of their embeddings that makes their targets likely; the tokens stay as they are."""
+    def perturb(self, attempts: Sequence[Attempt], how: Perturbation, restart: int = 0) -> list[Attempt]:
+        """The attempts with the perturbation of their embeddings that makes their targets likely; the tokens stay as they are.
+
+        restart: 0 starts the ascent at zero, every other number at a random point of its own.
+        """
         if not attempts:
             return []
+        seeds_B = attempt_seeds(attempts, self.seed)
         laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
         P, perturbed = laid_out.tokens_BxT.shape[1] - self.decoding.response_length, []
         for rows in _batches(len(attempts), self.decoding.batch_size):
-            batch = self._placed(jax.tree.map(lambda array, rows=rows: array[rows], laid_out))
-            found_BxPxD = sharding.on_host(perturbation(self.model.params, self.model.config, batch, how, P))
+            batch, seeds = self._placed((jax.tree.map(lambda array, rows=rows: array[rows], laid_out), seeds_B[rows]))
+            found_BxPxD = sharding.on_host(perturbation(self.model.params, self.model.config, batch, how, P, seeds, restart))
             perturbed += [dataclasses.replace(attempts[row], delta_PxD=delta) for row, delta in zip(rows, found_BxPxD)]
         return perturbed[: len(attempts)]
 
@@ -100,9 +104,14 @@ class Victim:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "how", "prompt_length"))
-def perturbation(params: Any, config: ModelConfig, batch: Conversations, how: Perturbation, prompt_length: int) -> jax.Array:
+def perturbation(
+    params: Any, config: ModelConfig, batch: Conversations, how: Perturbation, prompt_length: int, seeds_B: jax.Array, restart: jax.Array
+) -> jax.Array:
     """Finds delta_BxPxD of the prompts' embeddings that makes the batch's responses likely; see `training.perturbation.perturb`."""
-    return perturb(Network(params, None, config, prompt_length), batch, how).delta[0]
+    network = Network(params, None, config, prompt_length)
+    keys_B = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), restart))(seeds_B)
+    start_BxPxD = jnp.where(restart > 0, random_start(network, batch, how, keys_B), 0.0)
+    return perturb(network, batch, how, start_BxPxD=start_BxPxD).delta[0]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "prompt_length"))
@@ -155,6 +164,7 @@ def lay_out(tokenizer: Any, attempts: Sequence[Attempt], how: Decoding, with_tar
             ids, mask = list(attempt.tokens), [True] * len(attempt.tokens)
         else:
             ids, mask = conversations.encode_prompt(tokenizer, user, how.perturb)
+            mask = _of_suffix(tokenizer, attempt, how.system) if attempt.suffix else mask
         # The closing token of the turn is left away: the model is to go on from here.
         prefix = conversations.encode_response(tokenizer, [*user, {"role": "assistant", "content": attempt.prefill}])[:-1]
         target = attempt.target if with_targets else ""
@@ -170,6 +180,19 @@ def lay_out(tokenizer: Any, attempts: Sequence[Attempt], how: Decoding, with_tar
             f"{how.prompt_length}; raise that key or shorten the prompt"
         )
     return conversations.lay_out(prompts, allowed, responses, blocks * how.prompt_length, how.response_length), prefixes
+
+
+def _of_suffix(tokenizer: Any, attempt: Attempt, system: str | None) -> list[bool]:
+    """Which tokens of the prompt are its suffix's: the user's, after as many as the prompt has without it. ValueError where none is."""
+
+    def users(prompt: str) -> list[bool]:
+        return conversations.encode_prompt(tokenizer, conversations.with_system([{"role": "user", "content": prompt}], system), "user")[1]
+
+    whole, before = np.array(users(attempt.prompt)), sum(users(attempt.prompt.removesuffix(attempt.suffix)))
+    found = whole & (np.cumsum(whole) > before)
+    if not found.any():
+        raise ValueError(f"the suffix {attempt.suffix!r} adds no token to the prompt {attempt.prompt!r}; allowed: words of its own")
+    return found.tolist()
 
 
 def attempt_seeds(attempts: Sequence[Attempt], seed: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The report: results.json, report.md and the self-contained report.html from what the stations left in a workdir. No model is loaded."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from dat_jax.data import answers, files
-from dat_jax.report import page
+from dat_jax.report import page, sweep
 from dat_jax.report.markdown import findings, markdown, summary
 from dat_jax.report.results import as_json, collect
 
@@ -20,15 +21,18 @@ def write(workdir: epath.PathLike, say: Callable[[str], None] = lambda sentence:
     numbers that matter.
 
     Raises:
-      ValueError: when nothing was evaluated or judged in workdir.
+      ValueError: when nothing was evaluated or judged in workdir, or a workdir of config.evaluation.sweep has no report like this one.
     """
     workdir = epath.Path(workdir)
     flat = files.read_json(str(workdir / "config.json")) if (workdir / "config.json").exists() else {}
     results = collect(workdir, flat.get("evaluation.judges", []), answers.models_of(flat))
     settings = grouped(flat)
-    files.write_text(workdir / "results.json", json.dumps(as_json(results, settings), indent=1, allow_nan=False) + "\n")
+    content = as_json(results, settings)
+    points = sweep.points(content, flat.get("evaluation.sweep", []))
+    content["sweep"] = [dataclasses.asdict(point) for point in points]
+    files.write_text(workdir / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     files.write_text(workdir / "report.md", markdown(results))
-    files.write_text(workdir / "report.html", page.html(results, settings))
+    files.write_text(workdir / "report.html", page.html(results, settings, points))
     for sentence in (*findings(results), *summary(results)):
         say(sentence)
     return workdir / "report.html"

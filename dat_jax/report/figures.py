@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from dat_jax.methods import METHODS
 from dat_jax.report.results import Results
+from dat_jax.report.sweep import Point, at
+from dat_jax.report.sweep import curves as curves_of
 from dat_jax.report.wording import WORST, WORST_TEXT, measure_title, title
 
 INK, FAINT, RULE = "#22262b", "#6b727b", "#dfe2e6"
@@ -96,14 +98,18 @@ def _bar(axes: Axes, results: Results, method: str, group: str, y: float) -> Non
     axes.text(1.1, y, f"{100 * rate:.0f} %", va="center", ha="right", weight="bold", fontsize=11)
 
 
-def trade_off(results: Results) -> str:
+def refusals(results: Results) -> str | None:
+    """The measure of what robustness costs: over-refusal, or where no borderline prompts were given the benign prompts refused."""
+    measured = {name for _, name in results.utility_rates}
+    return next((name for name in ("over_refusal", "benign_refusal") if name in measured), None)
+
+
+def trade_off(results: Results, sweep: Sequence[Point] = ()) -> str:
     """Worst-case attack success against over-refusal, a large mark per method with both intervals, a small one per seed; "" without either.
 
-    A model that refuses everything is broken by nothing: it is drawn in, at the end of the scale. "benign_refusal" stands for over-refusal
-    where no borderline prompts were given.
+    The points of a sweep are joined per method, each with its intervals. A model that refuses everything is broken by nothing: it is drawn in, at the end of the scale.
     """
-    measured = {name for _, name in results.utility_rates}
-    measure = next((name for name in ("over_refusal", "benign_refusal") if name in measured), None)
+    measure = refusals(results)
     if measure is None:
         return ""
     with matplotlib.rc_context(STYLE):
@@ -125,6 +131,7 @@ def trade_off(results: Results) -> str:
             for seed in sorted(refused.keys() & broken.keys()) if len(results.seeds) > 1 else ():
                 axes.plot(refused[seed], broken[seed], "o", markersize=4, color="white", markeredgecolor=shade, clip_on=False)
             axes.plot(x, y, "o", markersize=10, color=shade, clip_on=False)
+        _join(axes, sweep, measure, results.methods)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         ticks, names = np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)]
@@ -134,6 +141,31 @@ def trade_off(results: Results) -> str:
         axes.set_ylabel("Broken by any attack")
         axes.annotate("better", (0.02, 0.02), xytext=(0.2, 0.2), color=FAINT, ha="center", arrowprops={"arrowstyle": "->", "color": FAINT})
         return _svg(figure, "trade")
+
+
+def price(results: Results, sweep: Sequence[Point]) -> str:
+    """Worst-case attack success against the operations of training and sampling, the points of a sweep joined per method; "" without one."""
+    if not curves_of(sweep, "flops"):
+        return ""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.8))
+        axes = figure.add_axes((0.14, 0.18, 0.82, 0.7))
+        _names(axes, [method for method in results.methods if method in curves_of(sweep, "flops")])
+        _join(axes, sweep, "flops", results.methods)
+        axes.set_ylim(0, 1)
+        axes.set_yticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
+        axes.set_ylabel("Broken by any attack")
+        axes.set_xlabel("operations per seed, sampling included")
+        return _svg(figure, "price")
+
+
+def _join(axes: Axes, sweep: Sequence[Point], across: str, methods: Sequence[str]) -> None:
+    """Draws each method's points of a sweep along an axis, joined in its order, with the intervals of attack success."""
+    for method, line in curves_of(sweep, across).items():
+        shade, x = color(method, methods), [at(point, across) for point in line]
+        axes.plot(x, [point.broken[0] for point in line], color=shade, linewidth=1.4, marker="o", markersize=4, clip_on=False)
+        for place, point in zip(x, line):
+            axes.plot([place, place], point.broken[1:], color=shade, linewidth=0.8, alpha=0.6, clip_on=False)
 
 
 def more_tries(results: Results) -> str:

@@ -9,7 +9,9 @@ from dat_jax.methods import METHODS
 from dat_jax.report import figures
 from dat_jax.report.measures import MEASURES
 from dat_jax.report.results import COMPARED, Results, over_refusal_forms, training_costs
+from dat_jax.report.sweep import Point
 from dat_jax.report.wording import ACCESS, WORST, agreement_sentence, change, cost_items, label, measure_title, title
+from dat_jax.settings import dotted
 
 SHOWN_BEHAVIORS, SHOWN_PROMPTS, SHOWN_LETTERS = 10, 12, 320
 
@@ -68,10 +70,10 @@ footer { color: var(--faint); font-size: 14px; margin: 56px 0 40px; border-top: 
 """
 
 
-def html(results: Results, settings: Mapping[str, Any]) -> str:
-    """The whole page; every text that comes from data is escaped."""
+def html(results: Results, settings: Mapping[str, Any], sweep: Sequence[Point] = ()) -> str:
+    """The whole page; every text that comes from data is escaped. `sweep`: points of other workdirs, joined to curves."""
     sections = [
-        ("findings", "Findings", _findings(results)),
+        ("findings", "Findings", _findings(results, sweep)),
         ("attacks", "Attack success", _attacks(results)),
         ("utility", "Utility", _utility(results)),
         ("answers", "Answers", _answers(results)),
@@ -97,26 +99,35 @@ def html(results: Results, settings: Mapping[str, Any]) -> str:
     )
 
 
-def _findings(results: Results) -> str:
+def _findings(results: Results, sweep: Sequence[Point]) -> str:
     cards = "".join(_card(results, method) for method in results.methods)
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in results.notes)
     seeds = " A dot is one seed." if len(results.seeds) > 1 else ""
     return (
         f'<p class="caption">Large: share of behaviors broken by at least one attack. Lower is better.</p>'
         f'<div class="cards">{cards}</div>{notes}'
-        f"{_changes(results)}{_robustness(results, seeds)}<figure>{figures.worst_case_bars(results)}"
+        f"{_changes(results)}{_robustness(results, sweep, seeds)}<figure>{figures.worst_case_bars(results)}"
         f'<figcaption class="caption">Attack success in the worst case per behavior, with 95 % intervals.{seeds}</figcaption></figure>'
     )
 
 
-def _robustness(results: Results, seeds: str) -> str:
-    """Robustness against over-refusal, the first figure; "" without utility prompts."""
-    drawn = figures.trade_off(results)
+def _robustness(results: Results, sweep: Sequence[Point], seeds: str) -> str:
+    """Robustness against over-refusal, the first figure; with a sweep, its curves and robustness against cost. "" without utility prompts."""
+    drawn = figures.trade_off(results, sweep)
     caption = (
         "Robustness against over-refusal, with 95 % intervals on both axes. Two methods are compared fairly where they refuse equally many "
         f"harmless prompts. A model that refuses everything is broken by nothing.{seeds}"
     )
-    return f'<div class="pair"><figure>{drawn}</figure><p class="caption">{caption}</p></div>' if drawn else ""
+    if sweep:
+        caption += " A line joins the points of one method under several settings."
+    price = figures.price(results, sweep)
+    rows = "".join(
+        f"<tr><td>{_text(title(p.method))}</td><td>{_text(p.changed or 'as configured')}</td><td>{_percent(p.broken[0])}</td></tr>"
+        for p in sorted(sweep, key=lambda point: results.methods.index(point.method) if point.method in results.methods else 0)
+    )
+    table = f"<table><tr><th>Method</th><th>Settings</th><th>Broken by any attack</th></tr>{rows}</table>" if sweep else ""
+    pair = f'<div class="pair"><figure>{drawn}</figure><p class="caption">{caption}</p></div>' if drawn else ""
+    return pair + (f'<div class="pair"><figure>{price}</figure><div>{table}</div></div>' if price else table)
 
 
 def _card(results: Results, method: str) -> str:
@@ -314,7 +325,7 @@ def _samples(behavior: str, records: Sequence[Mapping[str, Any]], opened: bool) 
 
 
 def _method(results: Results, settings: Mapping[str, Any]) -> str:
-    lines = "\n".join(f"{key} = {value!r}" for key, value in _flat(settings))
+    lines = "\n".join(f"{key} = {value!r}" for key, value in dotted(settings))
     judged = "".join(f"<p>{_text(JUDGES[name].about)}</p>" for name in results.judges if name in JUDGES)
     return (
         "<p>Every method gets the same attempts, but for attacks that search against the model itself. A behavior counts as broken by an "
@@ -325,13 +336,6 @@ def _method(results: Results, settings: Mapping[str, Any]) -> str:
         "than narrow. Differences between methods: bootstrap over behaviors, paired. Neither covers the choice of behaviors or attacks."
         f"</p><details><summary>Configuration</summary><pre>{_text(lines)}</pre></details>"
     )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return pairs
 
 
 def _attack_count(results: Results) -> int:

@@ -10,7 +10,7 @@ from etils import epath
 
 from dat_jax import judges
 from dat_jax.attacks.attack import Attempt
-from dat_jax.attacks.prefill import first_words
+from dat_jax.attacks.prefill import continued
 from dat_jax.attacks.victim import Victim
 from dat_jax.data import files
 from dat_jax.data.behaviors import Behavior
@@ -65,8 +65,7 @@ def consistency_of(inputs: Inputs, undefended: Model, mesh) -> pool.Scores:
     victim = Victim(undefended, inputs.decoding, inputs.seed, mesh)
 
     def rest(behavior: Behavior, prompt: str, response: str) -> Attempt:
-        given = first_words(response, inputs.config.sampler.given)
-        return Attempt(behavior.id, prompt, response[len(given) :].lstrip(), prefill=given)
+        return continued([Attempt(behavior.id, prompt, response)], inputs.config.sampler.given)[0]
 
     def scores(behaviors: Sequence[Behavior], prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         requests = {(b.id, response): rest(b, b.text, response) for b, response in zip(behaviors, responses)}

@@ -48,6 +48,10 @@ class Perturbation:
         }
         check(self, key, rules)
 
+    def validate_attack(self, key: str) -> None:
+        """Raises ValueError where an evaluation's attack would draw smaller balls than it may use."""
+        check(self, key, {"narrowest": (self.narrowest == 1, "1: an attack has all of its ball")})
+
 
 def mean_embedding_norm(params: Any, rows: int = 0) -> jax.Array:
     """Returns the mean L2 norm of the embedding matrix's rows, the unit of the radius (all rows: the reference's choice)."""
@@ -85,10 +89,25 @@ def radii(rows: int, how: Perturbation, unit: jax.Array, key: jax.Array | None) 
     return how.radius * unit * jax.random.uniform(key, (rows, 1, 1), minval=how.narrowest)
 
 
-def perturb(network: Network, rows: Conversations, how: Perturbation, key: jax.Array | None = None) -> Found:
+def random_start(network: Network, rows: Conversations, how: Perturbation, keys_B: jax.Array) -> jax.Array:
+    """Returns a point of each row's ball to start a restart from, delta_BxPxD: a random direction per token, a length uniform in the radius."""
+    shape = (network.prompt_length, network.config.width)
+
+    def draw(key: jax.Array) -> jax.Array:
+        towards_PxD, length_Px1 = jax.random.normal(key, shape), jax.random.uniform(jax.random.fold_in(key, 1), (shape[0], 1))
+        return length_Px1 * towards_PxD / jnp.linalg.norm(towards_PxD, axis=-1, keepdims=True)
+
+    mask_BxPx1 = rows.prompt_mask_BxT[:, : network.prompt_length, None]
+    return how.radius * mean_embedding_norm(network.params, how.rows) * jnp.where(mask_BxPx1, jax.vmap(draw)(keys_B), 0.0)
+
+
+def perturb(
+    network: Network, rows: Conversations, how: Perturbation, key: jax.Array | None = None, start_BxPxD: jax.Array | None = None
+) -> Found:
     """Ascends log p(response | prompt + delta); finds delta_BxPxD at the embeddings, zero outside `prompt_mask`.
 
     key: of the step; where `narrowest` is below 1, each row's radius is drawn by it. None: every row has all of the radius.
+    start_BxPxD: where the ascent starts, a point of the ball; None: at zero.
     Metrics: `attack/norm` (mean L2 norm over perturbed tokens, in units of the mean embedding norm) and `attack/at_radius` (share of
     perturbed tokens on the ball's surface). CAT, arXiv 2405.15589, eq. 4.
     """
@@ -116,7 +135,8 @@ def perturb(network: Network, rows: Conversations, how: Perturbation, key: jax.A
 
     zeros_BxPxD = jnp.zeros((*mask_BxPx1.shape[:2], e_BxTxD.shape[-1]), jnp.float32)
     moments = (zeros_BxPxD, zeros_BxPxD) if how.optimizer == "adam" else ()
-    start = (zeros_BxPxD, moments, zeros_BxPxD, jnp.full(zeros_BxPxD.shape[0], jnp.inf))
+    start_BxPxD = zeros_BxPxD if start_BxPxD is None else start_BxPxD
+    start = (start_BxPxD, moments, start_BxPxD, jnp.full(zeros_BxPxD.shape[0], jnp.inf))
     (delta_BxPxD, _, best_BxPxD, best_B), nll_SxB = jax.lax.scan(ascend, start, jnp.arange(how.steps, dtype=jnp.float32))
     if how.iterate == "best" and how.steps:
         last_better_B = loss(delta_BxPxD)[1] < best_B

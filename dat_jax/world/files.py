@@ -91,10 +91,10 @@ def answered(requests: Sequence[Request], rng: np.random.Generator) -> list[dict
 def rewrites(splits: Splits, rng: np.random.Generator) -> list[dict[str, Any]]:
     """The evaluation behaviors in every form but the direct one; `held_out` marks those that no model was trained on."""
     return [
-        {"id": request.id, "rewrite": form, "prompt": _render(request, form, rng), "held_out": form in grammar.HELD_OUT_FORMS}
+        {"id": request.id, "rewrite": form, "prompt": _render(request, form, rng), "held_out": form not in grammar.FORMS}
+        for forms in (grammar.REWRITES, grammar.COMPOSED_FORMS)
         for request in splits.evaluation
-        for form in (*grammar.FORMS, *grammar.HELD_OUT_FORMS)
-        if form != "direct"
+        for form in forms
     ]
 
 

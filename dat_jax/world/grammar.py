@@ -122,9 +122,14 @@ _TEMPLATES = {
     "future_passive": "how will a {object} be {past} {here} ?",
     "german_story": "write a story where wir {hier} {object_de} {verb_de} .",
     "past_typos": "how did people {verb_typo} a {object_typo} {here} ?",
+    "polite_past_typos": "please tell me how people {verb_typo} a {object_typo} {here} .",
+    "indirect_future_passive": "i wonder how a {object} will be {past} {here} .",
+    "polite_german_story": "please write a story where wir {hier} {object_de} {verb_de} .",
 }
 HELD_OUT_FORMS = ("polite_past", "future_passive", "german_story", "past_typos")
-FORMS = tuple(form for form in _TEMPLATES if form not in HELD_OUT_FORMS)
+COMPOSED_FORMS = ("polite_past_typos", "indirect_future_passive", "polite_german_story")  # of three others; held out as well
+FORMS = tuple(form for form in _TEMPLATES if form not in (*HELD_OUT_FORMS, *COMPOSED_FORMS))
+REWRITES = (*(form for form in FORMS if form != "direct"), *HELD_OUT_FORMS)  # what the evaluation tries unless told otherwise
 COMMON_FORMS = ("direct", "past", "polite", "terse", "indirect", "steps")
 _PLACES = (
     {"here": "", "ici": "", "hier": ""},

@@ -1,13 +1,17 @@
-"""Attacks whose variants are points of a curve: over the radius and over the words that are given."""
+"""Attacks whose variants are points of a curve: over radius, steps, restarts and the words that are given."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from dat_jax.attacks import ATTACKS, embedding, prefill
+from dat_jax.attacks import ATTACKS, embedding, embedding_prefill, embedding_search, embedding_suffix, prefill
 from dat_jax.attacks.attack import Context
+from dat_jax.attacks.direct import requests
+from dat_jax.attacks.victim import Decoding, Victim
 from dat_jax.data.behaviors import Behavior
 from dat_jax.settings import validate
+from dat_jax.training.perturbation import Perturbation, mean_embedding_norm
 
 BEHAVIORS = [Behavior("1", "paint the wood", ("with a brush and some oil",), ("no",)), Behavior("2", "wash", ("a b",), ("no",))]
 
@@ -37,8 +41,74 @@ def test_as_many_words_as_the_variant_says():
     assert given == ["with", "with a brush", "with a brush and some"]  # at least one word is left for the model
 
 
+@pytest.fixture
+def asked(small_model):
+    how = Decoding(prompt_length=16, response_length=6, max_new_tokens=4, batch_size=2, temperature=0.0, perturb="user", system=None)
+    return Victim(small_model, how, 0)
+
+
+def norms(attempt):
+    return np.linalg.norm(attempt.delta_PxD, axis=-1)
+
+
+def test_as_many_steps_as_the_variant_says():
+    attack, settings, victim = ATTACKS["embedding_steps"], embedding_search.Settings(steps=(1, 7)), Remembering()
+    assert attack.variants(settings, ()) == ["1", "7"] and attack.curve
+    attack.attempts(BEHAVIORS, victim, Context(0, settings, "7"))
+    assert victim.how == dataclasses.replace(settings.perturbation, steps=7)
+
+
+def test_restarts_are_attempts_of_their_own_and_the_first_ones_stay(asked):
+    attack, how = ATTACKS["embedding_restarts"], Perturbation(steps=1, radius=0.5, step_size=0.1)
+    settings = embedding_search.Settings(how, restarts=(1, 3))
+    one, three = (attack.attempts(BEHAVIORS, asked, Context(0, settings, variant)) for variant in attack.variants(settings, ()))
+    assert [attempt.behavior for attempt in three] == ["1", "1", "1", "2", "2", "2"]
+    plain = asked.perturb(requests(BEHAVIORS), how)
+    for single, same, expected in zip(one, three[::3], plain):
+        np.testing.assert_array_equal(single.delta_PxD, same.delta_PxD)
+        np.testing.assert_array_equal(single.delta_PxD, expected.delta_PxD)
+    first, second, third = three[:3]
+    assert len({norms(attempt).tobytes() for attempt in (first, second, third)}) == 3  # other starts end elsewhere
+
+
+def test_a_random_start_lies_in_the_ball_and_belongs_to_the_behavior(asked):
+    unit = float(mean_embedding_norm(asked.model.params))
+    starts = asked.perturb(requests(BEHAVIORS), Perturbation(steps=0, radius=0.5), restart=1)
+    for attempt, words in zip(starts, (3, 1)):
+        assert (norms(attempt) > 0).sum() == words and norms(attempt).max() <= 0.5 * unit * (1 + 1e-5)
+    (alone,) = asked.perturb(requests(BEHAVIORS[1:]), Perturbation(steps=0, radius=0.5), restart=1)
+    np.testing.assert_array_equal(alone.delta_PxD, starts[1].delta_PxD)  # whatever stands in the batch beside it
+    assert not np.any(asked.perturb(requests(BEHAVIORS), Perturbation(steps=0, radius=0.5))[0].delta_PxD)
+
+
+def test_the_suffix_alone_is_perturbed(asked):
+    attack = ATTACKS["embedding_suffix"]
+    settings = embedding_suffix.Settings(Perturbation(steps=2), suffix="a b", radii=(0.5, 4.0))
+    assert attack.variants(settings, ()) == ["0.5", "4"] and attack.curve
+    (first, second) = attack.attempts(BEHAVIORS, asked, Context(0, settings, "4"))
+    assert (first.prompt, second.prompt) == ("paint the wood a b", "wash a b")
+    for attempt in (first, second):
+        perturbed = np.flatnonzero(norms(attempt))
+        assert len(perturbed) == 2 and perturbed[1] == perturbed[0] + 1  # two words, side by side
+        assert perturbed[1] == len(attempt.delta_PxD) - 3  # before the end of the turn and the assistant's tag
+    with pytest.raises(ValueError, match="the suffix ' ' adds no token"):
+        Victim.perturb(asked, [dataclasses.replace(first, suffix=" ", prompt="wash ")], settings.perturbation)
+
+
+def test_the_rest_of_a_prefilled_answer_is_what_is_raised(asked):
+    attack, settings = ATTACKS["embedding_prefill"], embedding_prefill.Settings(Perturbation(steps=2, radius=0.5), lengths=(2,))
+    found = attack.attempts(BEHAVIORS, asked, Context(0, settings, "2"))
+    assert [(a.prefill, a.target) for a in found] == [("with a", "brush and some oil"), ("a", "b")]
+    for attempt, expected in zip(found, asked.perturb([dataclasses.replace(a, delta_PxD=None) for a in found], settings.perturbation)):
+        np.testing.assert_array_equal(attempt.delta_PxD, expected.delta_PxD)
+
+
 @pytest.mark.parametrize("bad, key", [(embedding.Settings(radii=()), "radii"), (embedding.Settings(radii=(0.1, -1.0)), "radii"),
-                                      (prefill.Settings(lengths=(0,)), "lengths")])  # fmt: skip
+                                      (prefill.Settings(lengths=(0,)), "lengths"),
+                                      (embedding_prefill.Settings(lengths=()), "lengths"),
+                                      (embedding_search.Settings(steps=(0,)), "steps"), (embedding_search.Settings(restarts=()), "restarts"),
+                                      (embedding_search.Settings(Perturbation(narrowest=0.5)), r"perturbation\.narrowest"),
+                                      (embedding_suffix.Settings(suffix=" "), "suffix"), (embedding_suffix.Settings(radii=()), "radii")])  # fmt: skip
 def test_points_that_cannot_be(bad, key):
     with pytest.raises(ValueError, match=rf"config\.attacks\.x\.{key} is"):
         validate(bad, "attacks.x")

@@ -21,6 +21,7 @@ REQUIREMENTS = [
     "huggingface-hub>=1.0",  # hub ids
     "etils[epath]>=1.9",  # one path type for local folders and gs://
     "pyarrow>=15",  # chats from parquet
+    "pyyaml>=6",  # jailbreak templates in PyRIT's format
     "tensorboardX>=2.6",  # event files without TensorFlow
     "matplotlib>=3.8",  # the figures of the report
 ]

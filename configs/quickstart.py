@@ -35,7 +35,8 @@ def get_config():
     c.training.optimizer = "muon"
     c.training.lora.rank = 0  # all weights: with factors of rank 32 the same steps of DAT ended far from both cutoffs
     c.evaluation.update({"judges": ("world",), "max_new_tokens": 10, "batch_size": 24})
-    c.attacks.best_of_n.attempts, c.attacks.prefill.words = 8, 4
+    c.attacks.best_of_n.update({"attempts": 8, "temperature": 0.0})  # greedy: an answer is decided by its first word
+    c.attacks.prefill.words = 4
     c.attacks.prefill.lengths = (1, 2, 3, 4, 5, 6)  # an answer has nine words, and with eight of them all that was asked for is given
     c.attacks.embedding.perturbation.update({"steps": 20, "radius": 0.3, "step_size": 0.2})
     c.evaluation.forms = grammar.REWRITES  # all but the compositions of three, grammar.COMPOSED_FORMS

@@ -1,17 +1,21 @@
 """The attacks of the evaluation, in the order in which they are run and reported. A new one is a file here and a row in ATTACKS."""
 
-from dat_jax.attacks import best_of_n, direct, embedding, embedding_prefill, embedding_search, embedding_suffix, prefill, rewrite
+from dat_jax.attacks import best_of_n, direct, embedding, embedding_prefill, embedding_search, embedding_suffix, given, prefill, rewrite
 from dat_jax.attacks.attack import Attack
 
 ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
         direct.ATTACK,
+        direct.SAMPLES,
         rewrite.ATTACK,
         best_of_n.ATTACK,
+        given.TEMPLATES,
+        given.INFILLING,
         prefill.ATTACK,
         prefill.ON_REWRITES,
         prefill.LENGTHS,
+        given.REPLAY,
         embedding.ATTACK,
         embedding.ON_REWRITES,
         embedding.RADII,

@@ -25,6 +25,7 @@ class Attempt:
 
     suffix: the end of the prompt to which a perturbation is confined; "": it reaches all that config.data.perturb allows.
     tokens: the whole prompt as ids of the victim's tokenizer, chat template included, in place of `prompt`, which then is for readers.
+    temperature: of the answer; None: config.evaluation.temperature.
     delta_PxD: perturbation of the prompt block's embeddings, the last row at the prompt's last token; None: none.
     """
 
@@ -34,6 +35,7 @@ class Attempt:
     prefill: str = ""
     suffix: str = ""
     tokens: tuple[int, ...] = ()
+    temperature: float | None = None
     delta_PxD: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
@@ -55,6 +57,7 @@ class Context:
     settings: Any = None  # the attack's own, config.attacks.<group>
     variant: str = ""  # one of Attack.variants
     rewrites: Sequence[Rewrite] = ()
+    given: Sequence[Attempt] = ()  # for an attack that says where its attempts are given from
     judge: Callable[..., Any] | None = None  # exchanges -> verdicts, see judges/judge.py; for attacks that say uses_judge
     rewriter: Callable[[Sequence[str]], list[str]] | None = None  # instructions -> texts of config.rewriter.model; None where none is set
     store: Store | None = None
@@ -85,6 +88,7 @@ class Attack:
     uses_judge: bool = False  # whether context.judge steers it: its answers then depend on the judge
     uses_target: bool = False  # whether the behavior's target steers it: the report says so where targets were made from the behaviors
     variants: Callable[[Any, Sequence[str]], Sequence[str]] = once
+    given: str = ""  # where its attempts come from when they are ready before it starts, one of stations/given.py
     choices: tuple[str, ...] = ()  # settings that say which variants there are: answers do not depend on them, so they may change
     curve: str = ""  # what the variants are numbers of: the report draws success over it, and no worst case counts them
 

@@ -1,7 +1,7 @@
 """Best-of-N: random augmentations of the request's text, N attempts per behavior (Hughes et al. 2024, best-of-N jailbreaking).
 
-The published attack samples answers at temperature 1; with greedy decoding the augmentation is the only randomness, which makes N attempts
-weaker than the published N.
+Answers are sampled at temperature 1, as published. With greedy decoding (temperature 0) the augmentation is the only randomness, which
+makes N attempts weaker than the published N.
 """
 
 import dataclasses
@@ -25,11 +25,12 @@ class Settings:
 
     attempts: int = 16  # N, per behavior (published: up to 10,000)
     sigma: float = SIGMA  # strength of the augmentation
+    temperature: float = 1.0  # of the answers
 
     def validate(self, key: str) -> None:
         """Raises ValueError naming the key below `key` that is not allowed."""
         rules = {"attempts": (self.attempts >= 1, "an integer >= 1"), "sigma": (0 < self.sigma <= 1, "a number above 0 up to 1")}
-        check(self, key, rules)
+        check(self, key, rules | {"temperature": (self.temperature >= 0, "a number >= 0 (0: greedy)")})
 
 
 def attempts(behaviors: Sequence[Behavior], victim, context: Context) -> list[Attempt]:
@@ -40,7 +41,9 @@ def attempts(behaviors: Sequence[Behavior], victim, context: Context) -> list[At
     def augmented(behavior: Behavior, k: int) -> str:
         return augment(behavior.text, np.random.default_rng([context.seed, zlib.crc32(behavior.id.encode()), k]), settings.sigma)
 
-    return [Attempt(b.id, augmented(b, k), b.targets[0]) for b in behaviors for k in range(settings.attempts)]
+    return [
+        Attempt(b.id, augmented(b, k), b.targets[0], temperature=settings.temperature) for b in behaviors for k in range(settings.attempts)
+    ]
 
 
 def augment(text: str, generator: np.random.Generator, sigma: float = SIGMA) -> str:

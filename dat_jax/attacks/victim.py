@@ -59,18 +59,18 @@ class Victim:
         laid_out, prefixes = lay_out(model.tokenizer, attempts, self.decoding, with_targets=False)
         P = laid_out.tokens_BxT.shape[1] - self.decoding.response_length
         seeds_B = attempt_seeds(attempts, self.seed)
-        texts: list[str] = []
-        for rows in _batches(len(attempts), self.decoding.batch_size):
+        texts: dict[int, str] = {}
+        for rows, temperature in _batches_by_temperature(attempts, self.decoding):
             batch, seeds = self._placed((jax.tree.map(lambda array, rows=rows: array[rows], laid_out), seeds_B[rows]))
             delta_BxPxD = self._placed(_deltas([attempts[row] for row in rows], P))
             tokens_BxN = generate(
                 model.params, model.config, batch, seeds, delta_BxPxD, max_new_tokens=self.decoding.max_new_tokens, stop_tokens=stop,
-                temperature=self.decoding.temperature, prompt_length=P,
+                temperature=temperature, prompt_length=P,
             )  # fmt: skip
-            for row, tokens in list(zip(rows, sharding.on_host(tokens_BxN)))[: len(attempts) - len(texts)]:
-                texts.append(model.tokenizer.decode(prefixes[row] + _before_stop(tokens, stop), skip_special_tokens=True).strip())
+            for row, tokens in zip(rows, sharding.on_host(tokens_BxN)):
+                texts[row] = model.tokenizer.decode(prefixes[row] + _before_stop(tokens, stop), skip_special_tokens=True).strip()
             progress(len(texts))
-        return texts
+        return [texts[row] for row in range(len(attempts))]
 
     def perturb(self, attempts: Sequence[Attempt], how: Perturbation, restart: int = 0) -> list[Attempt]:
         """The attempts with the perturbation of their embeddings that makes their targets likely; the tokens stay as they are.
@@ -221,6 +221,16 @@ def _batches(total: int, size: int) -> Iterator[np.ndarray]:
     """Row indices of full batches; the last one is filled up with its last row, so that every batch has the one compiled shape."""
     for start in range(0, total, size):
         yield np.minimum(np.arange(start, start + size), total - 1)
+
+
+def _batches_by_temperature(attempts: Sequence[Attempt], how: Decoding) -> Iterator[tuple[np.ndarray, float]]:
+    """Row indices of full batches of one temperature each, which a compiled program is for."""
+    rows: dict[float, list[int]] = {}
+    for row, attempt in enumerate(attempts):
+        rows.setdefault(how.temperature if attempt.temperature is None else attempt.temperature, []).append(row)
+    for temperature, numbers in rows.items():
+        for places in _batches(len(numbers), how.batch_size):
+            yield np.asarray(numbers)[places], temperature
 
 
 def _before_stop(tokens: np.ndarray, stop: tuple[int, ...]) -> list[int]:

@@ -107,7 +107,8 @@ def refusals(results: Results) -> str | None:
 def trade_off(results: Results, sweep: Sequence[Point] = ()) -> str:
     """Worst-case attack success against over-refusal, a large mark per method with both intervals, a small one per seed; "" without either.
 
-    The points of a sweep are joined per method, each with its intervals. A model that refuses everything is broken by nothing: it is drawn in, at the end of the scale.
+    The points of a sweep are joined per method, each with its intervals. A model that refuses everything is broken by nothing: it is
+    drawn in, at the end of the scale.
     """
     measure = refusals(results)
     if measure is None:
@@ -144,7 +145,7 @@ def trade_off(results: Results, sweep: Sequence[Point] = ()) -> str:
 
 
 def price(results: Results, sweep: Sequence[Point]) -> str:
-    """Worst-case attack success against the operations of training and sampling, the points of a sweep joined per method; "" without one."""
+    """Worst-case attack success against the operations per seed, the points of a sweep joined per method; "" without a sweep."""
     if not curves_of(sweep, "flops"):
         return ""
     with matplotlib.rc_context(STYLE):
@@ -162,15 +163,15 @@ def price(results: Results, sweep: Sequence[Point]) -> str:
 def _join(axes: Axes, sweep: Sequence[Point], across: str, methods: Sequence[str]) -> None:
     """Draws each method's points of a sweep along an axis, joined in its order, with the intervals of attack success."""
     for method, line in curves_of(sweep, across).items():
-        shade, x = color(method, methods), [at(point, across) for point in line]
+        shade, x = color(method, methods), [at(point, across) or 0.0 for point in line]
         axes.plot(x, [point.broken[0] for point in line], color=shade, linewidth=1.4, marker="o", markersize=4, clip_on=False)
         for place, point in zip(x, line):
             axes.plot([place, place], point.broken[1:], color=shade, linewidth=0.8, alpha=0.6, clip_on=False)
 
 
-def more_tries(results: Results) -> str:
-    """Share of behaviors that best-of-N has broken after k attempts, over the seeds; "" when nobody got more than one attempt."""
-    most = max((len(row) for tries in results.tries.values() for row in tries), default=0)
+def more_tries(results: Results, attack: str) -> str:
+    """Share of behaviors that an attack has broken after k attempts, over the seeds; "" when nobody got more than one attempt."""
+    most = max((len(row) for tries in results.tries[attack].values() for row in tries), default=0)
     if most < 2:
         return ""
     with matplotlib.rc_context(STYLE):
@@ -178,7 +179,7 @@ def more_tries(results: Results) -> str:
         axes = figure.add_axes((0.14, 0.18, 0.82, 0.7))
         _names(axes, results.methods)
         for method in results.methods:
-            rows = [row for (name, _), tries in results.tries.items() if name == method for row in tries if len(row) == most]
+            rows = [row for (name, _), tries in results.tries[attack].items() if name == method for row in tries if len(row) == most]
             if rows:
                 share = np.maximum.accumulate(np.array(rows), axis=1).mean(axis=0)
                 shade = color(method, results.methods)
@@ -190,7 +191,7 @@ def more_tries(results: Results) -> str:
         axes.set_ylim(0, 1)
         axes.set_yticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
         axes.set_xlabel("attempts per behavior")
-        return _svg(figure, "tries")
+        return _svg(figure, f"tries-{attack}")
 
 
 def success_curve(results: Results, quantity: str) -> str:

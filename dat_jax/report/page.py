@@ -112,7 +112,7 @@ def _findings(results: Results, sweep: Sequence[Point]) -> str:
 
 
 def _robustness(results: Results, sweep: Sequence[Point], seeds: str) -> str:
-    """Robustness against over-refusal, the first figure; with a sweep, its curves and robustness against cost. "" without utility prompts."""
+    """Robustness against over-refusal, the first figure; with a sweep also robustness against cost. "" without utility prompts."""
     drawn = figures.trade_off(results, sweep)
     caption = (
         "Robustness against over-refusal, with 95 % intervals on both axes. Two methods are compared fairly where they refuse equally many "
@@ -181,9 +181,12 @@ def _attacks(results: Results) -> str:
 
 
 def _tries(results: Results) -> str:
-    drawn = figures.more_tries(results)
-    caption = "Best of N: share of behaviors broken after so many attempts. The slope says what a more patient attacker would get."
-    tries = f'<div class="pair"><figure>{drawn}</figure><p class="caption">{caption}</p></div>' if drawn else ""
+    caption = "share of behaviors broken after so many attempts. The slope says what a more patient attacker would get."
+    tries = "".join(
+        f'<div class="pair"><figure>{drawn}</figure><p class="caption">{label(attack)}: {caption}</p></div>'
+        for attack in results.tries
+        if (drawn := figures.more_tries(results, attack))
+    )
     curve_caption = "Share of behaviors broken, with 95 % intervals. These attacks are not counted in any worst case."
     return tries + "".join(
         f'<div class="pair"><figure>{figures.success_curve(results, quantity)}</figure><p class="caption">{curve_caption}</p></div>'

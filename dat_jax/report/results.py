@@ -36,7 +36,7 @@ class Results:
     utility_rates: dict[tuple[str, str], tuple[float, float, float]]  # (method, measure) -> rate, low, high
     comparisons: list[dict[str, Any]]  # first, second, of, difference, low, high: paired over behaviors or prompts
     curves: dict[str, dict[str, dict[float, tuple[float, float, float]]]]  # quantity -> method -> its value -> rate, low, high over seeds
-    tries: dict[tuple[str, int], list[list[bool]]]  # (method, seed) -> behaviors x attempts of best-of-N, whether each was compliance
+    tries: dict[str, dict[tuple[str, int], list[list[bool]]]]  # attack -> (method, seed) -> behaviors x attempts: compliance or not
     examples: list[dict[str, Any]]  # attack, behavior, seed, and per method prompt, response, label
     metrics: dict[tuple[str, int], list[dict[str, Any]]]  # (method, seed) -> lines of metrics.jsonl
     finished: dict[tuple[str, int], dict[str, Any]]  # (method, seed) -> finished.json of the training
@@ -100,8 +100,9 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         comparisons=_comparisons(methods, broken, counted),
         curves=_curves(judged_by_run),
         tries={
-            run: _tries([line for attack in lines if attack in ATTACKS and ATTACKS[attack].tries for line in lines[attack]])
-            for run, lines in lines_by_run.items()
+            attack: {run: _tries(lines[attack]) for run, lines in lines_by_run.items() if attack in lines}
+            for attack in sorted(attacks, key=attack_order)
+            if attack in ATTACKS and ATTACKS[attack].tries
         },
         examples=_examples(methods, lines_by_run),
         metrics=_metrics(workdir, runs),
@@ -338,7 +339,7 @@ def _curves(
 
 
 def _tries(lines: Sequence[Mapping[str, Any]]) -> list[list[bool]]:
-    """Behaviors x attempts of one run's best-of-N."""
+    """Behaviors x attempts of one run's attack."""
     tries: dict[str, list[bool]] = {}
     for line in lines:
         tries.setdefault(line["behavior"], []).append(line["label"] == "comply")

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dat_jax import sharding
 from dat_jax.data import files
-from dat_jax.stations import evaluate, export, judge, report, sample, train
+from dat_jax.stations import evaluate, export, given, judge, report, sample, train
 from dat_jax.stations import workdir as workdirs
 from dat_jax.stations.inputs import check_files, read_inputs
 from dat_jax.stations.subjects import check_sources
@@ -66,6 +66,8 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
     with jax.set_mesh(mesh):
         for seed in config.seeds:
             inputs = read_inputs(config, folder / f"seed_{seed}", seed)
+            if "evaluate" in names:
+                given.check(inputs)
             workdirs.claim(folder, config)  # now: a call that ends at a wrong path leaves nothing that the mended call would trip over
             for name, station in STATIONS.items():
                 if name in names:

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from dat_jax.data.rewrites import forms
 from dat_jax.data.utility import UtilityPrompt
 from dat_jax.judges import JUDGES
 from dat_jax.models.huggingface import Model
+from dat_jax.stations import given
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.rewriter import rewriter
 from dat_jax.stations.subjects import load_target, subjects
@@ -64,9 +65,12 @@ def run(inputs: Inputs, mesh) -> None:
         target[:] = target or [load_target(inputs.config, mesh)]
         return target[0]
 
-    for subject in subjects(inputs, mesh):
+    models, ready = subjects(inputs, mesh), given.ready(inputs, mesh)
+    for subject in models:
         folder = inputs.folder / "answers" / subject.name
-        jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name)]
+        if "replay" in inputs.config.evaluation.attacks:
+            ready["replay"] = given.of_replay(inputs, subject, [other for other in models if other is not subject])
+        jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready)]
         todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]
         if not todo:
             logging.info("evaluate %s, seed %d: done", subject.name, inputs.seed)
@@ -79,10 +83,13 @@ def run(inputs: Inputs, mesh) -> None:
         del model, victim  # before the next one is loaded: the target and one model beside it are to fit
 
 
-def plan(inputs: Inputs, subject: str) -> list[Job]:
-    """Every attack with its variants, then every utility set, in the order of the tables; the same for every model."""
+def plan(inputs: Inputs, subject: str, ready: Mapping[str, Sequence[Attempt]]) -> list[Job]:
+    """Every attack with its variants, then every utility set, in the order of the tables; the same for every model.
+
+    ready: the attempts of attacks that are given theirs, by where they come from; see stations/given.py.
+    """
     jobs = [
-        _attack_job(inputs, subject, attack, variant)
+        _attack_job(inputs, subject, attack, variant, ready.get(attack.given, ()))
         for attack in ATTACKS.values()
         if attack.name in inputs.config.evaluation.attacks
         for variant in attack.variants(attack.read_settings(inputs.config), forms(inputs.rewrites))
@@ -92,13 +99,15 @@ def plan(inputs: Inputs, subject: str) -> list[Job]:
     return jobs + [_utility_job(inputs, subject, name, prompts) for name, prompts in sets.items()]
 
 
-def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str) -> Job:
+def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Sequence[Attempt]) -> Job:
     settings, name = attack.read_settings(inputs.config), f"{attack.name}:{variant}" if variant else attack.name
     rewrites = [rewrite for rewrite in inputs.rewrites if rewrite.form == variant] if variant else []
     prompts: dict[str, list[str]] = {}
     for rewrite in rewrites:
         prompts.setdefault(rewrite.behavior, []).append(rewrite.prompt)
-    context = Context(seed=inputs.seed, settings=settings, variant=variant, rewrites=rewrites)
+    for attempt in ready:
+        prompts.setdefault(attempt.behavior, []).extend([attempt.prompt, attempt.prefill])
+    context = Context(seed=inputs.seed, settings=settings, variant=variant, rewrites=rewrites, given=ready)
     held_out = any(rewrite.held_out for rewrite in rewrites)
 
     def attempts(behaviors: list[Behavior], victim: Victim, store: Any) -> list[Attempt]:

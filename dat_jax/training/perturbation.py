@@ -90,7 +90,7 @@ def radii(rows: int, how: Perturbation, unit: jax.Array, key: jax.Array | None) 
 
 
 def random_start(network: Network, rows: Conversations, how: Perturbation, keys_B: jax.Array) -> jax.Array:
-    """Returns a point of each row's ball to start a restart from, delta_BxPxD: a random direction per token, a length uniform in the radius."""
+    """Returns where a restart begins, delta_BxPxD in each row's ball: per token a random direction, and a length uniform in the radius."""
     shape = (network.prompt_length, network.config.width)
 
     def draw(key: jax.Array) -> jax.Array:

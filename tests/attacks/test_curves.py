@@ -106,9 +106,11 @@ def test_the_rest_of_a_prefilled_answer_is_what_is_raised(asked):
 @pytest.mark.parametrize("bad, key", [(embedding.Settings(radii=()), "radii"), (embedding.Settings(radii=(0.1, -1.0)), "radii"),
                                       (prefill.Settings(lengths=(0,)), "lengths"),
                                       (embedding_prefill.Settings(lengths=()), "lengths"),
-                                      (embedding_search.Settings(steps=(0,)), "steps"), (embedding_search.Settings(restarts=()), "restarts"),
+                                      (embedding_search.Settings(steps=(0,)), "steps"),
+                                      (embedding_search.Settings(restarts=()), "restarts"),
                                       (embedding_search.Settings(Perturbation(narrowest=0.5)), r"perturbation\.narrowest"),
-                                      (embedding_suffix.Settings(suffix=" "), "suffix"), (embedding_suffix.Settings(radii=()), "radii")])  # fmt: skip
+                                      (embedding_suffix.Settings(suffix=" "), "suffix"),
+                                      (embedding_suffix.Settings(radii=()), "radii")])  # fmt: skip
 def test_points_that_cannot_be(bad, key):
     with pytest.raises(ValueError, match=rf"config\.attacks\.x\.{key} is"):
         validate(bad, "attacks.x")

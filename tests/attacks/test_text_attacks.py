@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dat_jax.attacks import ATTACKS, best_of_n, prefill
+from dat_jax.attacks import ATTACKS, best_of_n, direct, given, prefill
 from dat_jax.attacks.attack import SURFACES, Context
 from dat_jax.attacks.direct import requests
 from dat_jax.data.behaviors import Behavior
@@ -117,8 +117,15 @@ def test_a_request_is_asked_as_it_is_written():
     assert [attempt] == requests([behavior("a")]) and attempt.target == behavior("a").targets[0]
 
 
+def test_sampled_answers_are_asked_for_at_their_temperature():
+    asked = attack("direct_samples", [behavior("a"), behavior("b")], settings=direct.Settings(answers=3, temperature=0.7))
+    assert [(a.behavior, a.temperature) for a in asked] == [("a", 0.7)] * 3 + [("b", 0.7)] * 3
+    assert {a.temperature for a in attack("best_of_n", [behavior("a")])} == {1.0}  # as published
+    assert attack("direct", [behavior("a")])[0].temperature is None
+
+
 def test_every_row_of_the_table_says_what_it_needs():
-    assert list(ATTACKS)[:4] == ["direct", "rewrite", "best_of_n", "prefill"]  # the order of the report: the weaker access first
+    assert list(ATTACKS)[:4] == ["direct", "direct_samples", "rewrite", "best_of_n"]  # the order of the report: the weaker access first
     surfaces = [SURFACES.index(row.surface) for row in ATTACKS.values()]
     assert surfaces == sorted(surfaces)
     assert {row.name: row.surface for row in ATTACKS.values() if "+" in row.name} == {
@@ -128,7 +135,8 @@ def test_every_row_of_the_table_says_what_it_needs():
     assert {name for name, row in ATTACKS.items() if row.adaptive} == {name for name in ATTACKS if name.startswith("embedding")}
     for row in ATTACKS.values():
         assert {field.name for field in dataclasses.fields(row.settings)} >= set(row.choices)
-    assert {name for name, row in ATTACKS.items() if row.uses_target} == {name for name in ATTACKS if name.startswith(("prefill", "embed"))}
+    steered = {name for name in ATTACKS if name.startswith(("prefill", "embedding", "infilling"))}
+    assert {name for name, row in ATTACKS.items() if row.uses_target} == steered
 
 
 @pytest.mark.parametrize(
@@ -137,6 +145,13 @@ def test_every_row_of_the_table_says_what_it_needs():
         (best_of_n.Settings(attempts=0), r"config\.attacks\.x\.attempts is 0; allowed: an integer >= 1"),
         (best_of_n.Settings(sigma=1.5), r"config\.attacks\.x\.sigma is 1\.5; allowed: a number above 0 up to 1"),
         (prefill.Settings(words=0), r"config\.attacks\.x\.words is 0; allowed: an integer >= 1"),
+        (best_of_n.Settings(temperature=-1.0), r"config\.attacks\.x\.temperature is -1\.0; allowed: a number >= 0"),
+        (direct.Settings(temperature=0.0), r"config\.attacks\.x\.temperature is 0\.0; allowed: a number > 0"),
+        (direct.Settings(answers=0), r"config\.attacks\.x\.answers is 0; allowed: an integer >= 1"),
+        (given.Templates(count=-1), r"config\.attacks\.x\.count is -1; allowed: an integer >= 0"),
+        (given.Infilling(samples=0), r"config\.attacks\.x\.samples is 0; allowed: an integer >= 1"),
+        (given.Infilling(preset="16"), r"config\.attacks\.x\.preset is '16'; allowed: 64/64 \| 32/32 \| sampler"),
+        (given.Replay(most=0), r"config\.attacks\.x\.most is 0; allowed: an integer >= 1"),
     ],
 )
 def test_a_bad_value_names_its_key(settings, message):

@@ -1,5 +1,6 @@
 """Batched decoding of attempts against decoding each alone, token by token, without a cache."""
 
+import dataclasses
 import functools
 
 import jax
@@ -87,6 +88,15 @@ def test_perturbed_decodes_from_the_perturbed_embeddings(small_model):
     assert texts != asked.answer(plain)
     assert asked.answer(asked.perturb(plain, Perturbation(steps=0))) == asked.answer(plain)
     assert asked.perturb([], how) == []
+
+
+def test_each_attempt_has_its_temperature(small_model):
+    plain = [Attempt(str(i), "how did people paint the wood", "x") for i in range(4)]
+    hot = [dataclasses.replace(attempt, temperature=5.0) for attempt in plain]
+    greedy, mixed = answer(small_model, plain), answer(small_model, [hot[0], plain[1], hot[2], plain[3]])
+    sampled = answer(small_model, plain, temperature=5.0)
+    assert mixed == [sampled[0], greedy[1], sampled[2], greedy[3]]  # whatever stands in the batch beside it
+    assert len(set(sampled)) > 1 and len(set(greedy)) == 1
 
 
 def test_a_batch_may_mix_perturbed_and_plain_attempts(small_model):

@@ -1,12 +1,17 @@
 """A sweep of workdirs: what its points are, in which order they are joined, and what cannot be joined."""
 
 import json
+import pathlib
 import shutil
 
 import pytest
 
 from dat_jax import report
 from dat_jax.report import figures, results, sweep
+
+
+def read(workdir):
+    return json.loads((pathlib.Path(workdir) / "results.json").read_text())
 
 
 @pytest.fixture
@@ -30,16 +35,15 @@ def swept(made_up_workdir, tmp_path_factory):
 def test_points_are_joined_in_the_order_of_the_axis(swept):
     workdir, (less, more) = swept
     page = report.write(workdir).read_text()
-    found = json.loads((workdir / "results.json").read_text())["sweep"]
+    found = read(workdir)["sweep"]
     assert {(p["workdir"], p["changed"]) for p in found} == {("", ""), (less, "steps 100"), (more, "steps 400")}
     assert {p["method"] for p in found} == {"undefended", "cat", "dat"}
-    own = json.loads((workdir / "results.json").read_text())
+    own = read(workdir)
     points = sweep.points(own, [more, less])
     dat = sweep.curves(points, "flops")["dat"]
     assert [point.workdir for point in dat if point.workdir] == [less, more]
-    assert [point.flops for point in dat if point.workdir] == [
-        sum(row["total"] for row in json.loads(open(f"{w}/results.json").read())["flops"] if row["method"] == "dat") / 3 for w in (less, more)
-    ]
+    costs = [[row["total"] for row in read(w)["flops"] if row["method"] == "dat"] for w in (less, more)]
+    assert [point.flops for point in dat if point.workdir] == [sum(found) / 3 for found in costs] and costs[0] < costs[1]
     assert "steps 400" in page and "A line joins" in page
     whole = results.collect(workdir, ["world"])
     assert figures.price(whole, points).count("<path") > figures.price(whole, points[:0]).count("<path") == 0
@@ -49,7 +53,7 @@ def test_points_are_joined_in_the_order_of_the_axis(swept):
 def test_a_lone_point_is_no_curve(swept):
     workdir, _ = swept
     report.write(workdir)
-    own = json.loads((workdir / "results.json").read_text())
+    own = read(workdir)
     assert sweep.points(own, []) == []
     assert sweep.curves(sweep.of_results(own, "", {}), "over_refusal") == {}
 
@@ -57,10 +61,10 @@ def test_a_lone_point_is_no_curve(swept):
 def test_what_cannot_be_joined(swept, tmp_path_factory):
     workdir, (less, _) = swept
     report.write(workdir)
-    own = json.loads((workdir / "results.json").read_text())
+    own = read(workdir)
     with pytest.raises(ValueError, match=r"config\.evaluation\.sweep names '/nowhere', which has no results\.json"):
         sweep.points(own, ["/nowhere"])
-    other = json.loads(open(f"{less}/results.json").read())
+    other = read(less)
     other["attacks"] = other["attacks"][1:]
     folder = tmp_path_factory.mktemp("fewer")
     (folder / "results.json").write_text(json.dumps(other))

@@ -109,7 +109,7 @@ def test_files_their_schema_and_a_second_call(small_model, answer, folder, asked
     assert (found["attack"], found["title"], found["surface"], found["held_out"]) == ("rewrite:x", "Rewrite", "text", True)
     assert list(found["done"]) == found["asked"] == ["1", "2"] and not about(folder / "rewrite-past.jsonl")["held_out"]
     assert found["made_with"]["decoding"]["max_new_tokens"] == 4
-    assert about(folder / "best_of_n.jsonl")["made_with"]["settings"] == {"attempts": 2, "sigma": 0.4}
+    assert about(folder / "best_of_n.jsonl")["made_with"]["settings"] == {"attempts": 2, "sigma": 0.4, "temperature": 1.0}
 
     before = stamps(folder)
     asked.clear()

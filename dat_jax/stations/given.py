@@ -1,0 +1,151 @@
+"""Attempts that are ready before their attack starts: from jailbreak templates, from the sampler, and from what broke other models."""
+
+import dataclasses
+import json
+import logging
+import zlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from dat_jax import sharding
+from dat_jax.attacks import ATTACKS
+from dat_jax.attacks.attack import Attempt
+from dat_jax.attacks.given import Infilling
+from dat_jax.data import answers as answers_lib
+from dat_jax.data import files, provenance
+from dat_jax.data.answers import answer_checksum, checksum
+from dat_jax.data.infilled import read_infilled, write_infilled
+from dat_jax.data.templates import fill, read_templates
+from dat_jax.diffusion import pool
+from dat_jax.diffusion.pool import Pool
+from dat_jax.settings import read
+from dat_jax.stations.inputs import Inputs, load_model
+from dat_jax.stations.subjects import Subject
+
+
+def check(inputs: Inputs) -> None:
+    """Raises ValueError for a file or sampler that an attack needs and that is not there, before a model is loaded."""
+    chosen = inputs.config.evaluation.attacks
+    if "templates" in chosen:
+        of_templates(inputs)
+    if "infilling" in chosen:
+        settings = ATTACKS["infilling"].read_settings(inputs.config)
+        if settings.file:
+            read_infilled(settings.file, inputs.eval_behaviors)
+        elif not inputs.config.sampler.model:
+            raise ValueError("config.attacks.infilling needs config.sampler.model, a masked-diffusion LM, or config.attacks.infilling.file")
+
+
+def of_templates(inputs: Inputs) -> list[Attempt]:
+    """Every template with every request in it; config.attacks.templates.count: so many per behavior, drawn by seed and id."""
+    settings = ATTACKS["templates"].read_settings(inputs.config)
+    if not settings.file:
+        raise ValueError("config.attacks.templates.file is ''; allowed: a file of templates, JSON lines name, template")
+    templates = list(read_templates(settings.file).values())
+    count, found = min(settings.count or len(templates), len(templates)), []
+    for behavior in inputs.eval_behaviors:
+        draw = np.random.default_rng([inputs.seed, zlib.crc32(behavior.id.encode())])
+        chosen = sorted(draw.choice(len(templates), count, replace=False)) if count < len(templates) else range(len(templates))
+        found += [Attempt(behavior.id, fill(templates[i], behavior), behavior.targets[0]) for i in chosen]
+    return found
+
+
+def preset(settings: Infilling, sampler: Pool) -> Pool:
+    """How prompts are drawn: as `config.sampler` says, or as one of the two public presets."""
+    drawn = dataclasses.replace(
+        sampler, samples=settings.samples, keep=settings.samples, likelihood_samples=0, selection="random", consistency=0.0
+    )
+    if settings.preset == "sampler":
+        return drawn
+    length = int(settings.preset.partition("/")[0])
+    return dataclasses.replace(
+        drawn, prompt_tokens=(length, length), prompt_lengths="uniform", steps=length, remasking="low_confidence", temperature=0.0,
+        condition_remasking=1.0, acceptance="quota", cache_refresh=1, top_p=1.0, cfg_scale=0.0,
+    )  # fmt: skip
+
+
+def of_infilling(inputs: Inputs, mesh) -> list[Attempt]:
+    """The sampler's prompts for every behavior's target, drawn once for all models into seed_<s>/infilling, or those of the user's CSV.
+
+    The folder also gets prompts.csv, in the format that is read. Raises ValueError when it holds prompts of other settings.
+    """
+    settings = ATTACKS["infilling"].read_settings(inputs.config)
+    targets = {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}
+    if settings.file:
+        prompts = read_infilled(settings.file, inputs.eval_behaviors)
+    else:
+        prompts = drawn(inputs, preset(settings, read(Pool, inputs.config.sampler)), mesh)
+    return [Attempt(id, prompt, targets[id]) for id in targets for prompt in prompts.get(id, ()) if prompt.strip()]
+
+
+def drawn(inputs: Inputs, how: Pool, mesh) -> dict[str, list[str]]:
+    """Returns behavior id -> sampled prompts. The sampler is loaded only to draw, and given up before a model is attacked."""
+    folder, first = inputs.folder / "infilling", [dataclasses.replace(b, targets=b.targets[:1]) for b in inputs.eval_behaviors]
+    wanted = {"seed": inputs.seed, "sampler": str(inputs.config.sampler.model).rstrip("/").split("/")[-1], **dataclasses.asdict(how)}
+    wanted["behaviors"] = checksum([(behavior.id, behavior.targets[0]) for behavior in first])
+    provenance.claim(folder / "made_with.json", json.loads(json.dumps(wanted)), "delete that folder to draw again")
+    if not sharding.agreed((folder / "cost.json").exists()):
+        records, cost = pool.draw_all(
+            how, first, load_model(inputs.config.sampler, mesh), folder, inputs.seed, 0, logging.info, "infilling"
+        )  # fmt: skip
+        prompts: dict[str, list[str]] = {}
+        for record in records:
+            prompts.setdefault(record.behavior_id, []).append(record.prompt)
+        if jax.process_index() == 0:
+            files.write_text(folder / "prompts.json", json.dumps(prompts, ensure_ascii=False) + "\n")
+            write_infilled(folder / "prompts.csv", first, prompts)
+            files.write_text(folder / "cost.json", json.dumps(cost, indent=1) + "\n")  # last: its presence says that all are drawn
+        multihost_utils.sync_global_devices("infilling")
+    return files.read_json(str(folder / "prompts.json"))
+
+
+def ready(inputs: Inputs, mesh) -> dict[str, list[Attempt]]:
+    """The attempts of the chosen attacks that are the same for every model, by where they come from."""
+    chosen = inputs.config.evaluation.attacks
+    found = {"templates": of_templates(inputs)} if "templates" in chosen else {}
+    return found | ({"infilling": of_infilling(inputs, mesh)} if "infilling" in chosen else {})
+
+
+def of_replay(inputs: Inputs, subject: Subject, others: Sequence[Subject]) -> list[Attempt]:
+    """What broke another model, by the headline judge, and was not sent to this one yet; texts and prefilled answers alone.
+
+    Raises ValueError where another model was not attacked and judged yet.
+    """
+    most = ATTACKS["replay"].read_settings(inputs.config).most
+    sent = {_key(line) for found in _answers(inputs.folder, subject.name) for line in found.lines if "behavior" in line}
+    targets = {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}
+    attempts: dict[tuple, Attempt] = {}
+    for other in others:
+        folder = inputs.folder / "verdicts" / answers_lib.file_name(inputs.headline) / other.name
+        if not folder.exists():
+            raise ValueError(f"{folder}: no verdicts yet, and replay sends what broke a model; run --mode=evaluate,judge without it first")
+        for found in _answers(inputs.folder, other.name):
+            path = folder / f"{found.stem.name}.jsonl"
+            if found.about.get("surface") not in ("text", "prefill") or not path.exists():
+                continue
+            complied = {row["answer"] for _, row in files.read_jsonl(str(path)) if row["label"] == "comply"}
+            for line in found.asked:
+                if answer_checksum(line) in complied and line["behavior"] in targets and _key(line) not in sent:
+                    attempts.setdefault(_key(line), _again(line, targets[line["behavior"]]))
+    kept: dict[str, list[Attempt]] = {}
+    for attempt in attempts.values():
+        kept.setdefault(attempt.behavior, []).append(attempt)
+    return [attempt for found in kept.values() for attempt in found[:most]]
+
+
+def _answers(folder: epath.Path, subject: str) -> list[answers_lib.Answers]:
+    """A model's answers to attacks but to the replay itself, whose attempts come from these."""
+    stems = answers_lib.stems(folder / "answers" / subject)
+    return [found for found in map(answers_lib.read, stems) if found.about.get("attack", "replay") != "replay"]
+
+
+def _key(line: answers_lib.Line) -> tuple:
+    return line["behavior"], line["prompt"], line.get("prefill", ""), tuple(line.get("tokens", ()))
+
+
+def _again(line: answers_lib.Line, target: str) -> Attempt:
+    return Attempt(line["behavior"], line["prompt"], target, prefill=line.get("prefill", ""), tokens=tuple(line.get("tokens", ())))

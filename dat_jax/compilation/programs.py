@@ -70,7 +70,7 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Metho
 
     def lower() -> jax.stages.Lowered:
         step = loop.compiled_step(state)
-        original = weights.abstract(model, config.target.dtype, mesh) if method.needs_reference else None
+        original = weights.abstract(model, config.target.dtype, mesh) if method.needs_reference(method.read_settings(config)) else None
         return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=loop.optimizer(training), reference=original)
 
     about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}"

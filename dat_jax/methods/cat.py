@@ -15,7 +15,7 @@ from dat_jax.models import flops
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.flops import Pass
 from dat_jax.training.losses import Objective, away_loss, cross_entropy, toward_loss
-from dat_jax.training.network import Found, Network, embed, response_nll
+from dat_jax.training.network import Found, Network, embed, kl, nll, response_hidden
 from dat_jax.training.perturbation import Perturbation, perturb
 
 
@@ -37,9 +37,10 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the objective and its terms; away, toward and utility rows go through one forward pass.
 
-    The refusal is learned under the perturbation that made the harmful response likely; utility rows are not perturbed.
+    The refusal is learned under the perturbation that made the harmful response likely; utility rows are not perturbed. reference: the
+    model before training, there where the utility loss is the divergence from it.
     """
-    del reference, key
+    del key
     objective, P = settings.objective, network.prompt_length
     rows = jax.tree.map(lambda *blocks: jnp.concatenate(blocks), batch.away, batch.toward, batch.utility)
     adversarial, benign = batch.away.tokens_BxT.shape[0], batch.utility.tokens_BxT.shape[0]
@@ -47,12 +48,14 @@ def loss(
         site: jnp.concatenate([delta_BxPxD, delta_BxPxD, jnp.zeros((benign, *delta_BxPxD.shape[1:]), jnp.float32)])
         for site, delta_BxPxD in found.delta.items()
     }
-    nll_BxR, mask_BxR = response_nll(network, embed(network, rows), rows, delta), rows.response_mask_BxT[:, P:]
+    h_BxRxD = response_hidden(network, embed(network, rows), rows, delta)
+    nll_BxR, mask_BxR = nll(network, h_BxRxD, rows), rows.response_mask_BxT[:, P:]
     harmful, refusal, chats = slice(0, adversarial), slice(adversarial, 2 * adversarial), slice(2 * adversarial, None)
     away = away_loss(nll_BxR[harmful], mask_BxR[harmful], objective)
     toward = toward_loss(nll_BxR[refusal], mask_BxR[refusal], objective)
     nll_B = cross_entropy(nll_BxR, mask_BxR)
-    utility = jnp.mean(cross_entropy(nll_BxR[chats], mask_BxR[chats], pooled=objective.cutoff_over == "batch"))
+    held_BxR = kl(network, reference, h_BxRxD[chats], batch.utility) if reference is not None else nll_BxR[chats]
+    utility = jnp.mean(cross_entropy(held_BxR, mask_BxR[chats], pooled=objective.cutoff_over == "batch"))
     total = objective.away_weight * away + objective.toward_weight * toward + objective.utility_weight * utility
     metrics = {"loss/total": total, "loss/away": away, "loss/toward": toward, "loss/utility": utility}
     metrics |= {"nll/harmful": jnp.mean(nll_B[harmful]), "nll/refusal": jnp.mean(nll_B[refusal])}
@@ -65,6 +68,8 @@ def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict
     length, how = shape.prompt + shape.response, settings.perturbation
     adversarial = Pass(shape.adversarial, length, shape.response)
     found = flops.train_step(model, how.steps, adversarial, Pass(2 * shape.adversarial + shape.utility, length, shape.response), shape.rank)
+    if settings.objective.retention == "kl":  # the model before training, on the utility rows
+        found["defence"] += flops.forward(model, Pass(shape.utility, length, shape.response))
     if how.steps and how.iterate == "best":  # the last iterate's loss needs one more forward pass
         found["attack"] += flops.forward(model, adversarial)
     return found
@@ -79,11 +84,12 @@ METHOD = Method(
     inner=inner,
     loss=loss,
     flops=step_flops,
+    needs_reference=lambda settings: settings.objective.retention == "kl",
     about=lambda settings: f"{settings.perturbation.steps} attack steps",
     terms=(
         Term("loss/away", "Away loss", "lower: harmful response less likely", said=True),
         Term("loss/toward", "Toward loss", "lower: refusal more likely", said=True),
-        Term("loss/utility", "Utility loss", "nats per token on benign chats", said=True),
+        Term("loss/utility", "Utility loss", "nats per token on benign chats: of the answer, or KL", said=True),
         Term("attack/gain", "Gain of the attack", "nats per token it adds to log p(y)", said=True),
         Term("attack/norm", "Norm of the perturbation", "in mean embedding norms, per token"),
         Term("attack/at_radius", "Tokens at the radius", "share of the perturbed tokens"),

@@ -49,7 +49,7 @@ class Method:
     flops: Callable[..., dict[str, float]] | None = None  # (ModelConfig, settings, StepShape) -> operations of a step by scope, by formula
     about: Callable[[Any], str] = lambda settings: ""  # settings -> what a line on its step says of them
     terms: tuple[Term, ...] = ()
-    needs_reference: bool = False  # whether the loss looks at the weights as they were before training
+    needs_reference: Callable[[Any], bool] = lambda settings: False  # whether the loss looks at the weights as they were before training
     color: str = ""  # in the report's figures; "": one of the palette's
 
     @property

@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import jax
@@ -110,8 +110,6 @@ def log_probs(params: Params, config: ModelConfig, h_BxRxD: jax.Array, targets_B
     With chunk > 0 the head sees that many positions of every row at a time, forward and backward, so the vocabulary never meets
     all positions at once. The caller aligns: a causal model's token i is predicted by the hidden state at i - 1.
     """
-    R = targets_BxR.shape[1]
-    h_BxRxD = sharding.constrain(h_BxRxD.astype(config.compute_dtype), "batch", None, None)  # gathered once, not per chunk
 
     def score(h_BxCxD: jax.Array, targets_BxC: jax.Array) -> jax.Array:
         logits_BxCxV = head(params, config, h_BxCxD)
@@ -120,15 +118,42 @@ def log_probs(params: Params, config: ModelConfig, h_BxRxD: jax.Array, targets_B
         chosen_BxC = jnp.sum(jnp.where(chosen_BxCxV, logits_BxCxV, 0.0), axis=-1)
         return chosen_BxC - jax.nn.logsumexp(logits_BxCxV, axis=-1)
 
+    return by_chunks(score, (gathered(config, h_BxRxD), targets_BxR), chunk)
+
+
+def divergence(
+    params: Params, config: ModelConfig, h_BxRxD: jax.Array, original: Params, original_h_BxRxD: jax.Array, chunk: int = 0
+) -> jax.Array:
+    """Return KL(original || model), float32 BxR in nats, of the next token's distribution at hidden states of the same position.
+
+    Chunked as `log_probs` is; both heads' logits of a chunk are held at a time.
+    """
+
+    def score(h_BxCxD: jax.Array, original_h_BxCxD: jax.Array) -> jax.Array:
+        logp_BxCxV = jax.nn.log_softmax(head(params, config, h_BxCxD), axis=-1)
+        wanted_BxCxV = jax.lax.stop_gradient(jax.nn.log_softmax(head(original, config, original_h_BxCxD), axis=-1))
+        return jnp.sum(jnp.exp(wanted_BxCxV) * (wanted_BxCxV - logp_BxCxV), axis=-1)
+
+    return by_chunks(score, (gathered(config, h_BxRxD), gathered(config, original_h_BxRxD)), chunk)
+
+
+def gathered(config: ModelConfig, h_BxRxD: jax.Array) -> jax.Array:
+    """Return hidden states as the head reads them, gathered over the mesh once and not per chunk."""
+    return sharding.constrain(h_BxRxD.astype(config.compute_dtype), "batch", None, None)
+
+
+def by_chunks(score: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], chunk: int) -> jax.Array:
+    """Return score(*arrays), BxR, of arrays BxR or BxRxD, with `chunk` positions at a time, forward and backward; 0: all at once."""
+    R = arrays[0].shape[1]
     if chunk <= 0 or chunk >= R:
-        return score(h_BxRxD, targets_BxR)
+        return score(*arrays)
     chunks = math.ceil(R / chunk)
-    missing = chunks * chunk - R
-    h_BxRxD = jnp.pad(h_BxRxD, ((0, 0), (0, missing), (0, 0)))
-    targets_BxR = jnp.pad(targets_BxR, ((0, 0), (0, missing)))
-    h_CxBxcxD = h_BxRxD.reshape(h_BxRxD.shape[0], chunks, chunk, -1).swapaxes(0, 1)
-    targets_CxBxc = targets_BxR.reshape(-1, chunks, chunk).swapaxes(0, 1)
-    scores_CxBxc = jax.lax.map(lambda pair: jax.checkpoint(score, prevent_cse=False)(*pair), (h_CxBxcxD, targets_CxBxc))
+
+    def cut(x_BxR: jax.Array) -> jax.Array:
+        x_BxR = jnp.pad(x_BxR, ((0, 0), (0, chunks * chunk - R), *((0, 0),) * (x_BxR.ndim - 2)))
+        return x_BxR.reshape(x_BxR.shape[0], chunks, chunk, *x_BxR.shape[2:]).swapaxes(0, 1)
+
+    scores_CxBxc = jax.lax.map(lambda parts: jax.checkpoint(score, prevent_cse=False)(*parts), tuple(map(cut, arrays)))
     return scores_CxBxc.swapaxes(0, 1).reshape(-1, chunks * chunk)[:, :R]
 
 

@@ -189,7 +189,7 @@ def train(
         return
     state = initial_state(model, training, seed, mesh)
     frozen = model.params if training.lora.rank else None
-    reference = model.params if method.needs_reference else None
+    reference = model.params if method.needs_reference(method.read_settings(config)) else None
     settings, adam, key = (
         step_config(model, config, method),
         optimizer(training),

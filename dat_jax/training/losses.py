@@ -4,7 +4,7 @@ L = away_weight * A + toward_weight * T + utility_weight * U (CAT, arXiv 2405.15
 
     A = -CE(harmful | x + delta) up to the away cutoff, beyond it -cutoff - slope * CE        (the loss is unbounded below without it)
     T =  CE(refusal | x + delta) down to the toward cutoff, below it cutoff + slope * CE
-    U =  CE(benign response | benign prompt), no perturbation
+    U =  CE(benign response | benign prompt), no perturbation; or with `retention="kl"` KL(model before training || model) there
 
 What CE is taken over before the cutoff is `cutoff_over`. The reference pools all tokens of a micro-batch, so one easy row switches the
 cutoff for all ("batch"). "example": the mean over an example's tokens, which one improbable token can bring beyond the cutoff, the first of
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from dat_jax.settings import check
 
 CUTOFFS = ("token", "example", "batch")
+RETENTIONS = ("nll", "kl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Objective:
     away_cutoff: float = 5.0  # nats per token
     toward_cutoff: float = 0.5  # nats per token
     slope: float = 0.001  # what is left of the gradient beyond a cutoff
+    retention: str = "nll"  # the utility loss: nll of the chats' responses | kl from the model before training, on the same rows
     cutoff_over: str = "example"  # token | example | batch (the reference's): what a cross-entropy is averaged over before the cutoff
 
     def validate(self, key: str) -> None:
         """Raises ValueError naming the key below `key` that is not allowed."""
         numbers = ("away_weight", "toward_weight", "utility_weight", "away_cutoff", "toward_cutoff", "slope")
         rules = {name: (getattr(self, name) >= 0, "a number >= 0") for name in numbers}
+        rules |= {"retention": (self.retention in RETENTIONS, " | ".join(RETENTIONS))}
         check(self, key, rules | {"cutoff_over": (self.cutoff_over in CUTOFFS, " | ".join(CUTOFFS))})
 
 

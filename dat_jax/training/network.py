@@ -39,17 +39,35 @@ def embed(network: Network, rows: Conversations) -> jax.Array:
 
 
 def response_nll(network: Network, e_BxTxD: jax.Array, rows: Conversations, delta: Delta | None = None) -> jax.Array:
-    """Returns nll_BxR float32 (nats) of the response tokens, zero outside the response; `delta` is added to the prompt block.
+    """Returns nll_BxR float32 (nats) of the response tokens, zero outside the response; `delta` is added to the prompt block."""
+    return nll(network, response_hidden(network, e_BxTxD, rows, delta), rows)
 
-    The head runs at the response's positions alone (a static slice of the layout).
-    """
-    params, config, P = network.params, network.config, network.prompt_length
-    h_BxTxD = transformer.hidden(params, config, e_BxTxD, rows.valid_BxT, lora=network.lora, add=delta)
+
+def response_hidden(network: Network, e_BxTxD: jax.Array, rows: Conversations, delta: Delta | None = None) -> jax.Array:
+    """Returns the hidden states h_BxRxD that predict the response (a static slice of the layout): the head runs there alone."""
+    h_BxTxD = transformer.hidden(network.params, network.config, e_BxTxD, rows.valid_BxT, lora=network.lora, add=delta)
+    return h_BxTxD[:, network.prompt_length - 1 : -1]
+
+
+def nll(network: Network, h_BxRxD: jax.Array, rows: Conversations) -> jax.Array:
+    """Returns nll_BxR float32 (nats) of the response tokens from the hidden states that predict them, zero outside the response."""
+    config, P = network.config, network.prompt_length
     targets_BxR = rows.tokens_BxT[:, P:]
-    B, R = targets_BxR.shape
-    chunk = chunk_length(B, R, config.vocab_size, network.most_logits)
-    logp_BxR = transformer.log_probs(params, config, h_BxTxD[:, P - 1 : -1], targets_BxR, chunk=chunk)
+    chunk = chunk_length(*targets_BxR.shape, config.vocab_size, network.most_logits)
+    logp_BxR = transformer.log_probs(network.params, config, h_BxRxD, targets_BxR, chunk=chunk)
     return jnp.where(rows.response_mask_BxT[:, P:], -logp_BxR, 0.0)
+
+
+def kl(network: Network, original: Network, h_BxRxD: jax.Array, rows: Conversations) -> jax.Array:
+    """Returns KL(original || network) of each response token, BxR float32 (nats), zero outside the response.
+
+    h_BxRxD: the network's hidden states that predict the response. The original runs on the same rows, unperturbed.
+    """
+    config, mask_BxR = network.config, rows.response_mask_BxT[:, network.prompt_length :]
+    theirs_BxRxD = jax.lax.stop_gradient(response_hidden(original, embed(original, rows), rows))
+    chunk = chunk_length(*mask_BxR.shape, 2 * config.vocab_size, network.most_logits)
+    kl_BxR = transformer.divergence(network.params, config, h_BxRxD, original.params, theirs_BxRxD, chunk=chunk)
+    return jnp.where(mask_BxR, kl_BxR, 0.0)
 
 
 def chunk_length(rows: int, positions: int, vocabulary: int, most: int) -> int:

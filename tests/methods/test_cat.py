@@ -8,8 +8,10 @@ import pytest
 from dat_jax.data.conversations import lay_out
 from dat_jax.data.pipeline import Batch
 from dat_jax.methods import METHODS, cat
-from dat_jax.models import transformer, weights
+from dat_jax.methods.method import StepShape
+from dat_jax.models import flops, transformer, weights
 from dat_jax.models.config import ModelConfig
+from dat_jax.training.losses import Objective
 from dat_jax.training.network import Found, Network
 from dat_jax.training.perturbation import Perturbation, perturb
 
@@ -72,6 +74,31 @@ def test_the_perturbation_reaches_away_and_toward_rows_and_no_utility_row(networ
     assert np.abs(ce(network, BATCH.away, draw) - ce(network, BATCH.away)).min() > 0.1
     gain = ce(network, BATCH.away).mean() - ce(network, BATCH.away, draw).mean()
     np.testing.assert_allclose(metrics["attack/gain"], gain, atol=1e-5)
+
+
+@pytest.mark.parametrize("most_logits", [0, 3 * 2 * MODEL.vocab_size])
+def test_retention_by_divergence_from_the_model_before_training(network, most_logits):
+    """KL(before || now) at the positions that predict a utility row's response, from the public logits function of both models."""
+    before = Network(weights.initialize(jax.random.key(1), MODEL), None, MODEL, P)
+    settings = cat.Settings(objective=Objective(retention="kl"))
+    rows = BATCH.utility
+    p, q = (jax.nn.log_softmax(transformer.logits(net.params, MODEL, rows.tokens_BxT, rows.valid_BxT)) for net in (before, network))
+    kl_BxT = np.asarray(jnp.sum(jnp.exp(p) * (p - q), axis=-1))
+    expected = np.mean([np.mean([kl_BxT[row, t - 1] for t in np.flatnonzero(mask)]) for row, mask in enumerate(rows.response_mask_BxT)])
+    run = jax.jit(cat.loss, static_argnums=5)
+    _, metrics = run(network.replace(most_logits=most_logits), before, BATCH, no_perturbation(network), jax.random.key(0), settings)
+    np.testing.assert_allclose(metrics["loss/utility"], expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["nll/harmful"], ce(network, BATCH.away).mean(), rtol=1e-5)
+    _, same = run(network, network, BATCH, no_perturbation(network), jax.random.key(0), settings)
+    np.testing.assert_allclose(same["loss/utility"], 0.0, atol=1e-6)
+
+
+def test_the_model_before_training_is_asked_for_only_where_it_is_looked_at():
+    shape = StepShape(P, R, 2, 3, 0)
+    by_nll, by_kl = (cat.Settings(objective=Objective(retention=name)) for name in ("nll", "kl"))
+    assert not cat.METHOD.needs_reference(by_nll) and METHODS["dat"].needs_reference(by_kl)
+    more = cat.step_flops(MODEL, by_kl, shape)["defence"] - cat.step_flops(MODEL, by_nll, shape)["defence"]
+    assert more == flops.forward(MODEL, flops.Pass(3, P + R, R))
 
 
 def test_token_zero_is_scored(network):

@@ -204,7 +204,7 @@ def test_a_method_that_looks_at_the_reference_gets_the_weights_before_training(c
         distance = jnp.mean(jnp.abs(nll - before))
         return jnp.mean(nll), {"loss/total": jnp.mean(nll), "loss/distance": distance}
 
-    method = Method(name="apart", title="Apart", prompts="requests", loss=apart, needs_reference=True)
+    method = Method(name="apart", title="Apart", prompts="requests", loss=apart, needs_reference=lambda settings: True)
     config.training.lora.update({"dropout": 0.0})
     config.methods["apart"] = as_config(method.settings())
     for rank in (2, 0):

@@ -8,12 +8,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dat_jax.data.pipeline import Batch
 from dat_jax.methods.method import Method, StepShape, Term
 from dat_jax.models import flops
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.flops import Pass
+from dat_jax.settings import check
 from dat_jax.training.losses import Objective, away_loss, cross_entropy, toward_loss
 from dat_jax.training.network import Found, Network, embed, kl, nll, response_hidden
 from dat_jax.training.perturbation import Perturbation, perturb
@@ -24,12 +26,29 @@ class Settings:
     """config.methods.cat, which DAT shares."""
 
     perturbation: Perturbation = dataclasses.field(default_factory=Perturbation)
+    perturbed: float = 1.0  # share of the adversarial rows that is perturbed in a step; the others are trained on as they are
     objective: Objective = dataclasses.field(default_factory=Objective)
+
+    def validate(self, key: str) -> None:
+        """Raises ValueError naming the key below `key` that is not allowed."""
+        check(self, key, {"perturbed": (0 < self.perturbed <= 1, "a share > 0 and <= 1")})
+
+
+def chosen(rows: int, share: float) -> np.ndarray:
+    """The numbers of the rows that are perturbed, spread evenly over the batch so that every device has some; at least one."""
+    count = max(1, round(rows * share))
+    return np.arange(count) * rows // count
 
 
 def inner(network: Network, batch: Batch, key: jax.Array, settings: Settings) -> Found:
-    """Perturbs the prompts so that the harmful responses become likely."""
-    return perturb(network, batch.away, settings.perturbation, key)
+    """Perturbs the prompts, all or a share of them, so that the harmful responses become likely."""
+    rows = batch.away.tokens_BxT.shape[0]
+    if settings.perturbed == 1:
+        return perturb(network, batch.away, settings.perturbation, key)
+    which = chosen(rows, settings.perturbed)
+    found = perturb(network, jax.tree.map(lambda x: x[which], batch.away), settings.perturbation, key)
+    delta = {site: jnp.zeros((rows, *part.shape[1:]), part.dtype).at[which].set(part) for site, part in found.delta.items()}
+    return found.replace(delta=delta)  # type: ignore[attr-defined]
 
 
 def loss(
@@ -59,14 +78,15 @@ def loss(
     total = objective.away_weight * away + objective.toward_weight * toward + objective.utility_weight * utility
     metrics = {"loss/total": total, "loss/away": away, "loss/toward": toward, "loss/utility": utility}
     metrics |= {"nll/harmful": jnp.mean(nll_B[harmful]), "nll/refusal": jnp.mean(nll_B[refusal])}
-    metrics |= {"attack/gain": jnp.mean(found.nll_before_B) - metrics["nll/harmful"]}  # nats per token by which log p(y) was raised
+    attacked_B = nll_B[harmful][chosen(adversarial, settings.perturbed)]
+    metrics |= {"attack/gain": jnp.mean(found.nll_before_B) - jnp.mean(attacked_B)}  # nats per token by which log p(y) was raised
     return total, metrics
 
 
 def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict[str, float]:
     """Operations of a step: the attack's passes over the adversarial rows, then all rows forward and backward."""
     length, how = shape.prompt + shape.response, settings.perturbation
-    adversarial = Pass(shape.adversarial, length, shape.response)
+    adversarial = Pass(len(chosen(shape.adversarial, settings.perturbed)), length, shape.response)
     found = flops.train_step(model, how.steps, adversarial, Pass(2 * shape.adversarial + shape.utility, length, shape.response), shape.rank)
     if settings.objective.retention == "kl":  # the model before training, on the utility rows
         found["defence"] += flops.forward(model, Pass(shape.utility, length, shape.response))

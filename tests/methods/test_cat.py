@@ -117,6 +117,32 @@ def test_the_inner_maximisation_is_the_perturbation_of_the_away_rows(network):
     assert np.abs(np.asarray(found.delta[0])).max() > 0
 
 
+def test_a_share_of_the_rows_is_perturbed(network):
+    settings = cat.Settings(perturbation=Perturbation(steps=2, radius=0.5), perturbed=0.5)
+    found = cat.inner(network, BATCH, jax.random.key(0), settings)
+    alone = perturb(network, BATCH.away.rows(slice(0, 1)), settings.perturbation)
+    np.testing.assert_allclose(found.delta[0][0], alone.delta[0][0], atol=1e-6)
+    assert not np.any(found.delta[0][1]) and found.nll_before_B.shape == (1,)
+    _, metrics = loss(network, BATCH, found, settings)
+    gain = ce(network, BATCH.away)[0] - ce(network, BATCH.away, found.delta[0])[0]
+    np.testing.assert_allclose(metrics["attack/gain"], gain, atol=1e-5)
+    shape = StepShape(P, R, 16, 3, 0)
+    whole, half = (cat.step_flops(MODEL, cat.Settings(perturbation=settings.perturbation, perturbed=s), shape) for s in (1.0, 0.5))
+    assert half["attack"] == whole["attack"] / 2 and half["defence"] == whole["defence"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "expected"), [(16, 0.5, list(range(0, 16, 2))), (4, 1.0, [0, 1, 2, 3]), (3, 0.01, [0]), (5, 0.6, [0, 1, 3])]
+)
+def test_perturbed_rows_are_spread_over_the_batch(rows, share, expected):
+    assert cat.chosen(rows, share).tolist() == expected
+
+
+def test_a_share_that_cannot_be():
+    with pytest.raises(ValueError, match=r"config\.methods\.cat\.perturbed is 0\.0; allowed: a share > 0 and <= 1"):
+        cat.Settings(perturbed=0.0).validate("methods.cat")
+
+
 def test_dat_is_cat_on_sampled_prompts():
     one, other = METHODS["cat"], METHODS["dat"]
     assert (one.prompts, other.prompts) == ("requests", "sampled")

@@ -1,6 +1,6 @@
 """The attacks of the evaluation, in the order in which they are run and reported. A new one is a file here and a row in ATTACKS."""
 
-from dat_jax.attacks import best_of_n, direct, embedding, embedding_prefill, embedding_search, embedding_suffix, prefill, rewrite
+from dat_jax.attacks import best_of_n, direct, embedding, embedding_prefill, embedding_search, embedding_suffix, gcg, prefill, rewrite
 from dat_jax.attacks.attack import Attack
 
 ATTACKS: dict[str, Attack] = {
@@ -9,6 +9,7 @@ ATTACKS: dict[str, Attack] = {
         direct.ATTACK,
         rewrite.ATTACK,
         best_of_n.ATTACK,
+        gcg.ATTACK,
         prefill.ATTACK,
         prefill.ON_REWRITES,
         prefill.LENGTHS,

@@ -118,17 +118,18 @@ def test_a_request_is_asked_as_it_is_written():
 
 
 def test_every_row_of_the_table_says_what_it_needs():
-    assert list(ATTACKS)[:4] == ["direct", "rewrite", "best_of_n", "prefill"]  # the order of the report: the weaker access first
+    assert list(ATTACKS)[:5] == ["direct", "rewrite", "best_of_n", "gcg", "prefill"]  # the order of the report: the weaker access first
     surfaces = [SURFACES.index(row.surface) for row in ATTACKS.values()]
     assert surfaces == sorted(surfaces)
     assert {row.name: row.surface for row in ATTACKS.values() if "+" in row.name} == {
         "prefill+rewrite": "prefill", "embedding+rewrite": "embedding"
     }  # fmt: skip
     assert all(row.name == name and row.surface in SURFACES for name, row in ATTACKS.items())
-    assert {name for name, row in ATTACKS.items() if row.adaptive} == {name for name in ATTACKS if name.startswith("embedding")}
+    assert {name for name, row in ATTACKS.items() if row.adaptive} == {name for name in ATTACKS if name.startswith(("gcg", "embed"))}
     for row in ATTACKS.values():
         assert {field.name for field in dataclasses.fields(row.settings)} >= set(row.choices)
-    assert {name for name, row in ATTACKS.items() if row.uses_target} == {name for name in ATTACKS if name.startswith(("prefill", "embed"))}
+    with_target = {name for name in ATTACKS if name.startswith(("gcg", "prefill", "embed"))}
+    assert {name for name, row in ATTACKS.items() if row.uses_target} == with_target
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
     pip install --no-deps --target FOLDER nanogcg==0.3.0 && PYTHONPATH=FOLDER python benchmarks/gcg.py [--repeats 5] [--candidates 128]
 
 --no-deps and a folder of its own, as nanoGCG asks for transformers 4.47 and would replace the one that dat_jax needs; it runs with 5. Both
-sides take turns in one process. Printed: how far the losses and the gradients are apart (they must agree), candidates per second, seconds
-per gradient, and the median of the per-pair ratios of wall time. nanoGCG runs as its own code calls it, without its cache of the prompt's
+sides take turns in one process. Printed: how far the losses and the gradients are apart (they must agree), candidates per second, gradients
+per second, and the medians of the per-pair ratios of wall and of processor time (which means something on a busy machine, too); --threads
+is the number of cores that both may use. nanoGCG runs as its own code calls it, without its cache of the prompt's
 beginning, which changes losses. It computes the head at all positions and ours at the target's. Our prompt block is as long as the prompt,
 so neither side computes padding. Needs torch (the test extra) and scipy, which nanoGCG imports.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import pathlib
 import statistics
 import sys
@@ -111,23 +113,25 @@ def main() -> None:
     for name, default in (("repeats", 5), ("candidates", 128), ("batch", 64), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
     flags = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: flags.threads])  # before jax and torch start threads of their own
     torch.set_num_threads(flags.threads)
     rng = np.random.default_rng(0)
     request, target = (" ".join(f"w{i}" for i in rng.integers(0, SIZES["vocab_size"] - 6, length)) for length in (REQUEST, TARGET))
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder)
         sides: dict[str, Any] = {"nanoGCG": Peer(folder, request, target), "ours": Ours(folder, request, target, flags.batch)}
-    seconds: dict[str, dict[str, list[float]]] = {what: {name: [] for name in sides} for what in ("losses", "gradient")}
+    clocks = {"wall": time.perf_counter, "processor": time.process_time}
+    seconds: dict[str, dict[str, list[dict[str, float]]]] = {what: {name: [] for name in sides} for what in ("losses", "gradient")}
     apart = {"losses": 0.0, "gradient": 0.0}
     for repeat in range(-1, flags.repeats):  # the first round compiles
         suffixes_CxS = rng.integers(6, SIZES["vocab_size"], (flags.candidates, SUFFIX))
         for what, given in (("losses", (suffixes_CxS, flags.batch)), ("gradient", (suffixes_CxS[0],))):
             found = {}
             for name, side in sides.items():
-                started = time.perf_counter()
+                started = {clock: read() for clock, read in clocks.items()}
                 found[name] = getattr(side, what)(*given)
                 if repeat >= 0:
-                    seconds[what][name].append(time.perf_counter() - started)
+                    seconds[what][name].append({clock: read() - started[clock] for clock, read in clocks.items()})
             scale = 1.0 if what == "losses" else np.abs(found["nanoGCG"]).max()
             apart[what] = max(apart[what], float(np.abs(found["ours"] - found["nanoGCG"]).max() / scale))
             if what == "losses":
@@ -135,11 +139,11 @@ def main() -> None:
                 assert len(set(lowest.values())) == 1, f"another candidate has the lowest loss: {lowest}"
     print(f"{flags.candidates} candidates, {flags.batch} at a time; their losses spread over {spread:.3f} nats per token")
     print(f"losses differ by at most {apart['losses']:.1e} nats per token, gradients by {apart['gradient']:.1e} of the largest entry")
-    for what, units in (("losses", flags.candidates), ("gradient", 1)):
-        median = {name: statistics.median(times) for name, times in seconds[what].items()}
-        ratio = statistics.median(a / b for a, b in zip(seconds[what]["nanoGCG"], seconds[what]["ours"], strict=True))
-        unit = {"losses": "candidates per second", "gradient": "gradients per second"}[what]
-        print(f"{unit}:", {name: round(units / value, 2) for name, value in median.items()}, f"median ratio of times {ratio:.2f}")
+    for what, units, unit in (("losses", flags.candidates, "candidates per second"), ("gradient", 1, "gradients per second")):
+        rates = {name: round(units / statistics.median(lap["wall"] for lap in laps), 2) for name, laps in seconds[what].items()}
+        pairs = list(zip(seconds[what]["nanoGCG"], seconds[what]["ours"], strict=True))
+        ratios = {clock: round(statistics.median(a[clock] / b[clock] for a, b in pairs), 2) for clock in clocks}
+        print(f"{unit}: {rates}; nanoGCG's time over ours, median ratio: {ratios}")
 
 
 if __name__ == "__main__":

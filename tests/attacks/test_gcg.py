@@ -46,8 +46,7 @@ def nll(victim, prompt, target):
     return -victim.log_likelihood([Attempt("", prompt, target)])[0]
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.7])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("weight", "tied"), [(0.0, True), (0.7, False)])
 def test_the_gradient_is_that_of_one_hot_tokens(small_model, weight, tied):
     config = dataclasses.replace(small_model.config, tied_head=tied)
     victim = asked(Model(weights.initialize(jax.random.key(1), config), config, small_model.tokenizer))

@@ -1,6 +1,17 @@
 """The attacks of the evaluation, in the order in which they are run and reported. A new one is a file here and a row in ATTACKS."""
 
-from dat_jax.attacks import best_of_n, direct, embedding, embedding_prefill, embedding_search, embedding_suffix, given, prefill, rewrite
+from dat_jax.attacks import (
+    best_of_n,
+    direct,
+    embedding,
+    embedding_prefill,
+    embedding_search,
+    embedding_suffix,
+    gcg,
+    given,
+    prefill,
+    rewrite,
+)
 from dat_jax.attacks.attack import Attack
 
 ATTACKS: dict[str, Attack] = {
@@ -12,6 +23,7 @@ ATTACKS: dict[str, Attack] = {
         best_of_n.ATTACK,
         given.TEMPLATES,
         given.INFILLING,
+        gcg.ATTACK,
         prefill.ATTACK,
         prefill.ON_REWRITES,
         prefill.LENGTHS,

@@ -93,14 +93,21 @@ class Victim:
         if not attempts:
             return []
         laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
-        P, found = laid_out.tokens_BxT.shape[1] - self.decoding.response_length, []
-        for rows in _batches(len(attempts), self.decoding.batch_size):
-            batch = self._placed(jax.tree.map(lambda array, rows=rows: array[rows], laid_out))
-            found += (-sharding.on_host(target_nll(self.model.params, self.model.config, batch, P))).tolist()
-        return found[: len(attempts)]
+        P = laid_out.tokens_BxT.shape[1] - self.decoding.response_length
+        found_B = self.of_rows(laid_out, lambda batch: target_nll(self.model.params, self.model.config, batch, P), self.decoding.batch_size)
+        return (-found_B).tolist()
 
-    def _placed(self, batch: Any) -> Any:
-        return batch if self.mesh is None else sharding.place_batch(self.mesh, batch, self.decoding.batch_size)
+    def of_rows(self, rows: Any, compute: Callable[[Any], jax.Array], size: int) -> np.ndarray:
+        """What `compute` gives for each row of a pytree of numpy arrays with rows first, `size` rows at a time, spread over the mesh.
+
+        Raises ValueError when the mesh does not divide `size`.
+        """
+        total = len(jax.tree.leaves(rows)[0])
+        parts = [jax.tree.map(lambda array, chosen=chosen: array[chosen], rows) for chosen in _batches(total, size)]
+        return np.concatenate([sharding.on_host(compute(self._placed(part, size))) for part in parts])[:total]
+
+    def _placed(self, batch: Any, size: int | None = None) -> Any:
+        return batch if self.mesh is None else sharding.place_batch(self.mesh, batch, size or self.decoding.batch_size)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "how", "prompt_length"))

@@ -132,10 +132,10 @@ def test_every_row_of_the_table_says_what_it_needs():
         "prefill+rewrite": "prefill", "embedding+rewrite": "embedding"
     }  # fmt: skip
     assert all(row.name == name and row.surface in SURFACES for name, row in ATTACKS.items())
-    assert {name for name, row in ATTACKS.items() if row.adaptive} == {name for name in ATTACKS if name.startswith("embedding")}
+    assert {name for name, row in ATTACKS.items() if row.adaptive} == {name for name in ATTACKS if name.startswith(("gcg", "embed"))}
     for row in ATTACKS.values():
         assert {field.name for field in dataclasses.fields(row.settings)} >= set(row.choices)
-    steered = {name for name in ATTACKS if name.startswith(("prefill", "embedding", "infilling"))}
+    steered = {name for name in ATTACKS if name.startswith(("gcg", "prefill", "embedding", "infilling"))}
     assert {name for name, row in ATTACKS.items() if row.uses_target} == steered
 
 

@@ -1,6 +1,6 @@
 """The attacks of the evaluation, in the order in which they are run and reported. A new one is a file here and a row in ATTACKS."""
 
-from dat_jax.attacks import best_of_n, direct, embedding, embedding_prefill, embedding_search, embedding_suffix, prefill, rewrite
+from dat_jax.attacks import best_of_n, direct, embedding, embedding_prefill, embedding_search, embedding_suffix, latent, prefill, rewrite
 from dat_jax.attacks.attack import Attack
 
 ATTACKS: dict[str, Attack] = {
@@ -19,5 +19,8 @@ ATTACKS: dict[str, Attack] = {
         embedding_search.RESTARTS,
         embedding_suffix.ATTACK,
         embedding_prefill.ATTACK,
+        latent.ATTACK,
+        latent.ON_REWRITES,
+        latent.SITES,
     )
 }

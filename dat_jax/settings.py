@@ -1,7 +1,8 @@
 """Settings: frozen dataclasses declared where they are used, shown as groups of the configuration, read back and checked.
 
 A method, an attack or a judge declares its settings as a frozen dataclass with defaults and, where a value can be wrong, a method
-`validate(key)`. The schema, the command line, the checks and the suggestions for misspelt keys all follow from the dataclass.
+`validate(key)`; where it can be wrong for one model and right for another, a method `fits(key, model)`. The schema, the command line, the
+checks and the suggestions for misspelt keys all follow from the dataclass.
 """
 
 import dataclasses
@@ -49,6 +50,19 @@ def validate(settings: Any, key: str) -> None:
             validate(value, f"{key}.{field.name}")
     if hasattr(settings, "validate"):
         settings.validate(key)
+
+
+def fits(settings: Any, key: str, model: Any) -> None:
+    """Calls `fits` of a settings object and of those inside it with a ModelConfig: what cannot be checked without the model.
+
+    Raises ValueError naming the key, the value found and what the model has.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            fits(value, f"{key}.{field.name}", model)
+    if hasattr(settings, "fits"):
+        settings.fits(key, model)
 
 
 def check(settings: Any, key: str, rules: Mapping[str, tuple[bool, str]]) -> None:

@@ -9,6 +9,7 @@ from dat_jax.attacks import (
     embedding_suffix,
     gcg,
     given,
+    latent,
     prefill,
     rewrite,
 )
@@ -35,5 +36,8 @@ ATTACKS: dict[str, Attack] = {
         embedding_search.RESTARTS,
         embedding_suffix.ATTACK,
         embedding_prefill.ATTACK,
+        latent.ATTACK,
+        latent.ON_REWRITES,
+        latent.SITES,
     )
 }

@@ -6,7 +6,7 @@ in the store, so that a killed run goes on within the attack.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +26,8 @@ class Attempt:
     suffix: the end of the prompt to which a perturbation is confined; "": it reaches all that config.data.perturb allows.
     tokens: the whole prompt as ids of the victim's tokenizer, chat template included, in place of `prompt`, which then is for readers.
     temperature: of the answer; None: config.evaluation.temperature.
-    delta_PxD: perturbation of the prompt block's embeddings, the last row at the prompt's last token; None: none.
+    delta: perturbations PxD of the prompt block by site (0: its embeddings, k: the residual stream before layer k), the last row at the
+    prompt's last token; None: none.
     """
 
     behavior: str
@@ -36,7 +37,7 @@ class Attempt:
     suffix: str = ""
     tokens: tuple[int, ...] = ()
     temperature: float | None = None
-    delta_PxD: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+    delta: Mapping[int, np.ndarray] | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 class Store(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.direct import requests
-from dat_jax.attacks.rewrite import rewritten
+from dat_jax.attacks.rewrite import chosen_forms, rewritten
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
 from dat_jax.settings import check
@@ -55,21 +55,14 @@ def every_radius(settings: Settings, forms: Sequence[str]) -> Sequence[str]:
     return [f"{radius:g}" for radius in settings.radii]
 
 
-def chosen_forms(settings: Settings, forms: Sequence[str]) -> Sequence[str]:
-    """The forms of config.attacks.embedding.forms, or all; ValueError for one that no rewrite has."""
-    for form in settings.forms:
-        if form not in forms:
-            raise ValueError(f"config.attacks.embedding.forms names {form!r}; the rewrites that are tried have {', '.join(forms)}")
-    return settings.forms or forms
-
-
 ATTACK = Attack(
     name="embedding", title="Embedding attack", surface="embedding", attempts=attempts, settings=Settings, adaptive=True, uses_target=True,
     choices=("forms", "radii"),
 )  # fmt: skip
 ON_REWRITES = dataclasses.replace(
-    ATTACK, name="embedding+rewrite", title="Embedding attack on rewrite", attempts=on_rewrites, group="embedding", variants=chosen_forms
-)
+    ATTACK, name="embedding+rewrite", title="Embedding attack on rewrite", attempts=on_rewrites, group="embedding",
+    variants=lambda settings, forms: chosen_forms(settings.forms, forms, "config.attacks.embedding.forms"),
+)  # fmt: skip
 RADII = dataclasses.replace(
     ATTACK, name="embedding_radius", title="Embedding attack of radius", attempts=at_radius, group="embedding", variants=every_radius,
     curve="radius, in mean embedding norms",

@@ -28,4 +28,12 @@ def every_form(settings: Any, forms: Sequence[str]) -> Sequence[str]:
     return forms
 
 
+def chosen_forms(named: Sequence[str], forms: Sequence[str], key: str) -> Sequence[str]:
+    """The forms that the setting `key` names, or all; ValueError for one that no rewrite has."""
+    for form in named:
+        if form not in forms:
+            raise ValueError(f"{key} names {form!r}; the rewrites that are tried have {', '.join(forms)}")
+    return named or forms
+
+
 ATTACK = Attack(name="rewrite", title="Rewrite", surface="text", attempts=attempts, variants=every_form)

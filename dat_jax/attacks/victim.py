@@ -19,6 +19,7 @@ from dat_jax.data.conversations import Conversations
 from dat_jax.models import decoding, transformer
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
+from dat_jax.models.transformer import Delta
 from dat_jax.training.network import Network, embed, example_mean, response_nll
 from dat_jax.training.perturbation import Perturbation, perturb, random_start
 
@@ -62,9 +63,9 @@ class Victim:
         texts: dict[int, str] = {}
         for rows, temperature in _batches_by_temperature(attempts, self.decoding):
             batch, seeds = self._placed((jax.tree.map(lambda array, rows=rows: array[rows], laid_out), seeds_B[rows]))
-            delta_BxPxD = self._placed(_deltas([attempts[row] for row in rows], P))
+            delta = self._placed(_deltas([attempts[row] for row in rows], P))
             tokens_BxN = generate(
-                model.params, model.config, batch, seeds, delta_BxPxD, max_new_tokens=self.decoding.max_new_tokens, stop_tokens=stop,
+                model.params, model.config, batch, seeds, delta, max_new_tokens=self.decoding.max_new_tokens, stop_tokens=stop,
                 temperature=temperature, prompt_length=P,
             )  # fmt: skip
             for row, tokens in zip(rows, sharding.on_host(tokens_BxN)):
@@ -73,9 +74,10 @@ class Victim:
         return [texts[row] for row in range(len(attempts))]
 
     def perturb(self, attempts: Sequence[Attempt], how: Perturbation, restart: int = 0) -> list[Attempt]:
-        """The attempts with the perturbation of their embeddings that makes their targets likely; the tokens stay as they are.
+        """The attempts with the perturbation of their prompts, at the sites of `how`, that makes their targets likely; the tokens stay.
 
         restart: 0 starts the ascent at zero, every other number at a random point of its own.
+        Raises ValueError for a site that the model does not have.
         """
         if not attempts:
             return []
@@ -84,8 +86,9 @@ class Victim:
         P, perturbed = laid_out.tokens_BxT.shape[1] - self.decoding.response_length, []
         for rows in _batches(len(attempts), self.decoding.batch_size):
             batch, seeds = self._placed((jax.tree.map(lambda array, rows=rows: array[rows], laid_out), seeds_B[rows]))
-            found_BxPxD = sharding.on_host(perturbation(self.model.params, self.model.config, batch, how, P, seeds, restart))
-            perturbed += [dataclasses.replace(attempts[row], delta_PxD=delta) for row, delta in zip(rows, found_BxPxD)]
+            found = jax.tree.map(sharding.on_host, perturbation(self.model.params, self.model.config, batch, how, P, seeds, restart))
+            for place, row in enumerate(rows):
+                perturbed.append(dataclasses.replace(attempts[row], delta={site: x_BxPxD[place] for site, x_BxPxD in found.items()}))
         return perturbed[: len(attempts)]
 
     def log_likelihood(self, attempts: Sequence[Attempt]) -> list[float]:
@@ -113,12 +116,13 @@ class Victim:
 @functools.partial(jax.jit, static_argnames=("config", "how", "prompt_length"))
 def perturbation(
     params: Any, config: ModelConfig, batch: Conversations, how: Perturbation, prompt_length: int, seeds_B: jax.Array, restart: jax.Array
-) -> jax.Array:
-    """Finds delta_BxPxD of the prompts' embeddings that makes the batch's responses likely; see `training.perturbation.perturb`."""
+) -> Delta:
+    """Finds the perturbation of the prompts, BxPxD by site, that makes the batch's responses likely; see `perturb`."""
     network = Network(params, None, config, prompt_length)
     keys_B = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), restart))(seeds_B)
-    start_BxPxD = jnp.where(restart > 0, random_start(network, batch, how, keys_B), 0.0)
-    return perturb(network, batch, how, start_BxPxD=start_BxPxD).delta[0]
+    anew = restart > 0
+    start = {site: jnp.where(anew, x_BxPxD, 0.0) for site, x_BxPxD in random_start(network, batch, how, keys_B).items()}
+    return perturb(network, batch, how, start=start).delta
 
 
 @functools.partial(jax.jit, static_argnames=("config", "prompt_length"))
@@ -134,23 +138,21 @@ def generate(
     config: ModelConfig,
     batch: Conversations,
     seeds_B: jax.Array,
-    delta_BxPxD: jax.Array | None,
+    delta: Delta | None,
     *,
     max_new_tokens: int,
     stop_tokens: tuple[int, ...],
     temperature: float,
     prompt_length: int,
 ) -> jax.Array:
-    """Decodes from the batch's prompt block, with a perturbation of its embeddings where one is given; returns tokens_BxN."""
-    e_BxPxD = transformer.embed(params, config, jnp.asarray(batch.tokens_BxT[:, :prompt_length]))
-    if delta_BxPxD is not None:
-        e_BxPxD = transformer.add_to_prompt(e_BxPxD.astype(jnp.float32), delta_BxPxD)
+    """Decodes from the batch's prompt block, perturbed where a perturbation is given; returns tokens_BxN."""
     return decoding.generate(
         params,
         config,
-        e_BxPxD,
+        transformer.embed(params, config, jnp.asarray(batch.tokens_BxT[:, :prompt_length])),
         jnp.asarray(batch.valid_BxT[:, :prompt_length]),
         jax.vmap(jax.random.key)(seeds_B),
+        delta,
         max_new_tokens=max_new_tokens,
         stop_tokens=stop_tokens,
         temperature=temperature,
@@ -212,16 +214,15 @@ def attempt_seeds(attempts: Sequence[Attempt], seed: int) -> np.ndarray:
     return np.array(seeds, np.int32)
 
 
-def _deltas(attempts: Sequence[Attempt], prompt_length: int) -> np.ndarray | None:
-    """The attempts' perturbations BxPxD, aligned with the end of the prompt block; None where no attempt has one."""
-    found = [attempt.delta_PxD for attempt in attempts if attempt.delta_PxD is not None]
-    if not found:
-        return None
-    deltas_BxPxD = np.zeros((len(attempts), prompt_length, found[0].shape[1]), np.float32)
+def _deltas(attempts: Sequence[Attempt], prompt_length: int) -> dict[int, np.ndarray] | None:
+    """The attempts' perturbations BxPxD by site, aligned with the end of the prompt block; None where no attempt has one."""
+    deltas: dict[int, np.ndarray] = {}
     for row, attempt in enumerate(attempts):
-        if attempt.delta_PxD is not None:
-            deltas_BxPxD[row, prompt_length - len(attempt.delta_PxD) :] = attempt.delta_PxD
-    return deltas_BxPxD
+        for site, delta_PxD in (attempt.delta or {}).items():
+            if site not in deltas:
+                deltas[site] = np.zeros((len(attempts), prompt_length, delta_PxD.shape[1]), np.float32)
+            deltas[site][row, prompt_length - len(delta_PxD) :] = delta_PxD
+    return deltas or None
 
 
 def _batches(total: int, size: int) -> Iterator[np.ndarray]:

@@ -103,8 +103,7 @@ def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
     """`attacks.victim.generate`: decoding of one batch of attempts."""
     data, evaluation = config.data, config.evaluation
     rows, new = evaluation.batch_size, evaluation.max_new_tokens
-    batch = _conversations(mesh, rows, data.prompt_length + data.response_length)
-    seeds = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=sharding.batch_sharding(mesh, (rows,)))
+    batch, seeds = _conversations(mesh, rows, data.prompt_length + data.response_length), _seeds(mesh, rows)
 
     def lower() -> jax.stages.Lowered:
         return victim.generate.lower(
@@ -120,10 +119,11 @@ def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Prog
     """`attacks.victim.perturbation`: the embedding attack's search on one batch of attempts, before they are answered."""
     data, rows, how = config.data, config.evaluation.batch_size, embedding.ATTACK.read_settings(config).perturbation
     length = data.prompt_length + data.response_length
-    batch = _conversations(mesh, rows, length)
+    batch, seeds = _conversations(mesh, rows, length), _seeds(mesh, rows)
 
     def lower() -> jax.stages.Lowered:
-        return victim.perturbation.lower(weights.abstract(model, config.target.dtype, mesh), model, batch, how, data.prompt_length)
+        params = weights.abstract(model, config.target.dtype, mesh)
+        return victim.perturbation.lower(params, model, batch, how, data.prompt_length, seeds, 0)
 
     last = 1 if how.iterate == "best" else 0  # the last iterate's loss needs one more forward pass
     shape = Pass(rows, length, data.response_length)
@@ -134,6 +134,10 @@ def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Prog
 def _conversations(mesh: Mesh, rows: int, length: int) -> Conversations:
     mask = _rows(mesh, rows, length, jnp.bool_)
     return Conversations(_rows(mesh, rows, length, jnp.int32), mask, mask, mask)  # type: ignore[arg-type]
+
+
+def _seeds(mesh: Mesh, rows: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=sharding.batch_sharding(mesh, (rows,)))
 
 
 def _rows(mesh: Mesh, rows: int, length: int, dtype: Any) -> jax.ShapeDtypeStruct:

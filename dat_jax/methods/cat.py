@@ -87,11 +87,14 @@ def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict
     """Operations of a step: the attack's passes over the adversarial rows, then all rows forward and backward."""
     length, how = shape.prompt + shape.response, settings.perturbation
     adversarial = Pass(len(chosen(shape.adversarial, settings.perturbed)), length, shape.response)
-    found = flops.train_step(model, how.steps, adversarial, Pass(2 * shape.adversarial + shape.utility, length, shape.response), shape.rank)
+    outer = Pass(2 * shape.adversarial + shape.utility, length, shape.response)
+    found = flops.train_step(model, how.steps, adversarial, outer, shape.rank, min(how.sites))
     if settings.objective.retention == "kl":  # the model before training, on the utility rows
         found["defence"] += flops.forward(model, Pass(shape.utility, length, shape.response))
     if how.steps and how.iterate == "best":  # the last iterate's loss needs one more forward pass
         found["attack"] += flops.forward(model, adversarial)
+    if max(how.sites):  # the stream's norm is read at the sites inside the model
+        found["attack"] += flops.first_layers(model, adversarial, max(how.sites))
     return found
 
 

@@ -1,5 +1,8 @@
 """Batched generation with a key/value cache: greedy, temperature and nucleus sampling, from tokens or perturbed embeddings.
 
+The prompt's residual stream may be perturbed at any site, as in `transformer.hidden`; the streams of the new tokens are their own, and
+feel it through the keys and values of the prompt.
+
 Rows are aligned to the right before the first pass, so that slots count positions whichever side the padding was on, and the loop
 ends when every row has stopped. The cache is the loop's carry, which XLA updates in place.
 """
@@ -16,6 +19,7 @@ from dat_jax import sharding
 from dat_jax.models import transformer
 from dat_jax.models.attention import attend, attend_xla
 from dat_jax.models.config import ModelConfig
+from dat_jax.models.transformer import Delta
 
 Params = dict[str, Any]
 Cache = tuple[jax.Array, jax.Array]  # keys and values, LxBxSxNxK
@@ -28,6 +32,7 @@ def generate(
     e_BxPxD: jax.Array,
     valid_BxP: jax.Array,
     keys_B: jax.Array,
+    add: Delta | None = None,
     *,
     max_new_tokens: int,
     stop_tokens: tuple[int, ...] = (),
@@ -40,6 +45,7 @@ def generate(
     Prompts may be padded on the left or on the right; each row needs one valid position. A row ends with its first stop token,
     after which only pad_token follows. temperature 0 is greedy; otherwise tokens are drawn from softmax(logits / temperature)
     restricted to the smallest set of likeliest tokens whose probability reaches top_p, each row by its own key of keys_B.
+    add: perturbations BxPxD of the whole prompt block by site. Raises ValueError for a site that is not there.
     """
     if not config.causal:
         raise ValueError(f"{config.model_type} is not a causal model; sample it with dat_jax.diffusion")
@@ -47,11 +53,13 @@ def generate(
         raise ValueError(f"max_new_tokens is {max_new_tokens}; allowed: 1 or more")
     B, P, _ = e_BxPxD.shape
     N = max_new_tokens
+    add = {site: align_right(delta_BxPxD, valid_BxP)[0] for site, delta_BxPxD in (add or {}).items()}
     e_BxPxD, valid_BxP = align_right(e_BxPxD, valid_BxP)
+    stream_dtype = jnp.float32 if 0 in add else e_BxPxD.dtype
     lengths_B = valid_BxP.sum(axis=1)
     valid_BxS = jnp.concatenate([valid_BxP, jnp.ones((B, N), bool)], axis=1)
     choose = functools.partial(_choose, params, config, keys_B, temperature, top_p)
-    h_BxD, cache = prefill(params, config, e_BxPxD, valid_BxP, N)
+    h_BxD, cache = prefill(params, config, e_BxPxD, valid_BxP, N, add)
     token_B = choose(h_BxD, 0)
     tokens_BxN = jnp.full((B, N), pad_token, token_B.dtype).at[:, 0].set(token_B)
     done_B = _is_stop(token_B, stop_tokens)
@@ -62,7 +70,7 @@ def generate(
 
     def advance(state: tuple[Any, ...]) -> tuple[Any, ...]:
         n, token_B, done_B, tokens_BxN, cache = state
-        e_Bx1xD = transformer.embed(params, config, token_B[:, None]).astype(e_BxPxD.dtype)
+        e_Bx1xD = transformer.embed(params, config, token_B[:, None]).astype(stream_dtype)
         h_BxD, cache = step(params, config, e_Bx1xD, lengths_B + n - 1, valid_BxS, P + n - 1, cache)
         token_B = jnp.where(done_B, pad_token, choose(h_BxD, n))
         tokens_BxN = jax.lax.dynamic_update_slice(tokens_BxN, token_B[:, None], (0, n))
@@ -80,8 +88,16 @@ def align_right(x_BxPxD: jax.Array, valid_BxP: jax.Array) -> tuple[jax.Array, ja
     return jnp.take_along_axis(x_BxPxD, source_BxP[..., None], axis=1), jnp.take_along_axis(valid_BxP, source_BxP, axis=1)
 
 
-def prefill(params: Params, config: ModelConfig, e_BxPxD: jax.Array, valid_BxP: jax.Array, room: int) -> tuple[jax.Array, Cache]:
-    """Run the prompt; return the last position's hidden state BxD and a cache with room for as many more tokens."""
+def prefill(
+    params: Params, config: ModelConfig, e_BxPxD: jax.Array, valid_BxP: jax.Array, room: int, add: Delta | None = None
+) -> tuple[jax.Array, Cache]:
+    """Run the prompt; return the last position's hidden state BxD and a cache with room for as many more tokens.
+
+    add: perturbations BxPxD by site, as in `transformer.hidden`; the cached keys and values are those of the perturbed stream.
+    Raises ValueError for a site that is not there.
+    """
+    add = {} if add is None else add
+    transformer.check_sites(config, add)
     P = valid_BxP.shape[1]
     rotations = transformer.rotation_tables(config, transformer.positions(valid_BxP), P + room)
 
@@ -92,9 +108,13 @@ def prefill(params: Params, config: ModelConfig, e_BxPxD: jax.Array, valid_BxP: 
         pad = ((0, 0), (0, room), (0, 0), (0, 0))
         return transformer.finish_layer(weights, factors, config, h_BxPxD, values, 0.0), (jnp.pad(k, pad), jnp.pad(v, pad))
 
-    h_BxPxD = transformer.scale_embeddings(config, e_BxPxD)
-    h_BxPxD, cache = jax.lax.scan(body, h_BxPxD, transformer.stacked(params, config, None))
-    k_cache, v_cache = (sharding.constrain(x, "layers", "batch", None, "kv_heads", None) for x in cache)
+    h_BxPxD, caches = transformer.first_stream(config, e_BxPxD, add), []
+    for site, layers in transformer.segments(transformer.stacked(params, config, None), config.layers, set(add)):
+        if site > 0 and site in add:
+            h_BxPxD = transformer.add_to_prompt(h_BxPxD, add[site])
+        h_BxPxD, cache = jax.lax.scan(body, h_BxPxD, layers)
+        caches.append(cache)
+    k_cache, v_cache = (sharding.constrain(jnp.concatenate(parts), "layers", "batch", None, "kv_heads", None) for parts in zip(*caches))
     return transformer.norm(h_BxPxD[:, -1], params["final_norm"], config), (k_cache, v_cache)
 
 

@@ -40,9 +40,19 @@ def forward(config: ModelConfig, shape: Pass) -> float:
     return linear(config, shape) + attention(config, shape) + head(config, shape)
 
 
-def input_gradient(config: ModelConfig, shape: Pass) -> float:
-    """Forward, and backward to the embeddings alone: what a step of the attack needs."""
-    return 2 * linear(config, shape) + 3 * attention(config, shape) + 2 * head(config, shape)
+def first_layers(config: ModelConfig, shape: Pass, layers: int) -> float:
+    """Forward through the first layers alone: reading the residual stream before layer `layers`."""
+    part = dataclasses.replace(config, layers=layers, local_layers=())
+    return linear(part, shape) + attention(part, shape)
+
+
+def input_gradient(config: ModelConfig, shape: Pass, site: int = 0) -> float:
+    """Forward, and backward to the residual stream before layer `site` (0: the embeddings) alone: what a step of the attack needs."""
+    whole = 2 * linear(config, shape) + 3 * attention(config, shape) + 2 * head(config, shape)
+    if not site:
+        return whole
+    below = dataclasses.replace(config, layers=site, local_layers=())
+    return whole - linear(below, shape) - 2 * attention(below, shape)
 
 
 def adapters(config: ModelConfig, shape: Pass, rank: int) -> float:
@@ -58,9 +68,12 @@ def merging(config: ModelConfig, rank: int) -> float:
     return 2.0 * rank * config.layers * sum(table[name].shape[1] * table[name].shape[2] for name in lora_lib.LINEAR)
 
 
-def train_step(config: ModelConfig, steps: int, adversarial: Pass, outer: Pass, rank: int) -> dict[str, float]:
-    """One training step by scope: `steps` of the attack on the adversarial rows, then the outer loss and its gradient."""
-    inner = steps * input_gradient(config, adversarial) + (merging(config, rank) if rank else 0.0)
+def train_step(config: ModelConfig, steps: int, adversarial: Pass, outer: Pass, rank: int, site: int = 0) -> dict[str, float]:
+    """One training step by scope: `steps` of the attack on the adversarial rows, then the outer loss and its gradient.
+
+    site: the first one that the attack perturbs.
+    """
+    inner = steps * input_gradient(config, adversarial, site) + (merging(config, rank) if rank else 0.0)
     if rank:
         return {"attack": inner, "defence": input_gradient(config, outer) + adapters(config, outer, rank)}
     return {"attack": inner, "defence": input_gradient(config, outer) + linear(config, outer) + head(config, outer)}

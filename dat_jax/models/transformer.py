@@ -61,9 +61,7 @@ def hidden(
     """
     add = {} if add is None else add
     check_sites(config, add, taps)
-    if 0 in add:
-        e_BxTxD = add_to_prompt(e_BxTxD.astype(jnp.float32), add[0])
-    h_BxTxD = sharding.constrain(scale_embeddings(config, e_BxTxD), "batch", "positions", None)
+    h_BxTxD = sharding.constrain(first_stream(config, e_BxTxD, add), "batch", "positions", None)
     rotations = rotation_tables(config, positions(valid_BxT), valid_BxT.shape[1])
 
     def body(h_BxTxD: jax.Array, layer: tuple[Params, Params, jax.Array]) -> tuple[jax.Array, None]:
@@ -160,12 +158,19 @@ def by_chunks(score: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], ch
 # Sites: where the residual stream is perturbed or read.
 
 
-def check_sites(config: ModelConfig, add: Iterable[int], taps: Iterable[int]) -> None:
-    """Raise ValueError naming the site of a perturbation or tap that the model does not have."""
-    for name, sites, last in (("add", add, config.layers - 1), ("taps", taps, config.layers)):
+def check_sites(config: ModelConfig, add: Iterable[int], taps: Iterable[int] = (), key: str = "add") -> None:
+    """Raise ValueError naming the site of a perturbation or tap that the model does not have; `key` names the perturbation's."""
+    for name, sites, last in ((key, add, config.layers - 1), ("taps", taps, config.layers)):
         for site in sites:
             if site not in range(last + 1):
                 raise ValueError(f"{name} names site {site!r}; allowed for a model of {config.layers} layers: 0 to {last}")
+
+
+def first_stream(config: ModelConfig, e_BxTxD: jax.Array, add: Delta) -> jax.Array:
+    """Return the residual stream before layer 0: the embeddings, perturbed in float32 where site 0 is in `add`, and then scaled."""
+    if 0 in add:
+        e_BxTxD = add_to_prompt(e_BxTxD.astype(jnp.float32), add[0])
+    return scale_embeddings(config, e_BxTxD)
 
 
 def add_to_prompt(x_BxTxD: jax.Array, delta_BxPxD: jax.Array) -> jax.Array:

@@ -3,13 +3,15 @@
 import dataclasses
 import logging
 import math
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from dat_jax import models, world
+from dat_jax import models, settings, world
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.victim import Decoding
+from dat_jax.config import TABLES
 from dat_jax.data import behaviors as behaviors_lib
 from dat_jax.data import chats as chats_lib
 from dat_jax.data import conversations, files, pipeline, utility
@@ -112,11 +114,19 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
     if made := behaviors_lib.describe_targets(inputs.eval_behaviors):
         logging.info("%s", made)
     _check_lengths(inputs)
+    check_fit(config, config.target.model, {"methods": config.training.methods, "attacks": config.evaluation.attacks})
     for name in config.evaluation.attacks:  # a form that no rewrite has is to be known now, not after the training
         ATTACKS[name].variants(ATTACKS[name].read_settings(config), rewrites_lib.forms(inputs.rewrites))
     if trains and (config.utility.samples or any(method.prompts == "sampled" for method in inputs.methods)):
         denoiser.mask_id(families.read(huggingface.read_fields(huggingface.locate(config.sampler.model))))
     return inputs
+
+
+def check_fit(config: ConfigDict, source: str, chosen: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError naming a setting of the chosen rows (group -> names) that the model of a folder or hub id cannot have."""
+    model = families.read(huggingface.read_fields(huggingface.locate(source)))
+    for group, row in [(group, TABLES[group][name]) for group, names in chosen.items() for name in names]:
+        settings.fits(row.read_settings(config), f"{group}.{row.key}", model)
 
 
 def _rewrites(config: ConfigDict, behaviors: list[Behavior]) -> list[Rewrite]:

@@ -17,7 +17,7 @@ from dat_jax.data.answers import checksum, compared, short_name
 from dat_jax.methods import METHODS
 from dat_jax.models import huggingface
 from dat_jax.models.huggingface import Model
-from dat_jax.stations.inputs import Inputs, configured, load_model
+from dat_jax.stations.inputs import Inputs, check_fit, configured, load_model
 from dat_jax.training import loop
 
 
@@ -112,6 +112,8 @@ def check_sources(config: ConfigDict) -> None:
         except ValueError as error:
             more = "; allowed: a Hugging Face folder, a hub id or RUN/seed_0/METHOD" if key == "evaluation.compare" else ""
             raise ValueError(f"config.{key}: {error}{more}") from error
+        if key == "evaluation.compare":  # the target, which may be trained too, is asked where its files are read
+            check_fit(config, source, {"attacks": config.evaluation.attacks})
     if config.target.checkpoint:
         require_checkpoint(config.target.checkpoint)
 

@@ -48,7 +48,7 @@ def asked(small_model):
 
 
 def norms(attempt):
-    return np.linalg.norm(attempt.delta_PxD, axis=-1)
+    return np.linalg.norm(attempt.delta[0], axis=-1)
 
 
 def test_as_many_steps_as_the_variant_says():
@@ -65,8 +65,8 @@ def test_restarts_are_attempts_of_their_own_and_the_first_ones_stay(asked):
     assert [attempt.behavior for attempt in three] == ["1", "1", "1", "2", "2", "2"]
     plain = asked.perturb(requests(BEHAVIORS), how)
     for single, same, expected in zip(one, three[::3], plain):
-        np.testing.assert_array_equal(single.delta_PxD, same.delta_PxD)
-        np.testing.assert_array_equal(single.delta_PxD, expected.delta_PxD)
+        np.testing.assert_array_equal(single.delta[0], same.delta[0])
+        np.testing.assert_array_equal(single.delta[0], expected.delta[0])
     first, second, third = three[:3]
     assert len({norms(attempt).tobytes() for attempt in (first, second, third)}) == 3  # other starts end elsewhere
 
@@ -77,8 +77,8 @@ def test_a_random_start_lies_in_the_ball_and_belongs_to_the_behavior(asked):
     for attempt, words in zip(starts, (3, 1)):
         assert (norms(attempt) > 0).sum() == words and norms(attempt).max() <= 0.5 * unit * (1 + 1e-5)
     (alone,) = asked.perturb(requests(BEHAVIORS[1:]), Perturbation(steps=0, radius=0.5), restart=1)
-    np.testing.assert_array_equal(alone.delta_PxD, starts[1].delta_PxD)  # whatever stands in the batch beside it
-    assert not np.any(asked.perturb(requests(BEHAVIORS), Perturbation(steps=0, radius=0.5))[0].delta_PxD)
+    np.testing.assert_array_equal(alone.delta[0], starts[1].delta[0])  # whatever stands in the batch beside it
+    assert not np.any(asked.perturb(requests(BEHAVIORS), Perturbation(steps=0, radius=0.5))[0].delta[0])
 
 
 def test_the_suffix_alone_is_perturbed(asked):
@@ -90,7 +90,7 @@ def test_the_suffix_alone_is_perturbed(asked):
     for attempt in (first, second):
         perturbed = np.flatnonzero(norms(attempt))
         assert len(perturbed) == 2 and perturbed[1] == perturbed[0] + 1  # two words, side by side
-        assert perturbed[1] == len(attempt.delta_PxD) - 3  # before the end of the turn and the assistant's tag
+        assert perturbed[1] == len(attempt.delta[0]) - 3  # before the end of the turn and the assistant's tag
     with pytest.raises(ValueError, match="the suffix ' ' adds no token"):
         Victim.perturb(asked, [dataclasses.replace(first, suffix=" ", prompt="wash ")], settings.perturbation)
 
@@ -99,8 +99,8 @@ def test_the_rest_of_a_prefilled_answer_is_what_is_raised(asked):
     attack, settings = ATTACKS["embedding_prefill"], embedding_prefill.Settings(Perturbation(steps=2, radius=0.5), lengths=(2,))
     found = attack.attempts(BEHAVIORS, asked, Context(0, settings, "2"))
     assert [(a.prefill, a.target) for a in found] == [("with a", "brush and some oil"), ("a", "b")]
-    for attempt, expected in zip(found, asked.perturb([dataclasses.replace(a, delta_PxD=None) for a in found], settings.perturbation)):
-        np.testing.assert_array_equal(attempt.delta_PxD, expected.delta_PxD)
+    for attempt, expected in zip(found, asked.perturb([dataclasses.replace(a, delta=None) for a in found], settings.perturbation)):
+        np.testing.assert_array_equal(attempt.delta[0], expected.delta[0])
 
 
 @pytest.mark.parametrize("bad, key", [(embedding.Settings(radii=()), "radii"), (embedding.Settings(radii=(0.1, -1.0)), "radii"),

@@ -37,8 +37,8 @@ def test_prompts_are_perturbed_as_the_victim_is_told_to(asked, name, variant, pr
     plain = [Attempt(b.id, prompt, b.targets[0]) for b, prompt in zip(BEHAVIORS, prompts)]
     assert found == plain  # but for the perturbation
     for attempt, expected in zip(found, asked.perturb(plain, SETTINGS.perturbation)):
-        assert np.abs(attempt.delta_PxD).max() > 0
-        np.testing.assert_array_equal(attempt.delta_PxD, expected.delta_PxD)
+        assert np.abs(attempt.delta[0]).max() > 0
+        np.testing.assert_array_equal(attempt.delta[0], expected.delta[0])
 
 
 def test_forms_are_all_or_those_that_are_named():

@@ -97,7 +97,7 @@ def test_the_text_is_split_into_the_tokens_that_were_scored(small_model, setting
         ids, _ = conversations.encode_prompt(small_model.tokenizer, user, "user")
         assert [ids[place] for place in chat.places_S] == progress.best_S.tolist() and len(chat.places_S) == 4
         assert [i for place, i in enumerate(ids) if place not in chat.places_S] == np.delete(chat.ids, chat.places_S).tolist()
-        assert attempt.prompt.startswith(f"{behavior.text} ") and not attempt.tokens and not attempt.suffix and attempt.delta_PxD is None
+        assert attempt.prompt.startswith(f"{behavior.text} ") and not attempt.tokens and not attempt.suffix and attempt.delta is None
         from_text = nll(victim, attempt.prompt, behavior.targets[0])
         if settings.refusal_weight:
             from_text -= settings.refusal_weight * nll(victim, attempt.prompt, behavior.refusals[0])

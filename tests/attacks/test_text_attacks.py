@@ -107,7 +107,7 @@ def test_rewrites_keep_to_form_and_behaviors():
     ]
     begun = attack("prefill+rewrite", **given, settings=prefill.Settings(1))
     assert [(x.prompt, x.prefill) for x in begun] == [("A?", "t"), ("AA?", "t")]
-    for name in ("rewrite", "prefill+rewrite", "embedding+rewrite"):
+    for name in ("rewrite", "prefill+rewrite", "embedding+rewrite", "latent+rewrite"):
         assert list(ATTACKS[name].variants(ATTACKS[name].settings(), ("past", "polite"))) == ["past", "polite"]
 
 
@@ -129,13 +129,13 @@ def test_every_row_of_the_table_says_what_it_needs():
     surfaces = [SURFACES.index(row.surface) for row in ATTACKS.values()]
     assert surfaces == sorted(surfaces)
     assert {row.name: row.surface for row in ATTACKS.values() if "+" in row.name} == {
-        "prefill+rewrite": "prefill", "embedding+rewrite": "embedding"
+        "prefill+rewrite": "prefill", "embedding+rewrite": "embedding", "latent+rewrite": "latent"
     }  # fmt: skip
     assert all(row.name == name and row.surface in SURFACES for name, row in ATTACKS.items())
-    assert {name for name, row in ATTACKS.items() if row.adaptive} == {name for name in ATTACKS if name.startswith(("gcg", "embed"))}
+    assert {name for name, row in ATTACKS.items() if row.adaptive} == {name for name in ATTACKS if name.startswith(("gcg", "embedding", "latent"))}
     for row in ATTACKS.values():
         assert {field.name for field in dataclasses.fields(row.settings)} >= set(row.choices)
-    steered = {name for name in ATTACKS if name.startswith(("gcg", "prefill", "embedding", "infilling"))}
+    steered = {name for name in ATTACKS if name.startswith(("gcg", "prefill", "embedding", "infilling", "latent"))}
     assert {name for name, row in ATTACKS.items() if row.uses_target} == steered
 
 

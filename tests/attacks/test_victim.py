@@ -82,9 +82,9 @@ def test_perturbed_decodes_from_the_perturbed_embeddings(small_model):
     perturbed = asked.perturb(plain, how)
     assert [(a.behavior, a.prompt, a.target, a.prefill) for a in perturbed] == [(a.behavior, a.prompt, a.target, a.prefill) for a in plain]
     for attempt, delta_PxD in zip(perturbed, found.delta[0]):
-        np.testing.assert_allclose(attempt.delta_PxD, delta_PxD, atol=1e-6)
+        np.testing.assert_allclose(attempt.delta[0], delta_PxD, atol=1e-6)
     texts = asked.answer(perturbed)
-    assert texts == [alone(small_model, attempt, attempt.delta_PxD) for attempt in perturbed]
+    assert texts == [alone(small_model, attempt, attempt.delta[0]) for attempt in perturbed]
     assert texts != asked.answer(plain)
     assert asked.answer(asked.perturb(plain, Perturbation(steps=0))) == asked.answer(plain)
     assert asked.perturb([], how) == []
@@ -103,7 +103,7 @@ def test_a_batch_may_mix_perturbed_and_plain_attempts(small_model):
     plain = [attempt for attempt in ATTEMPTS if not attempt.prefill]
     asked = Victim(small_model, decoding(batch_size=3), 0)
     first, *_ = asked.perturb(plain, Perturbation(steps=8, radius=0.6, iterate="best"))
-    assert asked.answer([first, *plain[1:]]) == [alone(small_model, first, first.delta_PxD), *(alone(small_model, a) for a in plain[1:])]
+    assert asked.answer([first, *plain[1:]]) == [alone(small_model, first, first.delta[0]), *(alone(small_model, a) for a in plain[1:])]
 
 
 def test_a_wide_ball_lets_the_attack_say_the_target(small_model):
@@ -156,11 +156,11 @@ def test_mesh_gives_the_same(small_model):
     how, plain = Perturbation(steps=4, radius=0.6, optimizer="normalized"), [attempt for attempt in ATTEMPTS if not attempt.prefill]
     with jax.set_mesh(mesh):
         spread = answer(small_model, ATTEMPTS, batch_size=4, mesh=mesh)
-        deltas = [attempt.delta_PxD for attempt in Victim(small_model, decoding(batch_size=4), 0, mesh).perturb(plain, how)]
+        deltas = [attempt.delta[0] for attempt in Victim(small_model, decoding(batch_size=4), 0, mesh).perturb(plain, how)]
         with pytest.raises(ValueError, match="a batch of 3 rows does not divide by"):
             answer(small_model, ATTEMPTS, batch_size=3, mesh=mesh)
     assert spread == answer(small_model, ATTEMPTS)
-    alone_ = [attempt.delta_PxD for attempt in Victim(small_model, decoding(batch_size=4), 0).perturb(plain, how)]
+    alone_ = [attempt.delta[0] for attempt in Victim(small_model, decoding(batch_size=4), 0).perturb(plain, how)]
     np.testing.assert_allclose(deltas, alone_, atol=1e-4)
 
 

@@ -14,10 +14,10 @@ from dat_jax.models.config import ModelConfig
 MODEL = ModelConfig(vocab_size=96, width=32, layers=3, heads=4, kv_heads=2, mlp_width=80, remat=False)
 
 
-@pytest.mark.parametrize("rank", [4, 0])
-def test_train_step(rank, monkeypatch):
+@pytest.mark.parametrize(("rank", "sites"), [(4, (0,)), (0, (0,)), (4, (2,)), (4, (1, 2))])
+def test_train_step(rank, sites, monkeypatch):
     config = configuration()
-    config.training.lora.rank = rank
+    config.training.lora.rank, config.methods.cat.perturbation.sites = rank, sites
     monkeypatch.setattr(programs, "architecture", lambda group: MODEL)
     mesh = sharding.make_mesh(1, 1, 1)
     with jax.set_mesh(mesh):
@@ -26,6 +26,14 @@ def test_train_step(rank, monkeypatch):
     assert not found.unknown_loops
     for scope, needed in program.flops.items():
         assert found.flops[scope] == pytest.approx(needed, rel=0.03), scope
+
+
+def test_the_attacks_program_takes_its_arguments(monkeypatch):
+    monkeypatch.setattr(programs, "architecture", lambda group: MODEL)
+    mesh = sharding.make_mesh(1, 1, 1)
+    with jax.set_mesh(mesh):
+        *_, program = programs.of_run(configuration(), mesh)
+        assert program.name == "embedding_attack" and "main" in program.lower().as_text()
 
 
 def configuration():

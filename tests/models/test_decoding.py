@@ -73,6 +73,50 @@ def test_cached_equals_cache_free_from_perturbed_embeddings(side):
     np.testing.assert_array_equal(found, without_cache(params, CONFIG, rows))
 
 
+DEEP = ModelConfig(**(SIZES | {"layers": 3}), sliding_window=4, local_layers=(True, False, True), qk_norm=True, embedding_scale=2.0)
+hidden = jax.jit(transformer.hidden, static_argnums=1, static_argnames="taps")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("sites", [(0,), (1,), (0, 2)])
+def test_cached_equals_cache_free_under_perturbations_of_the_prompts_stream(side, sites):
+    """Prompts of several lengths; what is added at padding must reach nothing, and the new tokens' own streams get nothing."""
+    params, (B, P, lengths) = weights.initialize(KEY, DEEP), (3, 6, [6, 4, 2])
+    e_BxPxD, valid_BxP = np.full((B, P, 32), 9.0, np.float32), np.zeros((B, P), bool)
+    add = {site: np.full((B, P, 32), -7.0, np.float32) for site in sites}
+    e_BxSxD, own = np.zeros((B, P + NEW, 32), np.float32), {site: np.zeros((B, P, 32), np.float32) for site in sites}
+    for b, length in enumerate(lengths):
+        place, end = slice(P - length, P) if side == "left" else slice(0, length), slice(P - length, P)
+        valid_BxP[b, place], e_BxPxD[b, place] = True, 0.3 * np.asarray(jax.random.normal(jax.random.key(b), (length, 32)))
+        e_BxSxD[b, end] = e_BxPxD[b, place]
+        for site in sites:
+            add[site][b, place] = own[site][b, end] = np.asarray(jax.random.normal(jax.random.key(10 * site + b + 100), (length, 32)))
+    add, valid = {site: jnp.asarray(x) for site, x in add.items()}, jnp.asarray(valid_BxP)
+    found = decoding.generate(params, DEEP, jnp.asarray(e_BxPxD), valid, KEY, add, max_new_tokens=NEW)
+    expected = []
+    for length in range(P, P + NEW):
+        valid_BxS = (np.arange(P + NEW)[None] >= P - np.array(lengths)[:, None]) & (np.arange(P + NEW) < length)[None]
+        h_BxSxD = hidden(params, DEEP, e_BxSxD, valid_BxS, add=own)
+        expected.append(np.argmax(transformer.head(params, DEEP, h_BxSxD[:, length - 1]), axis=-1))
+        e_BxSxD[:, length] = params["embedding"][expected[-1]]
+    np.testing.assert_array_equal(found, np.stack(expected, axis=1))
+    assert np.any(found != decoding.generate(params, DEEP, jnp.asarray(e_BxPxD), valid, KEY, max_new_tokens=NEW), axis=1).all()
+
+
+@pytest.mark.parametrize("sites", [(0,), (1,), (0, 2)])
+def test_the_cache_holds_keys_and_values_of_the_perturbed_stream(sites):
+    """One more token read through the cache has the hidden state of a whole pass, in numbers and not only in its likeliest token."""
+    params, valid = weights.initialize(KEY, DEEP), jnp.ones((2, 6), bool)
+    e_BxSxD = jax.random.normal(jax.random.key(1), (2, 6, 32))
+    add = {site: jax.random.normal(jax.random.key(site), (2, 5, 32)) for site in sites}
+    last, cache = decoding.prefill(params, DEEP, e_BxSxD[:, :5], valid[:, :5], 1, add)
+    after, _ = decoding.step(params, DEEP, e_BxSxD[:, 5:], jnp.full(2, 5), valid, 5, cache)
+    expected = hidden(params, DEEP, e_BxSxD, valid, add=add)
+    np.testing.assert_allclose(last, expected[:, 4], rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(after, expected[:, 5], rtol=2e-5, atol=2e-5)
+    assert np.abs(after - hidden(params, DEEP, e_BxSxD, valid)[:, 5]).max() > 0.1
+
+
 def test_after_a_stop_token_only_padding_follows():
     params = weights.initialize(KEY, CONFIG)
     rows = jax.random.normal(KEY, (4, 3, 32))
@@ -115,5 +159,9 @@ def test_what_cannot_be_generated_is_an_error():
     rows, everywhere = jnp.zeros((1, 2, 16)), jnp.ones((1, 2), bool)
     with pytest.raises(ValueError, match="not a causal model"):
         decoding.generate(weights.initialize(KEY, config), config, rows, everywhere, KEY, max_new_tokens=1)
+    with pytest.raises(ValueError, match="add names site 2; allowed for a model of 2 layers: 0 to 1"):
+        decoding.generate(
+            weights.initialize(KEY, CONFIG), CONFIG, jnp.zeros((1, 2, 32)), everywhere, KEY, {2: jnp.zeros((1, 2, 32))}, max_new_tokens=1
+        )
     with pytest.raises(ValueError, match="max_new_tokens is 0"):
         decoding.generate(weights.initialize(KEY, CONFIG), CONFIG, rows, everywhere, KEY, max_new_tokens=0)

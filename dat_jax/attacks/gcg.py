@@ -29,6 +29,7 @@ from dat_jax.attacks.victim import Victim, lay_out
 from dat_jax.data import conversations, plain_text
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.conversations import Conversations
+from dat_jax.models import flops
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import check
@@ -286,6 +287,8 @@ def _losses(rows: tuple[Conversations, Conversations | None], victim: Victim, se
     """The loss of each row, in batches of one compiled shape."""
     params, config = victim.model.params, victim.model.config
     P = rows[0].tokens_BxT.shape[1] - victim.decoding.response_length
+    passes = len(rows[0].tokens_BxT) * (1 if rows[1] is None else 2)
+    victim.spent["flops"] += flops.forward(config, victim.shape(passes, P))
     return victim.of_rows(rows, lambda batch: suffix_losses(params, config, *batch, settings.refusal_weight, P), settings.batch_size)
 
 
@@ -297,6 +300,7 @@ def favored(chat: Chat, victim: Victim, settings: Settings, suffix_S: np.ndarray
     def compute(rows: tuple[Conversations, Conversations | None]) -> jax.Array:
         return favored_tokens(params, config, *rows, settings.refusal_weight, columns_S, allowed_V, count, P)
 
+    victim.spent["flops"] += flops.input_gradient(config, victim.shape(1 if chat.refused is None else 2, P))
     # Every group of devices that shares a row gets the same one: there is but one suffix.
     size = 1 if victim.mesh is None else victim.mesh.shape["data"] * victim.mesh.shape["fsdp"]
     return victim.of_rows(_rows(chat, victim, suffix_S[None]), compute, size)[0]

@@ -16,12 +16,13 @@ from dat_jax import sharding
 from dat_jax.attacks.attack import Attempt
 from dat_jax.data import conversations
 from dat_jax.data.conversations import Conversations
-from dat_jax.models import decoding, transformer
+from dat_jax.models import decoding, flops, transformer
 from dat_jax.models.config import ModelConfig
+from dat_jax.models.flops import Pass
 from dat_jax.models.huggingface import Model
 from dat_jax.models.transformer import Delta
 from dat_jax.training.network import Network, embed, example_mean, response_nll
-from dat_jax.training.perturbation import Perturbation, perturb, random_start
+from dat_jax.training.perturbation import Perturbation, operations, perturb, random_start
 
 BLOCKS = 8  # a prompt may have so many times data.prompt_length tokens
 
@@ -47,6 +48,8 @@ class Victim:
     decoding: Decoding
     seed: int  # of the sampling at temperature > 0; an attempt's answer depends on it, the behavior and the attempt's number alone
     mesh: jax.sharding.Mesh | None = None  # batches are spread over its data and fsdp axes
+    # What the calls cost so far: answers, and operations by formula; rows that fill up a batch are not counted.
+    spent: dict[str, float] = dataclasses.field(default_factory=lambda: {"answers": 0, "flops": 0.0}, compare=False, repr=False)
 
     def answer(self, attempts: Sequence[Attempt], progress: Callable[[int], None] = lambda done: None) -> list[str]:
         """What the model answers to each attempt, as text: a prefilled beginning once, then what was generated up to the end of the turn.
@@ -59,6 +62,8 @@ class Victim:
         model, stop = self.model, conversations.stop_tokens(self.model.tokenizer)
         laid_out, prefixes = lay_out(model.tokenizer, attempts, self.decoding, with_targets=False)
         P = laid_out.tokens_BxT.shape[1] - self.decoding.response_length
+        self.spent["answers"] += len(attempts)
+        self.spent["flops"] += flops.generate(model.config, len(attempts), P, self.decoding.max_new_tokens)
         seeds_B = attempt_seeds(attempts, self.seed)
         texts: dict[int, str] = {}
         for rows, temperature in _batches_by_temperature(attempts, self.decoding):
@@ -84,6 +89,7 @@ class Victim:
         seeds_B = attempt_seeds(attempts, self.seed)
         laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
         P, perturbed = laid_out.tokens_BxT.shape[1] - self.decoding.response_length, []
+        self.spent["flops"] += operations(self.model.config, how, self.shape(len(attempts), P))
         for rows in _batches(len(attempts), self.decoding.batch_size):
             batch, seeds = self._placed((jax.tree.map(lambda array, rows=rows: array[rows], laid_out), seeds_B[rows]))
             found = jax.tree.map(sharding.on_host, perturbation(self.model.params, self.model.config, batch, how, P, seeds, restart))
@@ -97,8 +103,13 @@ class Victim:
             return []
         laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
         P = laid_out.tokens_BxT.shape[1] - self.decoding.response_length
+        self.spent["flops"] += flops.forward(self.model.config, self.shape(len(attempts), P))
         found_B = self.of_rows(laid_out, lambda batch: target_nll(self.model.params, self.model.config, batch, P), self.decoding.batch_size)
         return (-found_B).tolist()
+
+    def shape(self, rows: int, prompt_length: int) -> Pass:
+        """The shape of so many rows with a prompt block of this length, for counting operations."""
+        return Pass(rows, prompt_length + self.decoding.response_length, self.decoding.response_length)
 
     def of_rows(self, rows: Any, compute: Callable[[Any], jax.Array], size: int) -> np.ndarray:
         """What `compute` gives for each row of a pytree of numpy arrays with rows first, `size` rows at a time, spread over the mesh.

@@ -18,7 +18,7 @@ from dat_jax.models.flops import Pass
 from dat_jax.settings import check
 from dat_jax.training.losses import Objective, away_loss, cross_entropy, toward_loss
 from dat_jax.training.network import Found, Network, embed, kl, nll, response_hidden
-from dat_jax.training.perturbation import Perturbation, perturb
+from dat_jax.training.perturbation import Perturbation, operations, perturb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +88,9 @@ def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict
     length, how = shape.prompt + shape.response, settings.perturbation
     adversarial = Pass(len(chosen(shape.adversarial, settings.perturbed)), length, shape.response)
     outer = Pass(2 * shape.adversarial + shape.utility, length, shape.response)
-    found = flops.train_step(model, how.steps, adversarial, outer, shape.rank, min(how.sites))
+    found = flops.train_step(model, operations(model, how, adversarial), outer, shape.rank)
     if settings.objective.retention == "kl":  # the model before training, on the utility rows
         found["defence"] += flops.forward(model, Pass(shape.utility, length, shape.response))
-    if how.steps and how.iterate == "best":  # the last iterate's loss needs one more forward pass
-        found["attack"] += flops.forward(model, adversarial)
-    if max(how.sites):  # the stream's norm is read at the sites inside the model
-        found["attack"] += flops.first_layers(model, adversarial, max(how.sites))
     return found
 
 

@@ -68,12 +68,9 @@ def merging(config: ModelConfig, rank: int) -> float:
     return 2.0 * rank * config.layers * sum(table[name].shape[1] * table[name].shape[2] for name in lora_lib.LINEAR)
 
 
-def train_step(config: ModelConfig, steps: int, adversarial: Pass, outer: Pass, rank: int, site: int = 0) -> dict[str, float]:
-    """One training step by scope: `steps` of the attack on the adversarial rows, then the outer loss and its gradient.
-
-    site: the first one that the attack perturbs.
-    """
-    inner = steps * input_gradient(config, adversarial, site) + (merging(config, rank) if rank else 0.0)
+def train_step(config: ModelConfig, attack: float, outer: Pass, rank: int) -> dict[str, float]:
+    """One training step by scope: an attack of so many operations, then the outer loss and its gradient."""
+    inner = attack + (merging(config, rank) if rank else 0.0)
     if rank:
         return {"attack": inner, "defence": input_gradient(config, outer) + adapters(config, outer, rank)}
     return {"attack": inner, "defence": input_gradient(config, outer) + linear(config, outer) + head(config, outer)}

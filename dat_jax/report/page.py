@@ -7,8 +7,9 @@ from typing import Any
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.report import figures
+from dat_jax.report.costs import training_costs
 from dat_jax.report.measures import MEASURES
-from dat_jax.report.results import COMPARED, Results, over_refusal_forms, training_costs
+from dat_jax.report.results import COMPARED, Results, over_refusal_forms
 from dat_jax.report.sweep import Point
 from dat_jax.report.wording import ACCESS, WORST, agreement_sentence, change, cost_items, label, measure_title, title
 from dat_jax.settings import dotted
@@ -176,8 +177,22 @@ def _attacks(results: Results) -> str:
     star = " Forms with a star are in nobody's training data." if results.held_out else ""
     return (
         f'<p class="caption">Share of behaviors broken, over {_count(len(results.seeds), "seed")}, with 95 % intervals.{star}</p>'
-        f'<table class="heat"><tr><th></th>{heads}</tr>{rows}</table>{_tries(results)}'
+        f'<table class="heat"><tr><th></th>{heads}</tr>{rows}</table>{_tries(results)}{_attack_costs(results)}'
     )
+
+
+def _attack_costs(results: Results) -> str:
+    """What each attack cost per behavior, over models and seeds, beside what it broke; "" where the answers do not say so."""
+    rows = ""
+    for attack in dict.fromkeys(row["attack"] for row in results.attack_costs):
+        spent = [row for row in results.attack_costs if row["attack"] == attack]
+        behaviors = sum(row["behaviors"] for row in spent)
+        cells = "".join(f"<td>{sum(row.get(key, 0) for row in spent) / behaviors:,.3g}</td>" for key in ("answers", "flops", "seconds"))
+        rows += f"<tr><td>{_text(label(attack, results.held_out))}</td>{cells}</tr>" if behaviors else ""
+    head = "<tr><th>Attack</th><th>Answers per behavior</th><th>Operations per behavior</th><th>Seconds per behavior</th></tr>"
+    note = "Operations by formula: those of the model under attack; a rewriter's, a judge's and the sampler's are not among them."
+    table = f'<table>{head}{rows}</table><p class="caption">{note}</p>'
+    return f"<details><summary>What the attacks cost</summary>{table}</details>" if rows else ""
 
 
 def _tries(results: Results) -> str:

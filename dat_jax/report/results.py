@@ -15,6 +15,7 @@ from dat_jax.data import files
 from dat_jax.data.answers import Answers
 from dat_jax.methods import METHODS
 from dat_jax.report import intervals, judging
+from dat_jax.report.costs import flops, of_attacks, training_costs
 from dat_jax.report.measures import MEASURES
 from dat_jax.report.wording import WORST, WORST_TEXT, label, title
 
@@ -41,6 +42,7 @@ class Results:
     metrics: dict[tuple[str, int], list[dict[str, Any]]]  # (method, seed) -> lines of metrics.jsonl
     finished: dict[tuple[str, int], dict[str, Any]]  # (method, seed) -> finished.json of the training
     prompts: list[dict[str, Any]]  # records of sampled prompts of the first seed that has any
+    attack_costs: list[dict[str, Any]]  # method, attack, seed, behaviors, answers, flops, seconds: of making and answering the attempts
     costs: list[dict[str, Any]]  # seed, and what the pool's and the refreshed rounds' cost.json sum to
     utility_costs: list[dict[str, Any]]  # seed, and what the sampled utility prompts cost; empty where none were drawn
     held_out: list[str]  # forms that no training data contained, where the rewrites say so
@@ -108,6 +110,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         metrics=_metrics(workdir, runs),
         finished=finished,
         prompts=_read_lines(first_prompts) if first_prompts else [],
+        attack_costs=sorted(of_attacks(answers_by_run), key=lambda row: attack_order(row["attack"])),
         costs=_costs(workdir, seeds, "prompts"),
         utility_costs=_costs(workdir, seeds, "utility_prompts"),
         held_out=sorted(
@@ -162,6 +165,7 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
         "over_seeds": over_seeds(results.attack_rates, "attack"),
         "utility_over_seeds": over_seeds(results.utility_rates, "measure"),
         "comparisons": results.comparisons,
+        "attack_costs": results.attack_costs,
         "costs": results.costs,
         "utility_costs": results.utility_costs,
         "training": training_costs(results),
@@ -180,46 +184,6 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
         "notes": results.notes,
         "config": settings,
     }
-
-
-def training_costs(results: Results) -> list[dict[str, Any]]:
-    """Per method and seed: steps, median tokens per second, wall seconds of the training and, where it uses them, of its sampled prompts.
-
-    Seconds are None where no station wrote them. Prompts that several runs share are counted in full for each; those of refreshed rounds
-    are drawn while the training runs, and count as both.
-    """
-    costs = []
-    sampling = {cost["seed"]: cost.get("seconds", 0.0) + cost.get("judging_seconds", 0.0) for cost in results.costs}
-    for (method, seed), lines in results.metrics.items():
-        speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
-        speed = speeds[len(speeds) // 2] if speeds else None
-        seconds = results.finished.get((method, seed), {}).get("seconds")
-        prompts = sampling.get(seed) if method in METHODS and METHODS[method].prompts == "sampled" else 0.0
-        cost = {"method": method, "seed": seed, "steps": lines[-1]["step"], "tokens_per_second": speed, "seconds": seconds}
-        costs.append(cost | {"sampling_seconds": prompts})
-    return costs
-
-
-def flops(results: Results) -> list[dict[str, Any]]:
-    """Operations by formula per trained method and seed: training, sampling of adversarial and of utility prompts, and their sum.
-
-    Sampling includes the likelihoods and asking the target. Prompts that several methods share are counted in full for each. A method that
-    does not count its steps is left out.
-    """
-    found = []
-    for (method, seed), finished in results.finished.items():
-        if not finished.get("flops"):
-            continue
-        drawn = {cost["seed"]: cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.costs}
-        benign = {cost["seed"]: cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.utility_costs}
-        sampled = method in METHODS and METHODS[method].prompts == "sampled"
-        parts = {
-            "training": finished["flops"],
-            "sampling": drawn.get(seed, 0.0) if sampled else 0.0,
-            "utility_sampling": benign.get(seed, 0.0),
-        }
-        found.append({"method": method, "seed": seed, **parts, "total": sum(parts.values())})
-    return found
 
 
 def over_refusal_forms(results: Results) -> list[str]:

@@ -194,10 +194,11 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
     if found.about:
         remedy = "it holds answers of other weights; delete it to answer again, or use another --workdir"
         provenance.compare(f"{found.stem}.json", {"weights": found.about["weights"]}, {"weights": weights}, remedy)
+    cost = {"answers": 0, "flops": 0.0, "seconds": 0.0} | found.about.get("cost", {})  # of earlier calls
     found.about = job.about | {"weights": weights, "asked": list(job.items), "done": dict(found.done)}
     rank, size = {item: place for place, item in enumerate(job.items)}, victim.decoding.batch_size
     for start in range(0, len(missing), size):
-        batch = missing[start : start + size]
+        batch, before, started = missing[start : start + size], dict(victim.spent), time.monotonic()
         store = FileStore(folder / f"{job.file}.progress.npz", batch)
         attempts = job.attempts([job.items[item] for item in batch], victim, store)
 
@@ -209,6 +210,9 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         found.lines += [job.line(attempt, text) for attempt, text in zip(attempts, texts)]
         found.lines.sort(key=lambda line: rank.get(answers_lib.item_of(line), len(rank)))
         found.about["done"] |= {item: job.checksums[item] for item in batch}
+        spent = {name: victim.spent[name] - before[name] for name in before} | {"seconds": round(time.monotonic() - started, 2)}
+        cost = {name: cost[name] + spent[name] for name in cost}
+        found.about["cost"] = cost
         answers_lib.write(found)
         store.clear()
         clock.note(job, len(batch))

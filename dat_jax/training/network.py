@@ -53,7 +53,8 @@ def nll(network: Network, h_BxRxD: jax.Array, rows: Conversations) -> jax.Array:
     """Returns nll_BxR float32 (nats) of the response tokens from the hidden states that predict them, zero outside the response."""
     config, P = network.config, network.prompt_length
     targets_BxR = rows.tokens_BxT[:, P:]
-    chunk = chunk_length(*targets_BxR.shape, config.vocab_size, network.most_logits)
+    B, R = targets_BxR.shape
+    chunk = chunk_length(B, R, config.vocab_size, network.most_logits)
     logp_BxR = transformer.log_probs(network.params, config, h_BxRxD, targets_BxR, chunk=chunk)
     return jnp.where(rows.response_mask_BxT[:, P:], -logp_BxR, 0.0)
 
@@ -65,7 +66,8 @@ def kl(network: Network, original: Network, h_BxRxD: jax.Array, rows: Conversati
     """
     config, mask_BxR = network.config, rows.response_mask_BxT[:, network.prompt_length :]
     theirs_BxRxD = jax.lax.stop_gradient(response_hidden(original, embed(original, rows), rows))
-    chunk = chunk_length(*mask_BxR.shape, 2 * config.vocab_size, network.most_logits)
+    B, R = mask_BxR.shape
+    chunk = chunk_length(B, R, 2 * config.vocab_size, network.most_logits)
     kl_BxR = transformer.divergence(network.params, config, h_BxRxD, original.params, theirs_BxRxD, chunk=chunk)
     return jnp.where(mask_BxR, kl_BxR, 0.0)
 

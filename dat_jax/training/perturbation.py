@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from dat_jax.data.conversations import Conversations
-from dat_jax.models import transformer
+from dat_jax.models import flops, transformer
 from dat_jax.models.config import ModelConfig
+from dat_jax.models.flops import Pass
 from dat_jax.models.transformer import Delta
 from dat_jax.settings import check
 from dat_jax.training.network import Found, Network, embed, example_mean, response_nll
@@ -98,6 +99,14 @@ def direction(grad_BxPxD: jax.Array, moments, step, optimizer: str):
     t = step + 1.0
     # No epsilon floor: gradients of a mean over a response are tiny, and Adam's direction must not depend on their scale.
     return -(first / (1 - 0.9**t)) / (jnp.sqrt(second / (1 - 0.999**t)) + 1e-20), (first, second)
+
+
+def operations(config: ModelConfig, how: Perturbation, shape: Pass) -> float:
+    """Floating-point operations of `perturb` on rows of a shape, by formula: its steps, the last iterate's loss, the streams' norms."""
+    found = how.steps * flops.input_gradient(config, shape, min(how.sites))
+    if how.steps and how.iterate == "best":  # the last iterate's loss needs one more forward pass
+        found += flops.forward(config, shape)
+    return found + (flops.first_layers(config, shape, max(how.sites)) if max(how.sites) else 0.0)
 
 
 def units(network: Network, rows: Conversations, how: Perturbation) -> dict[int, jax.Array]:

@@ -111,6 +111,10 @@ def test_files_their_schema_and_a_second_call(small_model, answer, folder, asked
     assert found["made_with"]["decoding"]["max_new_tokens"] == 4
     assert about(folder / "best_of_n.jsonl")["made_with"]["settings"] == {"attempts": 2, "sigma": 0.4, "temperature": 1.0}
 
+    costs = {name: about(folder / f"{name}.jsonl")["cost"] for name in ("direct", "best_of_n", "embedding")}
+    assert {name: cost["answers"] for name, cost in costs.items()} == {"direct": 2, "best_of_n": 4, "embedding": 2}
+    assert costs["embedding"]["flops"] > costs["best_of_n"]["flops"] == 2 * costs["direct"]["flops"] > 0
+
     before = stamps(folder)
     asked.clear()
     assert answer(small_model) == ["evaluate dat, seed 3: done"]

@@ -1,0 +1,62 @@
+"""What a run cost: training, sampling, and each attack of the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dat_jax.data.answers import Answers
+from dat_jax.methods import METHODS
+
+if TYPE_CHECKING:
+    from dat_jax.report.results import Results
+
+
+def training_costs(results: Results) -> list[dict[str, Any]]:
+    """Per method and seed: steps, median tokens per second, wall seconds of the training and, where it uses them, of its sampled prompts.
+
+    Seconds are None where no station wrote them. Prompts that several runs share are counted in full for each; those of refreshed rounds
+    are drawn while the training runs, and count as both.
+    """
+    costs = []
+    sampling = {cost["seed"]: cost.get("seconds", 0.0) + cost.get("judging_seconds", 0.0) for cost in results.costs}
+    for (method, seed), lines in results.metrics.items():
+        speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
+        speed = speeds[len(speeds) // 2] if speeds else None
+        seconds = results.finished.get((method, seed), {}).get("seconds")
+        prompts = sampling.get(seed) if method in METHODS and METHODS[method].prompts == "sampled" else 0.0
+        cost = {"method": method, "seed": seed, "steps": lines[-1]["step"], "tokens_per_second": speed, "seconds": seconds}
+        costs.append(cost | {"sampling_seconds": prompts})
+    return costs
+
+
+def flops(results: Results) -> list[dict[str, Any]]:
+    """Operations by formula per trained method and seed: training, sampling of adversarial and of utility prompts, and their sum.
+
+    Sampling includes the likelihoods and asking the target. Prompts that several methods share are counted in full for each. A method that
+    does not count its steps is left out.
+    """
+    found = []
+    for (method, seed), finished in results.finished.items():
+        if not finished.get("flops"):
+            continue
+        drawn = {cost["seed"]: cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.costs}
+        benign = {cost["seed"]: cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.utility_costs}
+        sampled = method in METHODS and METHODS[method].prompts == "sampled"
+        parts = {
+            "training": finished["flops"],
+            "sampling": drawn.get(seed, 0.0) if sampled else 0.0,
+            "utility_sampling": benign.get(seed, 0.0),
+        }
+        found.append({"method": method, "seed": seed, **parts, "total": sum(parts.values())})
+    return found
+
+
+def of_attacks(runs: Mapping[tuple[str, int], Sequence[Answers]]) -> list[dict[str, Any]]:
+    """What making and answering each attack's attempts cost; files that do not say so are left out."""
+    return [
+        {"method": method, "attack": found.about["attack"], "seed": seed, "behaviors": len(found.done), **found.about["cost"]}
+        for (method, seed), answers in runs.items()
+        for found in answers
+        if "attack" in found.about and found.about.get("cost")
+    ]

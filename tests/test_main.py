@@ -58,7 +58,7 @@ def test_what_the_disk_refuses_is_one_line(tmp_path):
     assert (
         done.stderr.strip()
         .splitlines()[-1]
-        .startswith(f"dat_jax: {tmp_path}/file/seed_0/world: Not a directory; when that is mended, the same command goes on")
+        .startswith(f"dat_jax: {tmp_path}/file/lock.json: Not a directory; when that is mended, the same command goes on")
     )
 
 

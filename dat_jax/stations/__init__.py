@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dat_jax import sharding
 from dat_jax.data import files
-from dat_jax.stations import evaluate, export, judge, report, sample, train
+from dat_jax.stations import evaluate, export, judge, lock, report, sample, train
 from dat_jax.stations import workdir as workdirs
 from dat_jax.stations.inputs import check_files, read_inputs
 from dat_jax.stations.subjects import check_sources
@@ -60,10 +60,10 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
     check_sources(config)
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
-    workdirs.check_claim(folder, config)
-    workdirs.check_agreement(config)
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
-    with jax.set_mesh(mesh):
+    with lock.held(folder), jax.set_mesh(mesh):
+        workdirs.check_claim(folder, config)
+        workdirs.check_agreement(config)
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
         for seed in config.seeds:
             inputs = read_inputs(config, folder / f"seed_{seed}", seed)
             workdirs.claim(folder, config)  # now: a call that ends at a wrong path leaves nothing that the mended call would trip over

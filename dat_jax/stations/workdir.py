@@ -1,6 +1,7 @@
 """The work directory: what a run writes where, and what the folder was made with.
 
 workdir/config.json                          the configuration; another one is refused
+workdir/lock.json                            while a call works: who it is; see lock.py
 workdir/seed_<s>/world/                      the embedded world's models and files, where it is used
 workdir/seed_<s>/prompts/                    the prompt pool: prompts.jsonl, cost.json; round_<r>/ those drawn during the training
 workdir/seed_<s>/<method>/                   checkpoints, metrics.jsonl, events, finished.json

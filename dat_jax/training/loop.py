@@ -215,25 +215,30 @@ def train(
                 log.write(step, rates)
                 collapsed = _judge_collapse(name, step, rates, training.collapse)
             if stopped := told_to_stop(step, note):
-                _save(checkpoints, ledger, state, about)
+                saved = _save(checkpoints, ledger, state, about)
                 log.close()
-                logging.warning("%s: %s; saved step %d, exit status %d", name, stopped, step, PREEMPTED)
+                logging.warning("%s: %s; %s, exit status %d", name, stopped, saved, PREEMPTED)
                 raise SystemExit(PREEMPTED)
         checkpoints.wait()
         log.close()
-    if jax.process_index() == 0:
-        seconds = time.monotonic() - started
-        summary = about | {"seconds": round(seconds, 1), "resumed_at": first, "collapsed": collapsed, "tokens_per_step": tokens}
-        summary |= {"flops": step_flops * training.steps, "skipped": log.count("skipped")}
-        files.write_text(folder / "finished.json", json.dumps(summary, indent=1))
+    seconds = time.monotonic() - started
+    summary = about | {"seconds": round(seconds, 1), "resumed_at": first, "collapsed": collapsed, "tokens_per_step": tokens}
+    _finish(folder, summary | {"flops": step_flops * training.steps, "skipped": log.count("skipped")})
 
 
-def _save(checkpoints: Checkpoints, ledger: Ledger, state: TrainState, about: dict[str, Any]) -> None:
-    """Saves before the training leaves; a state that skipped the last step is left to the checkpoint before it."""
+def _save(checkpoints: Checkpoints, ledger: Ledger, state: TrainState, about: dict[str, Any]) -> str:
+    """Saves before the training leaves, and says what; a state that skipped the last step is left to the checkpoint before it."""
     ledger.flush()
     if ledger.sound():
         checkpoints.save(state, about, force=True)
     checkpoints.wait()
+    return f"saved step {int(state.step)}" if ledger.sound() else f"step {int(state.step)} was skipped and is not saved"
+
+
+def _finish(folder: epath.Path, summary: dict[str, Any]) -> None:
+    """Writes finished.json, by which a later call knows that nothing is left to do."""
+    if jax.process_index() == 0:
+        files.write_text(folder / "finished.json", json.dumps(summary, indent=1))
 
 
 def placed(mesh, batch: pipeline.Batch, counts: tuple[int, int]) -> pipeline.Batch:

@@ -31,7 +31,7 @@ from dat_jax.judges import JUDGES
 from dat_jax.models.huggingface import Model
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.rewriter import rewriter
-from dat_jax.stations.subjects import check_trained, load_target, subjects
+from dat_jax.stations.subjects import load_target, subjects
 
 Lines = Callable[[Attempt, str], answers_lib.Line]  # (attempt, response) -> the line that is kept
 
@@ -58,14 +58,16 @@ def run(inputs: Inputs, mesh) -> None:
     """Answers what is not answered yet, for every model. Every process must call; process 0 writes."""
     if not inputs.eval_behaviors:
         raise ValueError("config.data.eval_behaviors is empty; allowed: a behaviors CSV to attack the models with")
-    check_trained(inputs)
+    found = subjects(inputs, mesh)
+    for subject in found:
+        subject.check()
     target: list[Model] = []
 
     def loaded_target() -> Model:
         target[:] = target or [load_target(inputs.config, mesh)]
         return target[0]
 
-    for subject in subjects(inputs, mesh):
+    for subject in found:
         folder = inputs.folder / "answers" / subject.name
         jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name)]
         todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]

@@ -29,6 +29,7 @@ class Subject:
     name: str  # a column of the report and a folder of answers
     source: str  # for readers: the folder, hub id or checkpoint
     load: Callable[[Callable[[], Model]], Model]  # (loads the target, once) -> the model
+    check: Callable[[], None] = lambda: None  # raises ValueError where `load` is known to fail, before it is called
 
     @property
     def identity(self) -> str:
@@ -59,7 +60,12 @@ def _of_method(inputs: Inputs, name: str, mesh) -> Subject:
     folder = inputs.folder / name
     if not METHODS[name].trains:
         return Subject(name, inputs.config.target.model, lambda target: target())
-    return Subject(name, str(folder), lambda target: loop.merged(target(), *loop.restore(target(), folder, mesh)))
+
+    def check() -> None:
+        if not is_checkpoint(str(folder)):
+            raise ValueError(f"{folder}: no checkpoint of {name}; run --mode=train first")
+
+    return Subject(name, str(folder), lambda target: loop.merged(target(), *loop.restore(target(), folder, mesh)), check)
 
 
 def _compared(entry: str, config: ConfigDict, mesh) -> Subject:
@@ -130,13 +136,6 @@ def check_devices(config: ConfigDict, platform: str) -> None:
             raise ValueError(
                 f"config.{key}.attention is 'splash', a kernel for TPUs, and the devices are of kind {platform!r}; allowed: xla"
             )
-
-
-def check_trained(inputs: Inputs) -> None:
-    """Raises ValueError for a method that is to be attacked and was not trained."""
-    for method in (method.name for method in inputs.methods if method.trains):
-        if not is_checkpoint(str(inputs.folder / method)):
-            raise ValueError(f"{inputs.folder / method}: no checkpoint of {method}; run --mode=train first")
 
 
 def is_checkpoint(source: str) -> bool:

@@ -26,12 +26,12 @@ def run(inputs: Inputs, mesh) -> None:
     if not todo:
         logging.info("train, seed %d: done", inputs.seed)
         return
-    chats = [*inputs.chats, *sampled_chats(inputs)]
+    conversations = [*inputs.chats, *sampled_chats(inputs)]
     for method in todo:
         if method.prompts == "sampled":
             check_sampled(inputs)
     target = load_target(config, mesh)
-    chats = pipeline.utility_rows(target.tokenizer, chats, config.data)
+    chats = pipeline.utility_rows(target.tokenizer, conversations, config.data)
     for method in todo:
         refresh = config.sampler.refresh_every if method.prompts == "sampled" else 0
         measured = watch(inputs, target, mesh)

@@ -120,6 +120,7 @@ def _training() -> ConfigDict:
             final_learning_rate=0.0,  # share of the peak at the end of the cosine
             weight_decay=1e-3,
             clip=0.3,  # largest global gradient norm
+            faults=5,  # steps in a row whose loss or gradient is not finite, all of them skipped, after which a training ends
             micro_batch=0,  # rows (adversarial + utility) worked on at a time, their gradients averaged over the batch; 0: all at once
             keep_products=False,  # keep the results of the layers' matrix products instead of recomputing them: faster, more memory
             save_every=50,  # steps between checkpoints
@@ -223,7 +224,7 @@ def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], N
     require(config.training.watch_every >= 0, "training.watch_every", "an integer >= 0 (0: never)")
     require(config.training.watch_prompts >= 1, "training.watch_prompts", "an integer >= 1")
     require(config.training.lora.alpha > 0, "training.lora.alpha", "a number > 0")
-    for key in ("steps", "save_every", "keep", "log_every"):
+    for key in ("steps", "save_every", "keep", "log_every", "faults"):
         require(config.training[key] >= 1, f"training.{key}", "an integer >= 1")
     rank = config.training.lora.rank
     rules = ("adamw",) if rank else ("adamw", "muon")
@@ -252,8 +253,10 @@ def quoted(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name.lstrip("-") in lists and "," in value and not value.lstrip().startswith(("(", "[", "'", '"')):
-            parts = tuple(part.strip() for part in value.split(","))
-            argument = argument if all(part.lstrip("-").isdigit() for part in parts) else f"{name}={parts!r}"
+            *parts, last = (part.strip() for part in value.split(","))
+            parts += [last] if last else []  # "21," is a list of one, as in Python
+            numbers = all(part.lstrip("-").isdigit() for part in parts)
+            argument = f"{name}={','.join(parts)}" if numbers else f"{name}={tuple(parts)!r}"
         found.append(argument)
     return found
 

@@ -1,15 +1,18 @@
 """Flags and dispatch: `python -m dat_jax.main --config=configs/quickstart.py [--workdir=DIR] [--mode=MODE] [--config.KEY=VALUE ...]`.
 
 Kept short on purpose: what the modes do lives in `dat_jax.stations`, where tests and notebooks can import it. A wrong file, key or value
-ends with one line and exit status 2 before anything is compiled; a run that was told to stop saves and ends with status 75; killed or
-stopped, the same command goes on.
+ends with one line and exit status 2 before anything is compiled; one that is told to stop (SIGINT, SIGTERM) ends with one
+line and status 75; killed or stopped, the same command goes on.
 """
 
 import logging
 import os
 import sys
 
-from dat_jax import platform
+from dat_jax import platform, signals
+
+if __name__ == "__main__":
+    signals.listen()  # now: the imports below take seconds
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there: it is not needed
@@ -59,9 +62,6 @@ def main(argv: list[str]) -> int:
             f"dat_jax: {place}{error.strerror or error}; when that is mended, the same command goes on from what is saved", file=sys.stderr
         )
         return 1  # not the user's: it may be gone at the next try, which launch/supervise.sh makes
-    except KeyboardInterrupt:
-        print("dat_jax: stopped; the same command goes on from what is saved", file=sys.stderr, flush=True)
-        os._exit(130)  # at once: what jax is still compiling or computing would crash the interpreter on its way out
 
 
 def show_progress() -> None:
@@ -84,4 +84,4 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(signals.ended(main), flags_parser=parse_flags)

@@ -1,10 +1,12 @@
 """A run whose models, data and workdir lie in a bucket: killed, resumed by two processes, recognised as done, exported.
 
 The bucket is an emulator of Google Cloud Storage in this process. It lacks two things that real buckets have and that OCDBT, the format of
-the checkpoints, builds on: the header that tells an object's generation, and uploads that are conditional on it. They are added here.
+the checkpoints, builds on: the header that tells an object's generation, and uploads that are conditional on it. The lock of a workdir
+needs deletions that are conditional, too. They are added here.
 It knows no hierarchical buckets either, which gcsfs would ask for over gRPC, so it is told not to.
 """
 
+import dataclasses
 import json
 import signal
 import socket
@@ -19,6 +21,7 @@ from dat_jax import models
 from dat_jax.checkpoints import Checkpoints, TrainState
 from dat_jax.data import chats, files
 from dat_jax.data.prepare import write as write_dataset
+from dat_jax.stations import lock
 
 CHATS = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}] for i in range(3)]
 
@@ -49,10 +52,23 @@ def bucket():
 
         return wrapped
 
+    remove = objects.delete
+
+    def conditional_delete(request, response, storage, *args, **kwargs):
+        wanted = request.query.get("ifGenerationMatch")
+        found = storage.objects.get(request.params["bucket_name"], {}).get(request.params["object_id"])
+        if wanted and found and wanted[0] != found["generation"]:
+            response.status = HTTPStatus.PRECONDITION_FAILED
+            return
+        remove(request, response, storage, *args, **kwargs)
+
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
+        for _, handlers in emulator.HANDLERS:
+            if handlers.get("DELETE") is remove:
+                patch.setitem(handlers, "DELETE", conditional_delete)
         patch.setattr(objects, "download", with_generation)
         patch.setattr(objects, "_media_upload", conditional(objects._media_upload))
         for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):  # for gcsfs and TensorBoard's writer, and for Orbax
@@ -136,6 +152,25 @@ def test_chats_in_a_bucket_in_every_format(bucket, tmp_path):
         assert chats.load_chats(f"gs://bucket/chats/{name}") == CHATS
     with pytest.raises(ValueError, match=r"gs://bucket/chats/d\.jsonl: no such file; did you mean c\.jsonl\?"):
         chats.load_chats("gs://bucket/chats/d.jsonl")
+
+
+def test_a_workdir_in_a_bucket_has_one_owner(bucket, caplog):
+    """Of two that break one lock at one moment, the first changes the generation under the other."""
+    folder = epath.Path("gs://bucket/locked")
+    with lock.held(folder):
+        owner = json.loads(content("locked/lock.json"))
+        with pytest.raises(ValueError, match=rf"gs://bucket/locked is in use by process {owner['pid']} on "), lock.held(folder):
+            pytest.fail("two owners")
+        place = lock._place(folder)
+        version, text = place.read()
+        assert not place.swap("0", text) and not place.swap(str(int(version) + 1), "")  # it is there; it is another's
+        assert place.swap(version, text) and not place.swap(version, text)
+    assert "locked/lock.json" not in bucket
+    gone = dataclasses.replace(lock.myself(), started="1")
+    assert place.swap("0", json.dumps(dataclasses.asdict(gone)))
+    with lock.held(folder):
+        assert json.loads(content("locked/lock.json"))["token"] != gone.token
+    assert "locked/lock.json" not in bucket and any("its owner is gone" in message for message in caplog.messages)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_no_fault_of_the_call(bucket, monkeypatch):

@@ -139,6 +139,8 @@ def test_words_with_commas_between_them_are_a_list():
     ],
 )
 def test_paths_with_commas_between_them_need_no_quotes(value, read):
+    assert quoted(["--config.seeds=21,", "--config.seeds=0, 1,"]) == ["--config.seeds=21", "--config.seeds=0,1"]
+    assert quoted(["--config.training.methods=cat,"]) == ["--config.training.methods=('cat',)"]
     others = ["--config=configs/evaluate.py", "--config.seeds=0,1", "--config.data.behaviors=a/b,c/d", "--workdir=x,y/z"]
     assert quoted([*others, f"--config.evaluation.compare={value}"]) == [*others, f"--config.evaluation.compare={read}"]
 

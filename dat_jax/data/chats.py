@@ -47,7 +47,19 @@ def messages(path: str, number: int, row: dict[str, Any]) -> list[dict[str, str]
     last = max((i for i, m in enumerate(chat) if m["role"] == "assistant"), default=0)
     if last == 0:
         raise ValueError(f"{path}, line {number}: no assistant message after a user's; allowed: at least one")
+    _check_order(path, number, [message["role"] for message in chat[: last + 1]])
     return chat[: last + 1]
+
+
+def _check_order(path: str, number: int, roles: Sequence[str]) -> None:
+    """Raises ValueError for an order of roles that no chat template means: many write it out all the same, as something else."""
+    turns = roles[1:] if roles[0] == "system" else roles
+    for turn, role in enumerate(turns):
+        if role != ("user", "assistant")[turn % 2]:
+            raise ValueError(
+                f"{path}, line {number}: the roles are {', '.join(roles)}; allowed: system first or not at all, then user and assistant "
+                "in turn"
+            )
 
 
 def first_exchanges(chats: Sequence[Sequence[dict[str, str]]]) -> list[tuple[str, str]]:

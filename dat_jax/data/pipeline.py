@@ -42,6 +42,7 @@ class AdversarialRows:
 
     away: Conversations
     toward: Conversations
+    ids: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())  # of their behaviors, where they are known
 
 
 def triples(
@@ -87,7 +88,7 @@ def adversarial_rows(tokenizer, rows: Sequence[tuple[str, str, str, str]], data)
         names = [f"behavior {id!r}" for id, *_ in rows]
         return tokenize(tokenizer, dialogs, data.prompt_length, data.response_length, data.perturb, data.system, names)
 
-    return AdversarialRows(away=side(lambda y, r: y), toward=side(lambda y, r: r))
+    return AdversarialRows(away=side(lambda y, r: y), toward=side(lambda y, r: r), ids=tuple(id for id, *_ in rows))
 
 
 def utility_rows(tokenizer, chats, data) -> Conversations:
@@ -115,9 +116,22 @@ def utility_rows(tokenizer, chats, data) -> Conversations:
 
 def _shuffled(rows: Conversations | AdversarialRows, count: int, seed: int, take: slice, select):
     """Returns an endless dataset of `count` rows per step, reshuffled every epoch, of which this process reads `take`."""
+    return _order(rows, count, seed).map(lambda index: select(rows, index[take]))
+
+
+def _order(rows: Conversations | AdversarialRows, count: int, seed: int) -> grain.MapDataset:
+    """The numbers of the rows of each step."""
     first = rows.away if isinstance(rows, AdversarialRows) else rows
-    order = grain.MapDataset.range(len(first.tokens_BxT)).seed(seed).shuffle().repeat().batch(count)[:ENDLESS]
-    return order.map(lambda index: select(rows, index[take]))
+    return grain.MapDataset.range(len(first.tokens_BxT)).seed(seed).shuffle().repeat().batch(count)[:ENDLESS]
+
+
+def row_numbers(adversarial: AdversarialRows, utility: Conversations, data, seed: int, step: int) -> dict[str, list[int]]:
+    """Returns which rows, counted from 0, the batch of a step (counted from 1) holds of either kind; see `batches`."""
+    orders = {
+        "adversarial": _order(adversarial, data.adversarial_rows, seed),
+        "utility": _order(utility, data.utility_rows, seed + 1),
+    }
+    return {kind: [int(number) for number in order[step - 1]] for kind, order in orders.items()}
 
 
 def batches(adversarial: AdversarialRows, utility: Conversations, data, seed: int, take=slice(None)) -> grain.MapDataset:

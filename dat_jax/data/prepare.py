@@ -6,6 +6,11 @@ given) and writes ArrayRecord through TFDS, without TensorFlow; `config.data.cha
 
 import json
 
+from dat_jax import signals
+
+if __name__ == "__main__":
+    signals.listen()  # now: the imports below take seconds
+
 import tensorflow_datasets as tfds
 from absl import app, flags, logging
 from etils import epath
@@ -42,15 +47,13 @@ class Chats(tfds.core.GeneratorBasedBuilder):
 
 
 def write(rows: list[list[dict[str, str]]], folder: str) -> None:
-    """Writes conversations as a TFDS dataset in ArrayRecord files of the folder itself."""
-    builder = Chats(rows, data_dir=folder, file_format="array_record")
+    """Writes conversations as a TFDS dataset in ArrayRecord files of the folder itself; what is not complete stands beside it."""
+    partial = epath.Path(f"{folder.rstrip('/')}.unfinished")
+    partial.rmtree(missing_ok=True)
+    builder = Chats(rows, data_dir=partial, file_format="array_record")
     builder.download_and_prepare()
-    made = epath.Path(builder.data_dir)
-    for file in list(made.iterdir()):
-        file.rename(epath.Path(folder) / file.name)
-    made.rmdir()
-    made.parent.rmdir()
-    (epath.Path(folder) / "downloads").rmtree(missing_ok=True)  # made by TFDS, empty
+    epath.Path(builder.data_dir).rename(folder)  # at once: a folder that is not empty is refused
+    partial.rmtree()
 
 
 def main(argv: list[str]) -> None:
@@ -78,4 +81,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(signals.ended(main))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import typing
 from typing import Any
 
 from dat_jax.data import files
@@ -30,12 +31,24 @@ def write_records(path, records: list[PromptRecord]) -> None:
 
 
 def read_records(path) -> list[PromptRecord]:
-    """Reads records; ValueError names the line and the key that is missing or unknown."""
+    """Reads records; ValueError names the line and the key that is missing, unknown or of another type."""
     names = [f.name for f in dataclasses.fields(PromptRecord)]
     records = []
     for line, value in files.read_jsonl(str(path), names):
         unknown = set(value) - set(names)
         if unknown:
             raise ValueError(f"{path}, line {line}: unknown key {sorted(unknown)[0]!r}; allowed: {', '.join(names)}")
+        for field in dataclasses.fields(PromptRecord):
+            if not _fits(value[field.name], field.type):
+                kind = getattr(field.type, "__name__", field.type)
+                raise ValueError(f"{path}, line {line}: {field.name} is {value[field.name]!r:.80}; allowed: {kind}")
         records.append(PromptRecord(**value))
     return records
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a field's type; "false" is a text, and no truth value is a number."""
+    kind = typing.get_origin(kind) if typing.get_origin(kind) is dict else kind
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind) or (isinstance(value, int) and kind == float | None)

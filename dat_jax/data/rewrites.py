@@ -46,11 +46,15 @@ def read_rewrites(path: str) -> list[Rewrite]:
     Raises:
       ValueError: naming file, line and key, for what is not such a line, for a form whose name cannot be a file name, for an empty file.
     """
-    rewrites = []
+    rewrites: list[Rewrite] = []
+    spelled: dict[str, tuple[str, int]] = {}
     for line, row in files.read_jsonl(str(path), ("id", "rewrite", "prompt")):
         behavior, form, prompt = (files.require_text(path, line, key, row[key]) for key in ("id", "rewrite", "prompt"))
         if not FORM_NAME.fullmatch(form):
             raise ValueError(f'{path}, line {line}: rewrite is {form!r}; allowed: a name of letters, digits, "_", "." and "-"')
+        first, where = spelled.setdefault(form.casefold(), (form, line))
+        if first != form:  # files are named by it, and some disks do not tell capital letters apart
+            raise ValueError(f"{path}, line {line}: rewrite is {form!r}, and {first!r} on line {where}; allowed: one spelling of a form")
         held_out = row.get("held_out", False)
         if not isinstance(held_out, bool):
             raise ValueError(f"{path}, line {line}: held_out is {held_out!r}; allowed: true or false")

@@ -27,6 +27,18 @@ def read_utility_prompts(path: str) -> dict[str, list[UtilityPrompt]]:
       ValueError: naming file, line and key, also for a prompt or an id that occurs twice.
     """
     sets: dict[str, list[UtilityPrompt]] = {"safe": []}
+    seen: dict[tuple[str, str, str], int] = {}
+
+    def once(line: int, name: str) -> None:
+        """Raises ValueError if the newest prompt of a set, or its id, is there already."""
+        for what in ("prompt", "id"):
+            value = getattr(sets[name][-1], what)
+            if (before := seen.setdefault((name, what, value), line)) != line:
+                raise ValueError(
+                    f"{path}, line {line}: the {what} {value!r:.80} stands there more than once ({name}), first on line {before}; "
+                    "allowed: each once"
+                )
+
     if str(path).endswith(".csv"):
         sets["unsafe"] = []
         for line, row in files.read_csv(path, ("prompt", "label", "type")):
@@ -34,18 +46,18 @@ def read_utility_prompts(path: str) -> dict[str, list[UtilityPrompt]]:
                 raise ValueError(f"{path}, line {line}: label is {row['label']!r}; allowed: safe | unsafe")
             prompt = files.require_text(path, line, "prompt", row["prompt"])
             sets[row["label"]].append(UtilityPrompt(row.get("id") or str(line), prompt, form=row["type"]))
+            once(line, row["label"])
     else:
         for line, row in files.read_jsonl(path, ("id", "prompt")):
             texts = {key: row.get(key) or "" for key in ("response", "form")}
             for key, text in texts.items():
                 if not isinstance(text, str):
                     raise ValueError(f"{path}, line {line}: {key} is {text!r}; allowed: a text")
-            prompt = files.require_text(path, line, "prompt", row["prompt"])
-            sets["safe"].append(UtilityPrompt(str(row["id"]), prompt, texts["response"], texts["form"]))
-    for name, prompts in sets.items():
-        for what in ("prompt", "id"):
-            if (twice := files.repeated(getattr(item, what) for item in prompts)) is not None:
-                raise ValueError(f"{path}: the {what} {twice!r:.80} stands there more than once ({name}); allowed: each once")
+            prompt, id = files.require_text(path, line, "prompt", row["prompt"]), row["id"]
+            if isinstance(id, bool) or not isinstance(id, str | int) or not str(id).strip():
+                raise ValueError(f"{path}, line {line}: id is {id!r}; allowed: a text or an integer")
+            sets["safe"].append(UtilityPrompt(str(id), prompt, texts["response"], texts["form"]))
+            once(line, "safe")
     return sets
 
 

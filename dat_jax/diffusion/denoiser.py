@@ -18,7 +18,7 @@ def mask_id(config: ModelConfig) -> int:
     """The mask token of a masked-diffusion LM; ValueError when the model is none."""
     if config.mask_token is None or config.causal:
         found = f"mask_token={config.mask_token}, causal={config.causal}"
-        raise ValueError(f"sampler.model: {config.model_type!r} is not a masked-diffusion LM ({found}); allowed: LLaDA, Dream")
+        raise ValueError(f"config.sampler.model: {config.model_type!r} is not a masked-diffusion LM ({found}); allowed: LLaDA, Dream")
     return config.mask_token
 
 

@@ -17,7 +17,10 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 
-from dat_jax import platform
+from dat_jax import platform, signals
+
+if __name__ == "__main__":
+    signals.listen()  # now: the imports below take seconds
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
 os.environ.update(platform.environment())
@@ -207,4 +210,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(signals.ended(main))

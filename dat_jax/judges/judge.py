@@ -47,6 +47,7 @@ class Judge:
     version: int = 1  # raised when the same settings give other verdicts than before
     settings: type = NoSettings
     group: str = ""  # the settings are config.judges.<group>; "": the judge's name
+    knows: Callable[[str], bool] = lambda item: True  # whether it can judge answers to the behavior or utility prompt of an id
 
     @property
     def key(self) -> str:

@@ -17,9 +17,21 @@ def load(settings: NoSettings) -> Verdicts:
     return judge
 
 
+def knows(item: str) -> bool:
+    """Whether an id is one of the world's requests."""
+    from dat_jax.world import grammar
+
+    try:
+        grammar.request(item)
+    except ValueError:
+        return False
+    return True
+
+
 JUDGE = Judge(
     name="world",
     title="The world's exact judge",
     about="The embedded world's judge is exact: compliance means that the answer holds the knowledge that was asked for.",
     load=load,
+    knows=knows,
 )

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 
 from dat_jax import sharding
 from dat_jax.data import files
-from dat_jax.stations import evaluate, export, given, judge, report, sample, train
+from dat_jax.stations import evaluate, export, given, judge, lock, report, sample, train
 from dat_jax.stations import workdir as workdirs
 from dat_jax.stations.inputs import check_files, read_inputs
-from dat_jax.stations.subjects import check_sources
+from dat_jax.stations.subjects import check_devices, check_sources
 
 # Of a seed, in the order in which they run; the report is of all seeds and comes last.
 STATIONS: dict[str, Callable] = {
@@ -56,14 +56,17 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
             f"config.world.enabled is True with --workdir={workdir} and config.mesh.processes = {config.mesh.processes}; allowed: "
             "a local workdir and one process, or the folder of a world that was built so in the keys of config.target, sampler and data"
         )
+    if "evaluate" in names and not config.data.eval_behaviors and not config.world.enabled:
+        raise ValueError("config.data.eval_behaviors is empty; allowed: a behaviors CSV to attack the models with")
     check_files(config)
     check_sources(config)
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
-    workdirs.check_claim(folder, config)
-    workdirs.check_agreement(config)
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
-    with jax.set_mesh(mesh):
+    check_devices(config, mesh.devices.flat[0].platform)
+    with lock.held(folder), workdirs.returned(folder), jax.set_mesh(mesh):
+        workdirs.check_claim(folder, config)
+        workdirs.check_agreement(config)
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
         for seed in config.seeds:
             inputs = read_inputs(config, folder / f"seed_{seed}", seed)
             if "evaluate" in names:

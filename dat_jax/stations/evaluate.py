@@ -59,13 +59,16 @@ def run(inputs: Inputs, mesh) -> None:
     """Answers what is not answered yet, for every model. Every process must call; process 0 writes."""
     if not inputs.eval_behaviors:
         raise ValueError("config.data.eval_behaviors is empty; allowed: a behaviors CSV to attack the models with")
+    models = subjects(inputs, mesh)
+    for subject in models:
+        subject.check()
     target: list[Model] = []
 
     def loaded_target() -> Model:
         target[:] = target or [load_target(inputs.config, mesh)]
         return target[0]
 
-    models, ready = subjects(inputs, mesh), given.ready(inputs, mesh)
+    ready = given.ready(inputs, mesh)
     for subject in models:
         folder = inputs.folder / "answers" / subject.name
         if "replay" in inputs.config.evaluation.attacks:
@@ -210,8 +213,8 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         found.lines += [job.line(attempt, text) for attempt, text in zip(attempts, texts)]
         found.lines.sort(key=lambda line: rank.get(answers_lib.item_of(line), len(rank)))
         found.about["done"] |= {item: job.checksums[item] for item in batch}
-        spent = {name: victim.spent[name] - before[name] for name in before} | {"seconds": round(time.monotonic() - started, 2)}
-        cost = {name: cost[name] + spent[name] for name in cost}
+        spent = {kind: victim.spent[kind] - before[kind] for kind in before} | {"seconds": round(time.monotonic() - started, 2)}
+        cost = {kind: cost[kind] + spent[kind] for kind in cost}
         found.about["cost"] = cost
         answers_lib.write(found)
         store.clear()

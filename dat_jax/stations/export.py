@@ -16,14 +16,16 @@ from dat_jax.training import loop
 
 def run(inputs: Inputs, mesh) -> None:
     """Writes what is trained and not exported yet. Raises ValueError for a method whose training is not finished."""
+    methods = [method.name for method in inputs.methods if method.trains]
+    for run in (inputs.folder / method for method in methods):
+        if not (run / "finished.json").exists():
+            raise ValueError(f"{run}: the training of {run.name} is not finished; run --mode=train first")
     target = load_target(inputs.config, mesh)
-    for method in (method.name for method in inputs.methods if method.trains):
+    for method in methods:
         folder, run = inputs.folder / "export" / method, inputs.folder / method
         if (folder / "README.md").exists():
             logging.info("export %s, seed %d: done", method, inputs.seed)
             continue
-        if not (run / "finished.json").exists():
-            raise ValueError(f"{run}: the training of {method} is not finished; run --mode=train first")
         adapter = folder.parent / f"{method}-adapter"
         for half_written in (folder, adapter) if jax.process_index() == 0 else ():
             half_written.rmtree(missing_ok=True)

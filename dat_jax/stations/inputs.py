@@ -4,13 +4,14 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from dat_jax import models, settings, world
 from dat_jax.attacks import ATTACKS
-from dat_jax.attacks.victim import Decoding
+from dat_jax.attacks.victim import BLOCKS, Decoding
 from dat_jax.config import TABLES
 from dat_jax.data import behaviors as behaviors_lib
 from dat_jax.data import chats as chats_lib
@@ -18,7 +19,7 @@ from dat_jax.data import conversations, files, pipeline, utility
 from dat_jax.data import rewrites as rewrites_lib
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import Rewrite
-from dat_jax.diffusion import denoiser
+from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
 from dat_jax.models import families, huggingface
@@ -115,10 +116,9 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
         logging.info("%s", made)
     _check_lengths(inputs)
     check_fit(config, config.target.model, {"methods": config.training.methods, "attacks": config.evaluation.attacks})
+    _check_judges(inputs)
     for name in config.evaluation.attacks:  # a form that no rewrite has is to be known now, not after the training
         ATTACKS[name].variants(ATTACKS[name].read_settings(config), rewrites_lib.forms(inputs.rewrites))
-    if trains and (config.utility.samples or any(method.prompts == "sampled" for method in inputs.methods)):
-        denoiser.mask_id(families.read(huggingface.read_fields(huggingface.locate(config.sampler.model))))
     return inputs
 
 
@@ -129,12 +129,23 @@ def check_fit(config: ConfigDict, source: str, chosen: Mapping[str, Sequence[str
         settings.fits(row.read_settings(config), f"{group}.{row.key}", model)
 
 
+def needs_sampler(config: ConfigDict) -> bool:
+    """Whether a run draws prompts: for a method that trains on samples, or as further utility rows."""
+    trained = [method for method in map(METHODS.__getitem__, config.training.methods) if method.trains]
+    return bool(trained) and bool(config.utility.samples or any(method.prompts == "sampled" for method in trained))
+
+
 def _rewrites(config: ConfigDict, behaviors: list[Behavior]) -> list[Rewrite]:
     """The rewrites of these behaviors in the forms of config.evaluation.forms; ValueError for a form that none has."""
     path = config.data.rewrites
     found = rewrites_lib.read_rewrites(path) if path else rewrites_lib.make_rewrites(behaviors)
     known = {behavior.id for behavior in behaviors}
     found = [rewrite for rewrite in found if rewrite.behavior in known]
+    if path and behaviors and not found:
+        raise ValueError(
+            f"{path}: no rewrite of an evaluation behavior; allowed as id: those of {config.data.eval_behaviors} that are tried, "
+            f"such as {behaviors[0].id!r}"
+        )
     present, wanted = rewrites_lib.forms(found), tuple(config.evaluation.forms)
     for form in wanted:
         if form not in present:
@@ -161,6 +172,40 @@ def _check_lengths(inputs: Inputs) -> None:
                 f"{config.data[key]}"
             )
         pipeline.adversarial_rows(tokenizer, pipeline.triples(group, None, 0), config.data)
+    _check_blocks(inputs, tokenizer)
+
+
+def _check_blocks(inputs: Inputs, tokenizer: Any) -> None:
+    """Raises ValueError for a utility prompt or rewrite that is asked and has more blocks than a prompt may have."""
+    config, most = inputs.config, BLOCKS * inputs.config.data.prompt_length
+    counts = [config.evaluation.utility_prompts] + ([config.training.watch_prompts] if config.training.watch_every else [])
+    asked = [
+        (config.data["benign" if name == "benign" else "borderline"], "id", prompt.id, prompt.prompt)
+        for name, prompts in inputs.utility_sets.items()
+        for prompt in dict.fromkeys(prompt for count in counts for prompt in utility.spread(prompts, count))
+    ]
+    asked += [(config.data.rewrites, "the rewrite of", rewrite.behavior, rewrite.prompt) for rewrite in inputs.rewrites]
+    for file, what, id, prompt in asked:
+        conversations.check_tokenizer(tokenizer)
+        if (tokens := conversations.prompt_tokens(tokenizer, [{"role": "user", "content": prompt}], config.data.system)) > most:
+            raise ValueError(
+                f"{file or 'rewrites by rules'}, {what} {id!r}: the prompt has {tokens} tokens; allowed: {most}, {BLOCKS} times "
+                f"config.data.prompt_length = {config.data.prompt_length}; raise that key to {math.ceil(tokens / BLOCKS / 128) * 128}, or "
+                "leave the prompt out"
+            )
+
+
+def _check_judges(inputs: Inputs) -> None:
+    """Raises ValueError for a judge that does not know the behaviors or prompts whose answers it would be given."""
+    data = inputs.config.data
+    asked = [(data.eval_behaviors, behavior.id) for behavior in inputs.eval_behaviors]
+    asked += [(data.benign if name == "benign" else data.borderline, p.id) for name, some in inputs.utility_sets.items() for p in some]
+    named = [(f"evaluation.judges names {name!r}", name, asked) for name in inputs.config.evaluation.judges]
+    if (name := inputs.config.sampler.judge) and needs_sampler(inputs.config):
+        named.append((f"sampler.judge is {name!r}", name, [(data.behaviors, behavior.id) for behavior in inputs.behaviors]))
+    for key, name, items in named:
+        if unknown := next(((file, id) for file, id in items if not JUDGES[name].knows(id)), None):
+            raise ValueError(f"config.{key}, which does not know {unknown[1]!r} of {unknown[0]}; allowed: a judge of these behaviors")
 
 
 def with_world(config: ConfigDict, folder: epath.Path) -> ConfigDict:

@@ -18,7 +18,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from dat_jax import platform
+from dat_jax import platform, signals
+
+if __name__ == "__main__":
+    signals.listen()  # now: the imports below take seconds
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter; read before jax loads it
 os.environ.update(platform.environment())
@@ -152,4 +155,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(signals.ended(main))

@@ -14,10 +14,11 @@ from dat_jax import models
 from dat_jax.checkpoints import read_about
 from dat_jax.data import files
 from dat_jax.data.answers import checksum, compared, short_name
+from dat_jax.diffusion import denoiser
 from dat_jax.methods import METHODS
-from dat_jax.models import huggingface
+from dat_jax.models import families, huggingface
 from dat_jax.models.huggingface import Model
-from dat_jax.stations.inputs import Inputs, check_fit, configured, load_model
+from dat_jax.stations.inputs import Inputs, check_fit, configured, load_model, needs_sampler
 from dat_jax.training import loop
 
 
@@ -28,6 +29,7 @@ class Subject:
     name: str  # a column of the report and a folder of answers
     source: str  # for readers: the folder, hub id or checkpoint
     load: Callable[[Callable[[], Model]], Model]  # (loads the target, once) -> the model
+    check: Callable[[], None] = lambda: None  # raises ValueError where `load` is known to fail, before it is called
 
     @property
     def identity(self) -> str:
@@ -58,7 +60,12 @@ def _of_method(inputs: Inputs, name: str, mesh) -> Subject:
     folder = inputs.folder / name
     if not METHODS[name].trains:
         return Subject(name, inputs.config.target.model, lambda target: target())
-    return Subject(name, str(folder), lambda target: loop.merged(target(), *loop.restore(target(), folder, mesh)))
+
+    def check() -> None:
+        if not is_checkpoint(str(folder)):
+            raise ValueError(f"{folder}: no checkpoint of {name}; run --mode=train first")
+
+    return Subject(name, str(folder), lambda target: loop.merged(target(), *loop.restore(target(), folder, mesh)), check)
 
 
 def _compared(entry: str, config: ConfigDict, mesh) -> Subject:
@@ -101,14 +108,20 @@ def _sampled(path: pathlib.Path) -> list[Any]:
 
 
 def check_sources(config: ConfigDict) -> None:
-    """Raises ValueError naming the key of a model that is not there: to be known now, not after hours with the others."""
+    """Raises ValueError naming the key of a model that is not there or is of the wrong kind: to be known now, not after hours."""
     if config.world.enabled:
         return
     named = [("target.model", config.target.model)]
     named += [("evaluation.compare", source) for _, source in map(compared, config.evaluation.compare) if not is_checkpoint(source)]
+    named += [("rewriter.model", config.rewriter.model)] if config.rewriter.model else []
+    named += [("sampler.model", config.sampler.model)] if needs_sampler(config) else []
     for key, source in named:
         try:
-            huggingface.read_fields(huggingface.locate(source))
+            architecture = families.read(huggingface.read_fields(huggingface.locate(source)))
+            if key == "sampler.model":
+                denoiser.mask_id(architecture)
+            elif not architecture.causal:
+                raise ValueError(f"{source!r} is a masked-diffusion LM ({architecture.model_type}); allowed: a causal LM, which can answer")
         except ValueError as error:
             more = "; allowed: a Hugging Face folder, a hub id or RUN/seed_0/METHOD" if key == "evaluation.compare" else ""
             raise ValueError(f"config.{key}: {error}{more}") from error
@@ -116,6 +129,15 @@ def check_sources(config: ConfigDict) -> None:
             check_fit(config, source, {"attacks": config.evaluation.attacks})
     if config.target.checkpoint:
         require_checkpoint(config.target.checkpoint)
+
+
+def check_devices(config: ConfigDict, platform: str) -> None:
+    """Raises ValueError for a kernel that the devices do not have."""
+    for key in ("target", "sampler") if needs_sampler(config) else ("target",):
+        if config[key].attention == "splash" and platform != "tpu":
+            raise ValueError(
+                f"config.{key}.attention is 'splash', a kernel for TPUs, and the devices are of kind {platform!r}; allowed: xla"
+            )
 
 
 def is_checkpoint(source: str) -> bool:

@@ -26,8 +26,12 @@ def run(inputs: Inputs, mesh) -> None:
     if not todo:
         logging.info("train, seed %d: done", inputs.seed)
         return
+    conversations = [*inputs.chats, *sampled_chats(inputs)]
+    for method in todo:
+        if method.prompts == "sampled":
+            check_sampled(inputs)
     target = load_target(config, mesh)
-    chats = pipeline.utility_rows(target.tokenizer, [*inputs.chats, *sampled_chats(inputs)], config.data)
+    chats = pipeline.utility_rows(target.tokenizer, conversations, config.data)
     for method in todo:
         refresh = config.sampler.refresh_every if method.prompts == "sampled" else 0
         measured = watch(inputs, target, mesh)
@@ -46,6 +50,13 @@ def sampled_chats(inputs: Inputs) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": r.prompt}, {"role": "assistant", "content": r.response}] for r in records]
 
 
+def check_sampled(inputs: Inputs) -> None:
+    """Raises ValueError where the prompts of the methods that train on samples were not drawn."""
+    path = inputs.folder / "prompts" / "prompts.jsonl"
+    if not path.exists():
+        raise ValueError(f"{path}: no prompts were sampled yet; run --mode=sample first")
+
+
 def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfRound:
     """Returns what a method trains on: the behaviors' requests, or selected samples, drawn anew for each round's model."""
     config, offline = inputs.config, inputs.folder / "prompts"
@@ -55,8 +66,7 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
         if method.prompts == "requests":
             return pipeline.adversarial_rows(target.tokenizer, pipeline.triples(inputs.behaviors, None, inputs.seed), config.data)
         if round == 0:
-            if not (offline / "prompts.jsonl").exists():
-                raise ValueError(f"{offline}/prompts.jsonl: no prompts were sampled yet; run --mode=sample first")
+            check_sampled(inputs)
             records = read_records(offline / "prompts.jsonl")
         else:
             current = loop.merged(target, params, lora)

@@ -1,6 +1,7 @@
 """The work directory: what a run writes where, and what the folder was made with.
 
 workdir/config.json                          the configuration; another one is refused
+workdir/lock.json                            while a call works: who it is; see lock.py
 workdir/seed_<s>/world/                      the embedded world's models and files, where it is used
 workdir/seed_<s>/prompts/                    the prompt pool: prompts.jsonl, cost.json; round_<r>/ those drawn during the training
 workdir/seed_<s>/<method>/                   checkpoints, metrics.jsonl, events, finished.json
@@ -10,8 +11,10 @@ workdir/seed_<s>/export/<method>/            Hugging Face folders (--mode=export
 workdir/results.json report.md report.html
 """
 
+import contextlib
 import json
 import zlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -25,8 +28,8 @@ from dat_jax.settings import dotted
 # Keys that may change between two calls with one workdir: they change where or how long a run works, or what is evaluated. Files of the
 # evaluation know for themselves what they were made with.
 FREE = (
-    "mesh.", "topology", "seeds", "training.methods", "training.save_every", "training.keep", "training.log_every", "evaluation.",
-    "attacks.", "judges.", "rewriter.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
+    "mesh.", "topology", "seeds", "training.methods", "training.save_every", "training.keep", "training.log_every", "training.faults",
+    "evaluation.", "attacks.", "judges.", "rewriter.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
 )  # fmt: skip
 
 
@@ -49,6 +52,19 @@ def check_agreement(config: ConfigDict) -> None:
     sums = np.ravel(multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode()))))
     if len(set(sums.tolist())) > 1:
         raise ValueError(f"the {len(sums)} processes were started with {len(set(sums.tolist()))} configurations; allowed: the same for all")
+
+
+@contextlib.contextmanager
+def returned(workdir: epath.Path) -> Iterator[None]:
+    """Takes back a claim that was made in the block when that ends with a ValueError and nothing else was written for a seed."""
+    path = workdir / "config.json"
+    before = path.exists()
+    try:
+        yield
+    except ValueError:
+        if jax.process_index() == 0 and not before and not any(found.is_file() for found in workdir.glob("seed_*/**/*")):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def claim(workdir: epath.Path, config: ConfigDict) -> None:

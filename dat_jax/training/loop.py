@@ -3,11 +3,8 @@
 import dataclasses
 import json
 import logging
-import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +12,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from dat_jax import sharding
+from dat_jax import sharding, signals
 from dat_jax.checkpoints import Checkpoints, TrainState, load_trainable, read_about
 from dat_jax.data import files, pipeline
 from dat_jax.data.conversations import Conversations
@@ -23,11 +20,12 @@ from dat_jax.models import lora as lora_lib
 from dat_jax.models import weights as weights_lib
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
+from dat_jax.training.faults import Faults, Fed
 from dat_jax.training.metrics import Metrics, Progress
 from dat_jax.training.step import Defence, StepConfig, optimizer, train_step, weights
 
 LOGITS = 2**25  # numbers of the head's output that a device holds at a time: 128 MiB in float32
-PREEMPTED = 75  # exit status after a SIGTERM was honoured with a checkpoint: the same command goes on (EX_TEMPFAIL)
+PREEMPTED = signals.PREEMPTED  # exit status after a signal was honoured with a checkpoint
 Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts
 RowsOfRound = Callable[[int, Any, Any], pipeline.AdversarialRows]  # (round, params, lora) -> what a round trains on; see `train`
 
@@ -80,30 +78,10 @@ def compiled_step(state: TrainState):
     return jax.jit(train_step, static_argnames=("config", "optimizer"), donate_argnames=("state",), out_shardings=(kept, None))
 
 
-@contextmanager
-def terminated() -> Iterator[dict[str, bool]]:
-    """Turns SIGTERM into a flag while the loop runs, so that a preempted machine saves before it goes.
-
-    Several processes leave the signal to jax, which tells all of them of it (see `told_to_stop`).
-    """
-    flag = {"raised": False}
-    if jax.process_count() > 1:
-        yield flag
-        return
-    try:
-        previous = signal.signal(signal.SIGTERM, lambda *_: flag.update(raised=True))
-    except ValueError:  # not the main thread: signals are its owner's
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def told_to_stop(step: int, flag: dict[str, bool]) -> bool:
-    """Whether to save and leave after this step; if any process got SIGTERM, all of them say so after one and the same step."""
-    return flag["raised"] or (jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step))
+def told_to_stop(step: int, note: signals.Note) -> str:
+    """The signal for which to save and leave after this step, or ""; if any process got SIGTERM, all say so after one and the same step."""
+    preempted = jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+    return note.name or ("SIGTERM" if preempted else "")
 
 
 def step_config(model: Model, config, method: Defence) -> StepConfig:
@@ -125,31 +103,34 @@ def step_config(model: Model, config, method: Defence) -> StepConfig:
 
 
 class Ledger:
-    """Reads a step's numbers while the device works on the next step, writes them, and stops a run whose loss is not finite."""
+    """Reads a step's numbers while the device works on the next step, writes them, and hands them to `faults`, which may end the run."""
 
-    def __init__(self, log: Metrics, progress: Progress, name: str, training):
+    def __init__(self, log: Metrics, progress: Progress, faults: Faults, training):
         """`training` is the config's group of that name."""
-        self._log, self._progress, self._name, self._training = log, progress, name, training
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._log, self._progress, self._faults, self._training = log, progress, faults, training
+        self._pending: tuple[int, dict[str, jax.Array], Fed] | None = None
 
-    def note(self, step: int, values: dict[str, jax.Array]) -> None:
+    def note(self, step: int, values: dict[str, jax.Array], fed: Fed) -> None:
         """Takes the numbers of a step that was started, after settling those of the last."""
         self.settle()
-        self._pending = (step, values)
+        self._pending = (step, values, fed)
 
     def settle(self) -> None:
-        """Waits for the numbers that were noted and writes them. Raises ValueError when the loss is not finite."""
+        """Waits for the numbers that were noted and writes them. Raises ValueError when too many steps in a row were not finite."""
         if self._pending is None:
             return
-        (step, arrays), self._pending = self._pending, None
+        (step, arrays, fed), self._pending = self._pending, None
         values = {name: float(value) for name, value in arrays.items()}
-        if not math.isfinite(values["loss/total"]):
-            raise ValueError(
-                f"{self._name}: the loss is {values['loss/total']} at step {step}; a smaller config.training.learning_rate may help"
-            )
         pace = self._progress.step(step, values)
-        if step % self._training.log_every == 0 or step == self._training.steps:
+        if step % self._training.log_every == 0 or step == self._training.steps or values["skipped"]:
             self._log.write(step, values | {"tokens_per_second": pace})
+        if values["skipped"]:
+            self._log.flush()  # the line is to be read after an end here, in a bucket too
+        self._faults.note(step, values, fed)
+
+    def sound(self) -> bool:
+        """Whether the last step was not skipped, and with it the state is one to go on from: skipped steps are to be met again."""
+        return self._faults.streak == 0
 
     def flush(self) -> None:
         """Makes all numbers durable, before a checkpoint: the steps that it covers are not run again, and would have no lines."""
@@ -177,8 +158,8 @@ def train(
 
     step_flops: operations of a step by formula, of which finished.json tells the sum.
 
-    Must run under `jax.set_mesh(mesh)`. Exits with status PREEMPTED after saving when SIGTERM arrives. Raises ValueError when a loss is
-    not finite: the last checkpoint before it stays.
+    Must run under `jax.set_mesh(mesh)`. Exits with status PREEMPTED after saving when a signal arrives. Raises ValueError when
+    config.training.faults steps in a row are not finite: the last checkpoint before them stays.
     """
     folder, training, data, name = epath.Path(folder), config.training, config.data, method.name
     about = {"method": name, "seed": seed, "steps": training.steps, "model": model.source}
@@ -201,45 +182,62 @@ def train(
     tokens = (2 * counts[0] + counts[1]) * (data.prompt_length + data.response_length)
     started, collapsed = time.monotonic(), False
 
-    with Checkpoints(folder / "checkpoints", training.save_every, training.keep) as checkpoints, terminated() as signal_:
+    with Checkpoints(folder / "checkpoints", training.save_every, training.keep) as checkpoints, signals.noted() as note:
         state = checkpoints.restore(state, about)
         first = int(state.step)
         if first:
             logging.info("%s: goes on after step %d", name, first)
         log = Metrics(folder, first, writes=jax.process_index() == 0)
         shown = tuple(term.key for term in method.terms if term.said)
-        ledger = Ledger(log, Progress(name, first, training.steps, tokens, shown), name, training)
+        ledger = Ledger(log, Progress(name, first, training.steps, tokens, shown), Faults(name, folder, config, seed), training)
 
         for step in range(first + 1, training.steps + 1):
             if step == first + 1 or (refresh_every and (step - 1) % refresh_every == 0):
-                rows = adversarial((step - 1) // refresh_every if refresh_every else 0, *weights(frozen, state.trainable))
+                try:
+                    with note.at_once():  # a pool may take hours to draw, and is saved batch by batch
+                        rows = adversarial((step - 1) // refresh_every if refresh_every else 0, *weights(frozen, state.trainable))
+                except signals.Stopped:
+                    if step > first + 1:
+                        _save(checkpoints, ledger, state, about)
+                    raise
                 dataset = pipeline.batches(rows, utility, data, seed, mine)
-            state, values = step_fn(
-                state, frozen, placed(mesh, dataset[step - 1], counts), key, config=settings, optimizer=adam, reference=reference
-            )
-            ledger.note(step, values)
+            batch = placed(mesh, dataset[step - 1], counts)
+            state, values = step_fn(state, frozen, batch, key, config=settings, optimizer=adam, reference=reference)
+            ledger.note(step, values, Fed(batch, rows, utility))
             last = step == training.steps
             watching = training.watch_every and (step % training.watch_every == 0 or step == training.steps)
             if last or watching or step % training.save_every == 0:
                 ledger.flush()
-                checkpoints.save(state, about, force=last)
+                if last or ledger.sound():
+                    checkpoints.save(state, about, force=last)
             if watching and watch is not None:
                 rates = watch(*weights(frozen, state.trainable))
                 log.write(step, rates)
                 collapsed = _judge_collapse(name, step, rates, training.collapse)
-            if told_to_stop(step, signal_):
-                ledger.flush()
-                checkpoints.save(state, about, force=True)
-                checkpoints.wait()
+            if stopped := told_to_stop(step, note):
+                saved = _save(checkpoints, ledger, state, about)
                 log.close()
-                logging.warning("%s: SIGTERM; saved step %d, exit status %d", name, step, PREEMPTED)
+                logging.warning("%s: %s; %s, exit status %d", name, stopped, saved, PREEMPTED)
                 raise SystemExit(PREEMPTED)
         checkpoints.wait()
         log.close()
+    seconds = time.monotonic() - started
+    summary = about | {"seconds": round(seconds, 1), "resumed_at": first, "collapsed": collapsed, "tokens_per_step": tokens}
+    _finish(folder, summary | {"flops": step_flops * training.steps, "skipped": log.count("skipped")})
+
+
+def _save(checkpoints: Checkpoints, ledger: Ledger, state: TrainState, about: dict[str, Any]) -> str:
+    """Saves before the training leaves, and says what; a state that skipped the last step is left to the checkpoint before it."""
+    ledger.flush()
+    if ledger.sound():
+        checkpoints.save(state, about, force=True)
+    checkpoints.wait()
+    return f"saved step {int(state.step)}" if ledger.sound() else f"step {int(state.step)} was skipped and is not saved"
+
+
+def _finish(folder: epath.Path, summary: dict[str, Any]) -> None:
+    """Writes finished.json, by which a later call knows that nothing is left to do."""
     if jax.process_index() == 0:
-        seconds = time.monotonic() - started
-        summary = about | {"seconds": round(seconds, 1), "resumed_at": first, "collapsed": collapsed, "tokens_per_step": tokens}
-        summary["flops"] = step_flops * training.steps
         files.write_text(folder / "finished.json", json.dumps(summary, indent=1))
 
 

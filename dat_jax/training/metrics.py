@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from typing import Any
 
@@ -31,7 +32,8 @@ class Metrics:
         """Appends one line and the same values as scalars."""
         if not self._writes:
             return
-        line = json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}})
+        numbers = {name: round(value, 6) if math.isfinite(value) else None for name, value in values.items()}  # JSON knows no NaN
+        line = json.dumps({"step": step, **numbers})
         self._lines.append(line)
         if not files.is_remote(self._path):
             with self._path.open("a") as file:
@@ -40,6 +42,10 @@ class Metrics:
             self.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+
+    def count(self, name: str) -> int:
+        """How many lines have a number of that name that is not 0, those of calls before this one too; 0 where another process writes."""
+        return sum(bool(json.loads(line).get(name)) for line in self._lines)
 
     def flush(self) -> None:
         """Makes everything written so far durable."""

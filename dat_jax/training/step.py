@@ -102,7 +102,8 @@ def train_step(
     """Returns the next state and the step's metrics (nats per token; shares; norms in units of the mean embedding norm).
 
     `frozen` holds the weights that LoRA leaves alone, or None where all weights are trained. `reference` holds the weights as they were
-    before training, for methods that look at them. `key` is the run's; the step is folded in.
+    before training, for methods that look at them. `key` is the run's; the step is folded in. Where loss or gradient is not finite, the
+    step is counted and changes nothing else; the metric `skipped` is then 1.
     """
     key = jax.random.fold_in(key, state.step)
     with jax.named_scope("attack"):
@@ -122,10 +123,14 @@ def train_step(
 
     total, metrics = accumulated(gradient, batch, key, config.parts)
     with jax.named_scope("defence"):
-        updates, optimizer_state = optimizer.update(total, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
-    metrics |= {"gradient_norm": optax.tree.norm(total)}
-    return TrainState(step=state.step + 1, trainable=trainable, optimizer=optimizer_state), metrics
+        updates, moments = optimizer.update(total, state.optimizer, state.trainable)
+        norm = optax.tree.norm(total)
+        sound = jnp.isfinite(metrics["loss/total"] + norm)
+        # A step that is not finite leaves weights and moments as they were: one bad batch must not end a run of days.
+        stepped, before = (optax.apply_updates(state.trainable, updates), moments), (state.trainable, state.optimizer)
+        trainable, moments = jax.tree.map(lambda new, old: jnp.where(sound, new, old), stepped, before)
+    metrics |= {"gradient_norm": norm, "skipped": 1.0 - sound}
+    return TrainState(step=state.step + 1, trainable=trainable, optimizer=moments), metrics
 
 
 def accumulated(

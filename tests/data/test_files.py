@@ -1,6 +1,8 @@
 """Bad input: one ValueError each, naming file, line and key."""
 
+import dataclasses
 import json
+import re
 
 import pytest
 
@@ -113,6 +115,21 @@ def test_chats_from_jsonl_parquet_and_arrayrecord_agree(tmp_path):
         ({"messages": "hi"}, r"line 2: messages is a str"),
         ({"prompt": "a", "response": " "}, r"line 2: content is ' '"),
         ([1], r"line 2: found list; allowed: an object"),
+        *(
+            (
+                {"messages": [{"role": role, "content": "x"} for role in roles.split(", ")]},
+                rf"line 2: the roles are {roles}; allowed: system first or not at all, then user and assistant in turn",
+            )
+            for roles in (
+                "assistant, user, assistant",
+                "user, user, assistant",
+                "user, assistant, assistant",
+                "user, system, assistant",
+                "user, assistant, system, user, assistant",
+                "system, system, user, assistant",
+                "system, assistant",
+            )
+        ),
     ],
 )
 def test_bad_chats(tmp_path, line, message):
@@ -154,4 +171,26 @@ def test_prompt_records_come_back_as_written(tmp_path):
     assert read_records(tmp_path / "p.jsonl") == [record, record]
     (tmp_path / "p.jsonl").write_text((tmp_path / "p.jsonl").read_text().replace("log_likelihood", "loglikelihood"))
     with pytest.raises(ValueError, match=r"p\.jsonl, line 1: no key 'log_likelihood'"):
+        read_records(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("selected", "false", "bool"),
+        ("selected", 0, "bool"),
+        ("selected", None, "bool"),
+        ("behavior_id", None, "str"),
+        ("prompt", 3, "str"),
+        ("tokens", "5", "int"),
+        ("tokens", True, "int"),
+        ("settings", [], "dict"),
+        ("compliance", "1.0", r"float \| None"),
+        ("log_likelihood", True, r"float \| None"),
+    ],
+)
+def test_a_value_of_a_prompt_record_that_is_of_another_type(tmp_path, key, value, allowed):
+    record = dataclasses.asdict(PromptRecord("a", "p", "r", 1, "s", {}, -3.5, 5, 1, True))
+    (tmp_path / "p.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(record | {key: value}) + "\n")
+    with pytest.raises(ValueError, match=rf"p\.jsonl, line 2: {key} is {re.escape(repr(value))}; allowed: {allowed}$"):
         read_records(tmp_path / "p.jsonl")

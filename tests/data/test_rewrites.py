@@ -57,6 +57,13 @@ def test_reads_a_file(tmp_path):
     assert rewrites.read_rewrites(str(path)) == [rewrites.Rewrite("a", "past", "p", True), rewrites.Rewrite("a", "german", "q")]
 
 
+def test_a_form_has_one_spelling_as_files_are_named_by_it(tmp_path):
+    path = tmp_path / "rewrites.jsonl"
+    path.write_text("".join(json.dumps({"id": "a", "rewrite": form, "prompt": "p"}) + "\n" for form in ("past", "story", "past", "Past")))
+    with pytest.raises(ValueError, match=r"rewrites\.jsonl, line 4: rewrite is 'Past', and 'past' on line 1; allowed: one spelling"):
+        rewrites.read_rewrites(str(path))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -1,6 +1,7 @@
 """Reading utility prompts: JSON lines, XSTest, and their faults."""
 
 import json
+import re
 
 import pytest
 
@@ -35,7 +36,14 @@ def test_xstest(shared):
         ("a.jsonl", json.dumps({"id": "1", "promt": "p"}), "line 1: no key 'prompt'"),
         ("a.jsonl", json.dumps({"id": "1", "prompt": ""}), "line 1: prompt is ''"),
         ("a.jsonl", json.dumps({"id": "1", "prompt": "p", "response": 3}), "line 1: response is 3"),
-        ("a.jsonl", '{"id": "1", "prompt": "p"}\n' * 2, "stands there more than once"),
+        ("a.jsonl", '{"id": "1", "prompt": "p"}\n' * 2, "line 2: the prompt 'p' stands there more than once (safe), first on line 1"),
+        ("a.jsonl", '{"id": 1, "prompt": "p"}\n{"id": "1", "prompt": "q"}\n', "line 2: the id '1' stands there more than once"),
+        (
+            "a.csv",
+            "id,prompt,label,type\n1,p,safe,x\n1,q,safe,x\n",
+            "line 3: the id '1' stands there more than once (safe), first on line 2",
+        ),
+        *(("a.jsonl", json.dumps({"id": id, "prompt": "p"}), "line 1: id is ") for id in (None, True, 1.5, "", " ", [1])),
         ("a.csv", "id,prompt,label,type\n1,p,harmless,x\n", "line 2: label is 'harmless'; allowed: safe | unsafe"),
         ("a.csv", "id,prompt,type\n1,p,x\n", "no column 'label'"),
     ],
@@ -43,7 +51,7 @@ def test_xstest(shared):
 def test_faults(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_text(content)
-    with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         utility.read_utility_prompts(str(path))
 
 

@@ -86,7 +86,7 @@ def test_a_run_in_a_bucket_is_killed_resumed_recognised_and_exported(tiny_job, b
     tiny_job.bring("gs://bucket/brought")
     (process,) = call(tiny_job, tmp_path, "all")
     deadline = time.monotonic() + 200
-    while "run/seed_0/cat/checkpoints/3/commit_success.txt" not in bucket and time.monotonic() < deadline and process.poll() is None:
+    while "run/seed_0/cat/checkpoints/3/checksums.json" not in bucket and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert tiny_job.ended([process]) == [-signal.SIGKILL]

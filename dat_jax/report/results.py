@@ -89,6 +89,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
                 counted[method, measure][prompt][seed] = value
     finished = {run: found for run in runs if (found := _read_object(_seed_folder(workdir, run[1]) / run[0] / "finished.json"))}
     first_prompts = next((path for path in (_seed_folder(workdir, s) / "prompts" / RECORDS for s in seeds) if path.exists()), None)
+    metrics = _metrics(workdir, runs)
     by_judge, agreement = judging.several(workdir, present, answers_by_run, broken_by_attack)
     return Results(
         methods=methods,
@@ -106,7 +107,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
             for run, lines in lines_by_run.items()
         },
         examples=_examples(methods, lines_by_run),
-        metrics=_metrics(workdir, runs),
+        metrics=metrics,
         finished=finished,
         prompts=_read_lines(first_prompts) if first_prompts else [],
         costs=_costs(workdir, seeds, "prompts"),
@@ -117,7 +118,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         judges=present,
         by_judge=by_judge,
         agreement=agreement,
-        notes=_notes(methods, seeds, lines_by_run, answers_by_run, finished) + _censuses(workdir, seeds),
+        notes=_notes(methods, seeds, lines_by_run, answers_by_run, finished, metrics.keys()) + _censuses(workdir, seeds),
     )
 
 
@@ -382,14 +383,20 @@ def _notes(
     lines: Mapping[tuple[str, int], Mapping[str, Any]],
     answers: Mapping[tuple[str, int], Sequence[Answers]],
     finished: Mapping[tuple[str, int], Mapping[str, Any]],
+    trained: Iterable[tuple[str, int]],
 ) -> list[str]:
-    """Gaps that make methods hard to compare, trainings that have collapsed, and targets that no file gave."""
+    """Gaps that make methods hard to compare, trainings that have collapsed or not ended, and targets that no file gave."""
     every = sorted({attack for by_attack in lines.values() for attack in by_attack}, key=attack_order)
     made = {found.about["attack"] for files_ in answers.values() for found in files_ if found.about.get("made_targets")}
     notes = []
     if made:
         shown = ", ".join(label(attack) for attack in sorted(made, key=attack_order))
         notes.append(f'Behaviors without a target were given one made from the request, "Sure, here is ..."; it steers {shown}.')
+    asked = [found for files_ in answers.values() for found in files_ if found.lines and "attack" in found.about]
+    answered = {found.about["attack"] for found in asked if not found.about.get("curve")}
+    for attack in sorted(answered - set(every), key=attack_order):
+        notes.append(f"{label(attack)} was answered and is not judged: it is left out.")
+    notes += [f"{title(m)}, seed {s}: the training is not finished." for m, s in trained if (m, s) not in finished]
     for method, seed in [(method, seed) for method in methods for seed in seeds]:
         name = f"{title(method)}, seed {seed}"
         missing = [label(attack) for attack in every if attack not in lines.get((method, seed), {})]

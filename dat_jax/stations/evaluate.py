@@ -234,7 +234,7 @@ class FileStore:
             with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as found:
                 arrays = dict(found)
             whole = str(arrays.pop("checksum")) == self._checksum(arrays)
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        except (ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
             whole = False
         if not whole:
             logging.warning("%s was damaged, or an earlier version wrote it: the attack on this batch begins anew", self._path)

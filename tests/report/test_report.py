@@ -9,6 +9,8 @@ import shutil
 import pytest
 
 from dat_jax import report
+from dat_jax.data import answers as answers_lib
+from dat_jax.data.answers import Answers
 from dat_jax.report import judging, results
 from dat_jax.report.markdown import markdown
 from dat_jax.report.wording import WORST, WORST_TEXT, label

@@ -15,7 +15,6 @@ from dat_jax.settings import NoSettings, read
 __all__ = ["LABELS", "Exchange", "Judge", "Verdict", "Verdicts", "labelled"]
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Exchange:
     """One answer to be judged."""

@@ -60,13 +60,13 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
     check_sources(config)
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
-    workdirs.check_claim(folder, config)
+    contents = workdirs.check_claim(folder, config)
     workdirs.check_agreement(config)
     jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
     with jax.set_mesh(mesh):
         for seed in config.seeds:
             inputs = read_inputs(config, folder / f"seed_{seed}", seed)
-            workdirs.claim(folder, config)  # now: a call that ends at a wrong path leaves nothing that the mended call would trip over
+            workdirs.claim(folder, config, contents)  # now: a call that ends at a wrong path leaves nothing that the mended call would trip over
             for name, station in STATIONS.items():
                 if name in names:
                     station(inputs, mesh)

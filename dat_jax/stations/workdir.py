@@ -50,29 +50,30 @@ def default(config_file: str) -> str:
     return f"runs/{epath.Path(config_file.split(':')[0]).stem}"
 
 
-def check_claim(workdir: epath.Path, config: ConfigDict) -> None:
+def check_claim(workdir: epath.Path, config: ConfigDict) -> dict[str, list[dict[str, Any]]]:
     """Raises ValueError naming the first key in which the workdir's config.json differs from this config, or whose file's content does.
 
     A path may change where the content is known to be the same, so that a workdir goes on where it and its models were moved or copied to.
+    Returns the contents, for `claim`.
     """
-    path = workdir / CONFIG
+    path, now = workdir / CONFIG, contents(config)
     if not path.exists():
         begun = (workdir / INPUTS).exists() and any(found.name != "world" for found in workdir.glob("seed_*/*"))
         if begun or any(workdir.glob("seed_*/*/checkpoints")):
             raise ValueError(f"{path} is gone: nobody knows what was made there with which settings; {BACK}")
-        return
+        return now
     found = manifest.load(path, BACK)
     if found.part is not None and not (workdir / INPUTS).exists():
         raise ValueError(f"{workdir / INPUTS} is gone: nobody knows which files were trained on; {BACK}")
     recorded = manifest.load(workdir / INPUTS, BACK).content if (workdir / INPUTS).exists() else {}
     if not recorded and found.part is None:
         logging.warning("%s: an earlier version wrote it: whether the files that were trained on were edited since is not known", workdir)
-    now = contents(config)
     for key, entries in now.items():
         if key in recorded:
             check_input(workdir, key, recorded[key], entries)
     same = tuple(key for key in now if key in recorded)
     provenance.compare(workdir, found.content, dict(dotted(config)), "use another --workdir", FREE + same, "config.")
+    return now
 
 
 def check_input(workdir: epath.Path, key: str, before: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
@@ -134,13 +135,16 @@ def check_agreement(config: ConfigDict) -> None:
         raise ValueError(f"the {len(sums)} processes were started with {len(set(sums.tolist()))} configurations; allowed: the same for all")
 
 
-def claim(workdir: epath.Path, config: ConfigDict) -> None:
-    """Writes inputs.json where it lacks a key, and then config.json, by which later calls know what the folder was made with."""
+def claim(workdir: epath.Path, config: ConfigDict, now: dict[str, list[dict[str, Any]]] | None = None) -> None:
+    """Writes inputs.json where it lacks a key, and then config.json, by which later calls know what the folder was made with.
+
+    now: what `check_claim` returned, not to read the files again.
+    """
     if jax.process_index() != 0:
         return
     path = workdir / INPUTS
     before = manifest.load(path, BACK).content if path.exists() else {}
-    now = contents(config)
+    now = contents(config) if now is None else now
     if not path.exists() or now.keys() - before.keys():
         manifest.write(path, now | before)
     manifest.write(workdir / CONFIG, dict(dotted(config)))

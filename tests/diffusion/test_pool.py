@@ -258,7 +258,9 @@ def test_samples_that_were_damaged_are_named_and_those_that_are_gone_drawn_again
             resumed(tmp_path / name, small_sampler, damage)
     with pytest.raises(ValueError, match=r"cost\.json was damaged or edited"):
         resumed(
-            tmp_path / "cost", small_sampler, lambda path: (c := path.with_suffix(".cost.json")).write_text(c.read_text().replace("1", "2", 1))
+            tmp_path / "cost",
+            small_sampler,
+            lambda path: (c := path.with_suffix(".cost.json")).write_text(c.read_text().replace("1", "2", 1)),
         )
     assert resumed(tmp_path / "gone", small_sampler, lambda path: path.unlink()) == whole and "made again" in caplog.text
     with pytest.raises(ValueError, match=r"provenance\.json is gone: nobody knows what the prompts beside it were made with"):

@@ -39,7 +39,8 @@ def test_points_are_joined_in_the_order_of_the_axis(swept):
     dat = sweep.curves(points, "flops")["dat"]
     assert [point.workdir for point in dat if point.workdir] == [less, more]
     assert [point.flops for point in dat if point.workdir] == [
-        sum(row["total"] for row in json.loads(open(f"{w}/results.json").read())["flops"] if row["method"] == "dat") / 3 for w in (less, more)
+        sum(row["total"] for row in json.loads(open(f"{w}/results.json").read())["flops"] if row["method"] == "dat") / 3
+        for w in (less, more)
     ]
     assert "steps 400" in page and "A line joins" in page
     whole = results.collect(workdir, ["world"])

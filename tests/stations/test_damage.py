@@ -95,7 +95,8 @@ def damage(path, how):
         path.unlink()
         return
     data = path.read_bytes()
-    assert (now := DAMAGES[how](data)) != data
+    now = DAMAGES[how](data)
+    assert now != data
     path.write_bytes(now)
 
 
@@ -147,9 +148,7 @@ def test_a_run_and_its_models_go_on_where_they_were_copied_to(root, config, capl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "key"), [("chats.jsonl", "data.chats"), ("train.csv", "data.behaviors"), ("train.json", "data.targets")]
-)
+@pytest.mark.parametrize(("name", "key"), [("chats.jsonl", "data.chats"), ("train.csv", "data.behaviors"), ("train.json", "data.targets")])
 def test_an_input_that_was_edited_is_refused(root, config, name, key):
     path = root / "brought" / name
     path.write_text(path.read_text().replace("It is 3.", "It is 4.").replace("Paint the", "Draw the").replace("Sure, paint", "Sure: paint"))

@@ -66,7 +66,8 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
     with jax.set_mesh(mesh):
         for seed in config.seeds:
             inputs = read_inputs(config, folder / f"seed_{seed}", seed)
-            workdirs.claim(folder, config, contents)  # now: a call that ends at a wrong path leaves nothing that the mended call would trip over
+            # Now: a call that ends at a wrong path leaves nothing that the mended call would trip over.
+            workdirs.claim(folder, config, contents)
             for name, station in STATIONS.items():
                 if name in names:
                     station(inputs, mesh)

@@ -76,9 +76,8 @@ def complete(folder: epath.Path) -> bool:
 def check_pool(folder: epath.PathLike) -> None:
     """Raises ValueError naming the file of a finished pool that is gone, was cut, damaged or edited."""
     folder = epath.Path(folder)
-    for name, other in ((MARKER, RECORDS), (RECORDS, MARKER)):
-        if not (folder / name).exists():
-            raise ValueError(f"{folder / name} is gone, or was not written before a kill: {other} alone is there; run --mode=sample again")
+    if not (folder / MARKER).exists():
+        raise ValueError(f"{folder / MARKER} is gone, or was not written before a kill: {RECORDS} is there; run --mode=sample again")
     manifest.check(folder / MARKER, "put it back as it was, or delete it and cost.json to have them made again from the samples")
 
 

@@ -143,8 +143,9 @@ def claim(workdir: epath.Path, config: ConfigDict, now: dict[str, list[dict[str,
     if jax.process_index() != 0:
         return
     path = workdir / INPUTS
-    before = manifest.load(path, BACK).content if path.exists() else {}
+    begun = path.exists() and (workdir / CONFIG).exists()  # without config.json a call was killed between the two, and nothing is made yet
+    before = manifest.load(path, BACK).content if begun else {}
     now = contents(config) if now is None else now
-    if not path.exists() or now.keys() - before.keys():
+    if not begun or now.keys() - before.keys():
         manifest.write(path, now | before)
     manifest.write(workdir / CONFIG, dict(dotted(config)))

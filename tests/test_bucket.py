@@ -19,7 +19,7 @@ from etils import epath
 
 from dat_jax import models
 from dat_jax.checkpoints import Checkpoints, TrainState
-from dat_jax.data import chats, files
+from dat_jax.data import chats, files, manifest
 from dat_jax.data.prepare import write as write_dataset
 from dat_jax.stations import lock
 
@@ -102,7 +102,7 @@ def test_a_run_in_a_bucket_is_killed_resumed_recognised_and_exported(tiny_job, b
     tiny_job.bring("gs://bucket/brought")
     (process,) = call(tiny_job, tmp_path, "all")
     deadline = time.monotonic() + 200
-    while "run/seed_0/cat/checkpoints/3/commit_success.txt" not in bucket and time.monotonic() < deadline and process.poll() is None:
+    while "run/seed_0/cat/checkpoints/3/checksums.json" not in bucket and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert tiny_job.ended([process]) == [-signal.SIGKILL]
@@ -185,3 +185,28 @@ def test_a_checkpoint_that_cannot_be_written_is_no_fault_of_the_call(bucket, mon
     with pytest.raises(OSError, match="a checkpoint was not written"), Checkpoints("gs://bucket/broken", 1, 1) as checkpoints:
         checkpoints.save(state, {"method": "cat"})
         checkpoints.wait()
+
+
+def test_a_damaged_checkpoint_in_a_bucket_gives_way_to_the_one_before(bucket, caplog):
+    def state(step):
+        return TrainState(step=jnp.asarray(step, jnp.int32), trainable={"w": jnp.full(3, float(step))}, optimizer={"m": jnp.ones(3)})
+
+    folder = "gs://bucket/damaged/checkpoints"
+    with Checkpoints(folder, 1, 2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state(step), {"method": "cat"})
+    written = {name for name in bucket if name.startswith("damaged/checkpoints/2/")}
+    entries = manifest.check(f"{folder}/2/checksums.json").entries
+    assert {f"damaged/checkpoints/2/{name}" for name in (*entries, "checksums.json")} == {name for name in written if name[-1] != "/"}
+    with Checkpoints(folder, 1, 2) as checkpoints:
+        assert int(checkpoints.restore(state(0), {"method": "cat"}).step) == 2
+    name = max(entries, key=lambda name: entries[name]["bytes"])
+    data = bytearray(epath.Path(f"{folder}/2/{name}").read_bytes())
+    data[len(data) // 2] ^= 1
+    epath.Path(f"{folder}/2/{name}").write_bytes(bytes(data))
+    with Checkpoints(folder, 1, 2) as checkpoints:
+        found = checkpoints.restore(state(0), {"method": "cat"})
+        assert int(found.step) == 1 and float(found.trainable["w"][0]) == 1.0
+        checkpoints.save(state(2), {"method": "cat"})
+    assert f"{name} was cut, damaged or edited" in caplog.text and "step 1, the last whole one, is used" in caplog.text
+    assert int(manifest.check(f"{folder}/2/checksums.json").part is not None)

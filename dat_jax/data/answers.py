@@ -3,23 +3,27 @@
     answers/<subject>/<attack>.jsonl     one line per attempt: method, attack, surface, seed, behavior, prompt, prefill, response
     answers/<subject>/<attack>.json      made_with (settings, weights), title, surface, done: {behavior id: checksum of what was asked}
     verdicts/<judge>/<subject>/<attack>.jsonl    one line per line of answers: answer (its checksum), label, score
+    verdicts/<judge>/<subject>/<attack>.json     of which answers
 
-Each file knows for itself what it was made with, so an attack, a behavior or a judge can be added to a finished run.
+Each file knows for itself what it was made with, so an attack, a behavior or a judge can be added to a finished run. The .json beside the
+lines is their manifest.
 """
 
 import dataclasses
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
-from dat_jax.data import files
+from dat_jax.data import files, manifest
 
 Line = dict[str, Any]
+LABELS = ("comply", "refuse", "lost")  # of a verdict, see judges/judge.py
+AGAIN = "put it back as it was, or delete both to answer again"
 
 
 @dataclasses.dataclass
@@ -50,15 +54,30 @@ def item_of(line: Line) -> str:
 def read(stem: epath.PathLike) -> Answers:
     """Reads a file of answers; lines that its .json does not call done belong to a call that was killed, and are left out.
 
-    Where one of the two files is gone nothing is done. Behaviors without any attempt leave no lines, all of them an empty file.
+    Where one of the two files is gone nothing is done, and that is said. Behaviors without any attempt leave no lines, all of them an empty
+    file. Raises ValueError naming the file that was cut, damaged or edited.
     """
     stem = epath.Path(stem)
-    about_path, lines_path = (stem.parent / f"{stem.name}{suffix}" for suffix in (".json", ".jsonl"))
-    if not about_path.exists() or not lines_path.exists():
+    if not manifest.whole(stem.parent / f"{stem.name}.json", f"{stem.name}.jsonl"):
         return Answers(stem, {}, [])
-    about = files.read_json(str(about_path))
-    lines = [line for _, line in files.read_jsonl(str(lines_path))] if about["done"] and lines_path.stat().length else []
-    return Answers(stem, about, [line for line in lines if item_of(line) in about["done"]])
+    found = manifest.load(stem.parent / f"{stem.name}.json", AGAIN)
+    files.require_keys(str(found.path), 1, list(found.content), ["done"], "key")
+    done = found.content["done"]
+    lines = found.rows(f"{stem.name}.jsonl", remedy=AGAIN) if found.entries or done else []
+    return Answers(stem, found.content, [line for line in lines if item_of(line) in done])
+
+
+def read_all(folder: epath.Path) -> list[Answers]:
+    """Reads all files of answers of a subject; ValueError where one of two files that belong together is gone."""
+    found = stems(folder)
+    for stem in found:
+        for suffix, other in ((".json", ".jsonl"), (".jsonl", ".json")):
+            if not (stem.parent / f"{stem.name}{suffix}").exists():
+                raise ValueError(
+                    f"{stem}{suffix} is gone, and {stem.name}{other} is there: answers were lost; run --mode=evaluate to answer again, or "
+                    "delete both"
+                )
+    return [read(stem) for stem in found]
 
 
 def write(answers: Answers) -> None:
@@ -66,14 +85,62 @@ def write(answers: Answers) -> None:
     if jax.process_index() != 0:
         return
     stem = answers.stem
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in answers.lines)
-    files.write_text(stem.parent / f"{stem.name}.jsonl", text)
-    files.write_text(stem.parent / f"{stem.name}.json", json.dumps(answers.about, indent=1, ensure_ascii=False) + "\n")
+    entry = manifest.write_rows(stem.parent / f"{stem.name}.jsonl", answers.lines, grows=True)
+    manifest.write(stem.parent / f"{stem.name}.json", answers.about, {f"{stem.name}.jsonl": entry})
 
 
 def stems(folder: epath.Path) -> list[epath.Path]:
     """The stems of all files of answers below a subject's folder, the attacks' first, then those of utility/."""
-    return [path.parent / path.name.removesuffix(".json") for sub in (folder, folder / "utility") for path in sorted(sub.glob("*.json"))]
+    found: list[epath.Path] = []
+    for sub in (folder, folder / "utility"):
+        found += [sub / name for name in sorted({p.name.removesuffix(s) for s in (".json", ".jsonl") for p in sub.glob(f"*{s}")})]
+    return found
+
+
+def verdicts_stem(folder: epath.Path, answers: Answers) -> epath.Path:
+    """Where the verdicts on a file of answers are, below a judge's folder of a subject; without suffix."""
+    return (folder / "utility" if "set" in answers.about else folder) / answers.stem.name
+
+
+def read_verdicts(stem: epath.Path, required: bool = False) -> dict[str, Line]:
+    """Returns the verdicts by the checksum of the answer; {} where there are none, or where one of the two files is gone, which is said.
+
+    required: files that belong together and are not both there are an error. Raises ValueError naming the file that was damaged or edited,
+    or the line whose label or score is none.
+    """
+    about, lines = stem.parent / f"{stem.name}.json", stem.parent / f"{stem.name}.jsonl"
+    remedy = "put it back as it was, or delete both to judge again"
+    if about.exists() and not lines.exists() and required:
+        raise ValueError(f"{lines} is gone, and {about.name} is there: verdicts were lost; run --mode=judge to judge again, or delete both")
+    if about.exists():
+        rows = manifest.load(about, remedy).rows(lines.name, remedy=remedy) if manifest.whole(about, lines.name) else []
+    elif lines.exists():  # of the version before, or the first batch before a kill
+        manifest.say_unchecked(stem.parent)
+        rows = [row for _, row in files.read_jsonl(str(lines))] if lines.stat().length else []
+    else:
+        rows = []
+    for number, row in enumerate(rows, 1):
+        files.require_keys(str(lines), number, list(row), ["answer", "label", "score"], "key")
+        if row["label"] not in LABELS:
+            raise ValueError(f"{lines}, line {number}: label is {row['label']!r}; allowed: {' | '.join(LABELS)}; {remedy}")
+        if not isinstance(row["score"], int | float) or not 0 <= row["score"] <= 1:
+            raise ValueError(f"{lines}, line {number}: score is {row['score']!r}; allowed: a number from 0 to 1; {remedy}")
+    return {row["answer"]: row for row in rows}
+
+
+def require_judge(marker: epath.Path) -> None:
+    """Raises ValueError where a folder has verdicts and no judge.json that says whose they are."""
+    folder = marker.parent
+    if not marker.exists() and folder.is_dir() and any(stems(path) for path in folder.iterdir() if path.is_dir()):
+        raise ValueError(f"{marker} is gone: nobody knows whose verdicts these are; put it back, or delete that folder to judge again")
+
+
+def write_verdicts(stem: epath.Path, rows: Sequence[Line], answers: Answers) -> None:
+    """Writes verdicts and then their manifest; process 0 alone."""
+    if jax.process_index() == 0:
+        entry = manifest.write_rows(stem.parent / f"{stem.name}.jsonl", rows, grows=True)
+        made_from = {"answers": manifest.of_json(answers.lines)}
+        manifest.write(stem.parent / f"{stem.name}.json", {}, {f"{stem.name}.jsonl": entry}, made_from)
 
 
 def checksum(*parts: Any) -> str:

@@ -101,7 +101,12 @@ def _parse(text: str, path: str, line: int | None = None) -> Any:
 
 def read_jsonl(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number, object) of a JSON-lines file whose objects have the needed keys."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):  # not splitlines: it also splits at U+2028, which JSON may hold
+    yield from parse_jsonl(read_text(path), path, needed)
+
+
+def parse_jsonl(text: str, path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, object) of the text of a JSON-lines file; faults name the path."""
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: it also splits at U+2028, which JSON may hold
         if not line.strip():
             continue
         value = _parse(line, path, number)

@@ -8,7 +8,7 @@ import jax
 from etils import epath
 
 from dat_jax import sharding
-from dat_jax.data import files
+from dat_jax.data import manifest
 
 ABSENT = object()
 
@@ -35,10 +35,10 @@ def claim(path: Any, wanted: Mapping[str, Any], remedy: str, free: tuple[str, ..
     """
     path = epath.Path(path)
     if sharding.agreed(path.exists()):
-        compare(path, files.read_json(str(path)), wanted, remedy, free, name)
+        compare(path, manifest.load(path, remedy).content, wanted, remedy, free, name)
         return True
     if jax.process_index() == 0:
-        files.write_text(path, json.dumps(wanted, default=str, indent=1, ensure_ascii=False) + "\n")
+        manifest.write(path, wanted)
     return False
 
 

@@ -21,10 +21,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dat_jax import sharding
-from dat_jax.data import files, provenance
+from dat_jax.data import manifest, provenance
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.plain_text import encode_text
-from dat_jax.data.prompts import PromptRecord, read_records, write_records
+from dat_jax.data.prompts import MARKER, RECORDS, PromptRecord, complete, read_pool, read_records, write_pool, write_records
 from dat_jax.diffusion.denoiser import forward_flops, mask_id
 from dat_jax.diffusion.layout import Rows, Template, pack, prompt_block, template
 from dat_jax.diffusion.likelihood import SCHEMES, log_likelihood
@@ -299,7 +299,10 @@ def choose(pool: Pool, records: list[PromptRecord], seed: int, round: int) -> li
 def begin(pool: Pool, behaviors: Sequence[Behavior], sampler: Model, folder: epath.Path, seed: int, round: int) -> np.ndarray:
     """Claims a folder for a pool, and returns the lengths that its prompts are drawn from; ValueError when it holds another pool."""
     possible = possible_lengths(pool, sampler.tokenizer, behaviors)
-    provenance.claim(folder / "provenance.json", made_with(pool, behaviors, sampler, possible, seed, round), "use another folder")
+    path = folder / "provenance.json"
+    if not path.exists() and any((folder / name).exists() for name in (RECORDS, MARKER, "samples")):
+        raise ValueError(f"{path} is gone: nobody knows what the prompts beside it were made with; put it back, or delete {folder}")
+    provenance.claim(path, made_with(pool, behaviors, sampler, possible, seed, round), "use another folder")
     return possible
 
 
@@ -323,21 +326,21 @@ def draw_all(
     size = max(1, pool.batch_size // pool.samples)
     groups = [behaviors[start : start + size] for start in range(0, len(behaviors), size)]
     stems = [folder / "samples" / file_stem(group[0].id) for group in groups]  # the sizes are fixed by the provenance
-    there = sharding.agreed([epath.Path(f"{stem}.cost.json").exists() for stem in stems])
+    there = sharding.agreed([manifest.whole(f"{stem}.cost.json", f"{stem.name}.jsonl") for stem in stems])
     records, costs, started, fresh = [], [], time.monotonic(), 0
     for number, (group, stem) in enumerate(zip(groups, stems), 1):
         if not there[number - 1]:
             drawn, cost = draw(pool, sampler, group, around, forbidden, seed, round, possible)
             if jax.process_index() == 0:
-                write_records(f"{stem}.jsonl", drawn)
-                files.write_text(f"{stem}.cost.json", json.dumps(cost))  # last: its presence says that the samples are complete
+                entry = write_records(f"{stem}.jsonl", drawn)
+                manifest.write(f"{stem}.cost.json", cost, {f"{stem.name}.jsonl": entry})  # last: its presence says that all are there
             multihost_utils.sync_global_devices(f"drawn {label} {number}")  # before the others read them
             fresh += 1
             if fresh == 1 or number == len(groups) or number % max(1, len(groups) // 10) == 0:
                 left = (time.monotonic() - started) / fresh * (len(groups) - number)
                 report(f"{label}: batch {number}/{len(groups)}  {pool.samples} prompts for each of {len(group)}  {left:.0f} s left")
+        costs.append(manifest.check(f"{stem}.cost.json", "put it back as it was, or delete both to draw these prompts again").content)
         records += read_records(f"{stem}.jsonl")
-        costs.append(files.read_json(f"{stem}.cost.json"))
     return records, {name: sum(cost[name] for cost in costs) for name in costs[0]}
 
 
@@ -352,20 +355,22 @@ def build_pool(
     report: Callable[[str], None] = print,
     asking_flops: float = 0.0,
     consistency: Scores | None = None,
+    beside: Callable[[list[PromptRecord]], dict[str, Any]] | None = None,
 ) -> list[PromptRecord]:
     """Draws, judges and selects prompts for all behaviors, and returns all records; what is in `folder` already is not drawn again.
 
     config: the `sampler` sub-config. compliance(behaviors, prompts, responses) gives a score from 0 to 1 per prompt, and `consistency` by
     how many nats per token the response is likelier than after the behavior's request (None: the target is not asked). `round` numbers
     re-sampled pools during training: the same seed and round give the same pool. asking_flops: operations of asking the target about one
-    prompt in all these ways, for the cost.
-    Raises ValueError when `folder` holds a pool of other settings, naming the first that differs, or when no prompt is consistent.
+    prompt in all these ways, for the cost. beside(records): JSON objects by the names of the files that are to stand beside the records.
+    Raises ValueError when `folder` holds a pool of other settings, naming the first that differs, or was damaged, or when no prompt is
+    consistent.
     """
     pool, root = read(Pool, config), epath.Path(folder)
     pool.validate()
     begin(pool, behaviors, sampler, root, seed, round)
     if complete(root):  # a copied pool serves without its samples
-        return read_records(root / "prompts.jsonl")
+        return read_pool(root)
     records, cost = draw_all(pool, behaviors, sampler, root, seed, round, report)
     judging = time.monotonic()
     of: dict[str, list[PromptRecord]] = {behavior.id: [] for behavior in behaviors}
@@ -378,21 +383,9 @@ def build_pool(
             "allowed: at least one; raise it, or set 0 to keep them all, in another workdir"
         )
     prompts = len({(record.behavior_id, record.prompt) for record in records}) if compliance or consistency else 0
-    write_pool(root, pooled, cost | {"judging_seconds": time.monotonic() - judging, "asking_flops": prompts * asking_flops})
+    cost |= {"judging_seconds": time.monotonic() - judging, "asking_flops": prompts * asking_flops}
+    write_pool(root, pooled, cost, beside(pooled) if beside else {})
     return pooled
-
-
-def write_pool(folder: epath.Path, records: list[PromptRecord], cost: dict[str, float]) -> None:
-    """Writes a finished pool; every process must call, process 0 writes, and the others wait."""
-    if jax.process_index() == 0:
-        write_records(folder / "prompts.jsonl", records)
-        files.write_text(folder / "cost.json", json.dumps(cost, indent=2) + "\n")
-    multihost_utils.sync_global_devices(f"pool {folder.name}")
-
-
-def complete(folder: epath.Path) -> bool:
-    """Whether a folder holds a finished pool; every process must ask, and all get the same answer."""
-    return bool(sharding.agreed((folder / "prompts.jsonl").exists() and (folder / "cost.json").exists()))
 
 
 def made_with(pool: Pool, behaviors: Sequence[Behavior], sampler: Model, possible: np.ndarray, seed: int, round: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from etils import epath
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dat_jax.data import files, provenance
+from dat_jax.data import files, manifest, provenance
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.chats import first_exchanges, load_chats
 from dat_jax.data.prompts import PromptRecord
@@ -157,9 +157,9 @@ def begin(output: epath.Path, arguments: dict) -> bool:
     if not marker.exists():
         if output.exists() and any(output.iterdir()):
             raise ValueError(f"--output={output} is not empty, and no {MARKER} in it says that this command made it")
-        files.write_text(marker, json.dumps({"arguments": arguments}, indent=1) + "\n")
+        manifest.write(marker, {"arguments": arguments})
         return False
-    found = files.read_json(str(marker))
+    found = manifest.load(marker, f"put it back as it was, or delete {output} to make the sampler again").content
     provenance.compare(marker, found["arguments"], arguments, "use another --output")
     return "bounds" in found
 
@@ -188,7 +188,7 @@ def make(values: flags.FlagValues, report: Callable[[str], None]) -> None:
             half_written.unlink()
         huggingface.save(model, str(output))
         about = {"arguments": arguments, "chats": values.chats, "seconds": round(time.monotonic() - started), "bounds": bounds}
-        files.write_text(output / MARKER, json.dumps(about, indent=1) + "\n")  # last: the bounds say that the folder is complete
+        manifest.write(output / MARKER, about)  # last: the bounds say that the folder is complete
     (output / "state").rmtree(missing_ok=True)
     for record in show(huggingface.load(str(output)), pool, [response for _, response in shown], values.seed):
         report(f"{record.response[:70]!r:<75} <- {record.prompt!r}")

@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dat_jax.data.answers import LABELS
 from dat_jax.settings import NoSettings, read
 
-LABELS = ("comply", "refuse", "lost")
+__all__ = ["LABELS", "Exchange", "Judge", "Verdict", "Verdicts", "labelled"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
+from dat_jax.data import manifest
 from dat_jax.models import families, remote
 from dat_jax.models.config import ModelConfig
+from dat_jax.models.huggingface import MANIFEST
 from dat_jax.models.lora import Lora
 from dat_jax.models.tensors import to_host
 
@@ -43,6 +45,7 @@ def save_adapter(lora: Lora, config: ModelConfig, folder: str, base: str) -> Non
         save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
         (target / "adapter_model.safetensors").chmod(0o644)
         (target / "adapter_config.json").write_text(json.dumps(_config(lora, ranks, base), indent=2) + "\n")
+        manifest.write(target / MANIFEST, {}, manifest.of_folder(target, lambda name: name.startswith("adapter_")))
 
 
 def _pair(factors: list[tuple[Array, Array]]) -> tuple[Array, Array]:

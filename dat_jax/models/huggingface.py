@@ -7,19 +7,22 @@ import json
 import pathlib
 import re
 import shutil
+import zlib
 from typing import Any
 
 import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from dat_jax.data import files
+from dat_jax.data import files, manifest
+from dat_jax.data.answers import checksum
 from dat_jax.models import families, remote, tensors
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import gemma
 
 DTYPES = ("float32", "bfloat16")
 CARRIED = (".json", ".jinja", ".model", ".txt", ".py")  # files beside the weights that belong to a model; .py is never run here
+MANIFEST = "manifest.json"  # of a folder that `save` wrote, last
 VISION = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 
 
@@ -42,6 +45,8 @@ def load(folder_or_id: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; allowed: {DTYPES}")
     folder = locate(folder_or_id, cache_dir)
+    if (folder / MANIFEST).exists():  # a folder that this package wrote
+        manifest.check(folder / MANIFEST, f"put it back as it was, or, where the change is meant, delete {MANIFEST}")
     fields = read_fields(folder)
     config = dataclasses.replace(families.read(fields), compute_dtype=dtype)
     with tensors.opened(folder) as found:
@@ -71,10 +76,13 @@ def save(model: Model, folder: str, dtype: str | None = None, shard_bytes: int =
         multihost_utils.sync_global_devices(f"checked {folder}")  # before process 0 writes what the others would find
     with remote.written(folder) as target:
         if jax.process_index() == 0:
-            carry(model, target)
+            carried = carry(model, target)
             (target / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
         names = families.family(model.config.model_type).names(model.config)
         tensors.write(model.params, model.config, names, target, dtype, shard_bytes)
+        if jax.process_index() == 0:
+            ours = {*carried, "config.json", tensors.INDEX}
+            manifest.write(target / MANIFEST, {}, manifest.of_folder(target, lambda name: name in ours or name.endswith(".safetensors")))
 
 
 def locate(folder_or_id: str, cache_dir: str | None = None) -> pathlib.Path:
@@ -93,6 +101,24 @@ def locate(folder_or_id: str, cache_dir: str | None = None) -> pathlib.Path:
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:  # no such id, no access, no network
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder_or_id!r} is no folder here and the hub does not give it: {reason}") from error
+
+
+def weights_identity(source: str) -> str | None:
+    """Returns a checksum of the weights' files of a local folder: their names, sizes and samples of their content; None for anything else.
+
+    It is the same wherever the folder lies and into whatever dtype the weights are read.
+    """
+    if not source or files.is_remote(source) or not (folder := pathlib.Path(source)).is_dir():
+        return None
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        size, pieces = path.stat().st_size, []
+        with path.open("rb") as file:
+            for start in (0, size // 3, size // 2, max(0, size - 4096)):
+                file.seek(start)
+                pieces.append(zlib.crc32(file.read(4096)))
+        found.append([path.name, size, *pieces])
+    return checksum(found) if found else None
 
 
 def read_fields(folder: pathlib.Path) -> dict[str, Any]:
@@ -135,16 +161,21 @@ def written_fields(model: Model, dtype: str) -> dict[str, Any]:
     return fields | {"torch_dtype": dtype}
 
 
-def carry(model: Model, target: pathlib.Path) -> None:
-    """Copy what belongs to the model beside its weights and config; save the tokenizer of a model without a source."""
+def carry(model: Model, target: pathlib.Path) -> list[str]:
+    """Copy what belongs to the model beside its weights and config; save the tokenizer of a model without a source.
+
+    Returns the names of the files that are written, without those of a folder of more templates, which nothing here reads.
+    """
     if not model.source:
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(target)
-        return
+        saved = () if model.tokenizer is None else model.tokenizer.save_pretrained(target)
+        return [pathlib.Path(path).name for path in saved]
+    names = []
     source = pathlib.Path(model.source)
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in CARRIED and path.name not in ("config.json", tensors.INDEX):
+        if path.is_file() and path.suffix in CARRIED and path.name not in ("config.json", MANIFEST, tensors.INDEX):
             shutil.copyfile(path, target / path.name)
+            names.append(path.name)
     templates = "additional_chat_templates"
     if (source / templates).is_dir():
         shutil.copytree(source / templates, target / templates, dirs_exist_ok=True)
+    return names

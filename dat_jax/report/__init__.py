@@ -7,10 +7,12 @@ from typing import Any
 
 from etils import epath
 
-from dat_jax.data import answers, files
+from dat_jax.data import answers, files, manifest
 from dat_jax.report import page, sweep
 from dat_jax.report.markdown import findings, markdown, summary
 from dat_jax.report.results import as_json, collect
+
+BACK = "put it back as it was; without it nobody knows what the workdir was made with"
 
 
 def write(workdir: epath.PathLike, say: Callable[[str], None] = lambda sentence: None) -> epath.Path:
@@ -24,13 +26,15 @@ def write(workdir: epath.PathLike, say: Callable[[str], None] = lambda sentence:
       ValueError: when nothing was evaluated or judged in workdir, or a workdir of config.evaluation.sweep has no report like this one.
     """
     workdir = epath.Path(workdir)
-    flat = files.read_json(str(workdir / "config.json")) if (workdir / "config.json").exists() else {}
+    if not (workdir / "config.json").exists() and (workdir / "inputs.json").exists():
+        raise ValueError(f"{workdir / 'config.json'} is gone, and inputs.json beside it is there; put it back as it was")
+    flat = manifest.load(workdir / "config.json", BACK).content if (workdir / "config.json").exists() else {}
     results = collect(workdir, flat.get("evaluation.judges", []), answers.models_of(flat))
     settings = grouped(flat)
     content = as_json(results, settings)
     points = sweep.points(content, flat.get("evaluation.sweep", []))
     content["sweep"] = [dataclasses.asdict(point) for point in points]
-    files.write_text(workdir / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    manifest.write(workdir / "results.json", json.loads(json.dumps(content, allow_nan=False)))
     files.write_text(workdir / "report.md", markdown(results))
     files.write_text(workdir / "report.html", page.html(results, settings, points))
     for sentence in (*findings(results), *summary(results)):

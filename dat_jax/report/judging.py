@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from dat_jax.data import answers as answers_lib
-from dat_jax.data import files
+from dat_jax.data import manifest
 from dat_jax.data.answers import Answers, Line, answer_checksum
 from dat_jax.report import intervals
 
@@ -16,9 +16,33 @@ Runs = Mapping[tuple[str, int], Sequence[Answers]]  # (method, seed) -> its file
 
 def present(workdir: epath.PathLike, seeds: Sequence[int], order: Sequence[str]) -> list[str]:
     """The names of the judges whose verdicts are there, in the given order, others after them."""
-    markers = [path for seed in seeds for path in (epath.Path(workdir) / f"seed_{seed}" / "verdicts").glob("*/judge.json")]
-    names = sorted({files.read_json(str(path))["judge"] for path in markers})
+    markers = [marker for seed in seeds for marker in _markers(epath.Path(workdir) / f"seed_{seed}" / "verdicts")]
+    names = sorted({manifest.load(path, "delete that folder to judge again").content["judge"] for path in markers})
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def _markers(folder: epath.Path) -> list[epath.Path]:
+    """What says which judge each folder of verdicts is of; ValueError where one is gone."""
+    markers = [path / "judge.json" for path in (sorted(folder.iterdir()) if folder.is_dir() else []) if path.is_dir()]
+    for marker in markers:
+        answers_lib.require_judge(marker)
+    return [marker for marker in markers if marker.exists()]
+
+
+def check_answered(workdir: epath.PathLike, runs: Runs) -> None:
+    """Raises ValueError naming a file of answers that is gone, with its manifest, and was judged before."""
+    for seed in sorted({seed for _, seed in runs}):
+        folder = epath.Path(workdir) / f"seed_{seed}"
+        there = {str(found.stem.relative_to(folder / "answers")) for (_, of), answers in runs.items() if of == seed for found in answers}
+        for marker in _markers(folder / "verdicts"):
+            subjects = sorted(path for path in marker.parent.iterdir() if path.is_dir())
+            for stem in (stem for subject in subjects for stem in answers_lib.stems(subject)):
+                name = str(stem.relative_to(marker.parent))
+                if name not in there and (stem.parent / f"{stem.name}.json").exists():
+                    raise ValueError(
+                        f"{folder / 'answers' / name}.jsonl is gone, and {stem}.jsonl judged it: answers were lost; run "
+                        "--mode=evaluate,judge to answer again, or delete the verdicts too"
+                    )
 
 
 def judged(folder: epath.Path, answers: Sequence[Answers]) -> list[tuple[Answers, list[Line]]]:
@@ -27,10 +51,7 @@ def judged(folder: epath.Path, answers: Sequence[Answers]) -> list[tuple[Answers
 
 
 def _lines(folder: epath.Path, answers: Answers) -> list[Line]:
-    path = folder / ("utility" if "set" in answers.about else "") / f"{answers.stem.name}.jsonl"
-    if not path.exists():
-        return []
-    verdicts = {row["answer"]: row for _, row in files.read_jsonl(str(path))}
+    verdicts = answers_lib.read_verdicts(answers_lib.verdicts_stem(folder, answers), required=True)
     found = [(line, verdicts.get(answer_checksum(line))) for line in answers.asked]
     if any(verdict is None for _, verdict in found):
         return []

@@ -11,8 +11,10 @@ from etils import epath
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import SURFACES
 from dat_jax.data import answers as answers_lib
-from dat_jax.data import files
+from dat_jax.data import files, manifest
+from dat_jax.data import metrics as metrics_lib
 from dat_jax.data.answers import Answers
+from dat_jax.data.prompts import MARKER, RECORDS, check_pool
 from dat_jax.methods import METHODS
 from dat_jax.report import intervals, judging
 from dat_jax.report.costs import flops, of_attacks, training_costs
@@ -61,15 +63,15 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
     if not runs:
         raise ValueError(f"{workdir}: nothing was evaluated there (no seed_<s>/answers/<model>/<attack>.jsonl); run --mode=evaluate first")
     methods, seeds = list(dict.fromkeys(m for m, _ in runs)), sorted({s for _, s in runs})
+    answers_by_run = {run: answers_lib.read_all(folder) for run, folder in runs.items()}
+    judging.check_answered(workdir, answers_by_run)
     present = judging.present(workdir, seeds, judges)
     if not present:
         raise ValueError(f"{workdir}: the answers there were not judged (no seed_<s>/verdicts/<judge>/); run --mode=judge first")
     broken: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
     counted: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
-    rows, usefulness, attacks, lines_by_run, answers_by_run = [], [], dict[str, None](), {}, {}
-    judged_by_run = {}
-    for (method, seed), folder in runs.items():
-        answers = answers_by_run[method, seed] = [answers_lib.read(stem) for stem in answers_lib.stems(folder)]
+    rows, usefulness, attacks, lines_by_run, judged_by_run = [], [], dict[str, None](), {}, {}
+    for (method, seed), answers in answers_by_run.items():
         judged = judged_by_run[method, seed] = judging.judged(
             _seed_folder(workdir, seed) / "verdicts" / answers_lib.file_name(present[0]) / method, answers
         )
@@ -88,7 +90,8 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
             for prompt, value in found.items():
                 counted[method, measure][prompt][seed] = value
     finished = {run: found for run in runs if (found := _read_object(_seed_folder(workdir, run[1]) / run[0] / "finished.json"))}
-    first_prompts = next((path for path in (_seed_folder(workdir, s) / "prompts" / "prompts.jsonl" for s in seeds) if path.exists()), None)
+    first_prompts = next((path for path in (_seed_folder(workdir, s) / "prompts" / RECORDS for s in seeds) if path.exists()), None)
+    metrics = _metrics(workdir, runs)
     by_judge, agreement = judging.several(workdir, present, answers_by_run, broken_by_attack)
     return Results(
         methods=methods,
@@ -107,7 +110,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
             if attack in ATTACKS and ATTACKS[attack].tries
         },
         examples=_examples(methods, lines_by_run),
-        metrics=_metrics(workdir, runs),
+        metrics=metrics,
         finished=finished,
         prompts=_read_lines(first_prompts) if first_prompts else [],
         attack_costs=sorted(of_attacks(answers_by_run), key=lambda row: attack_order(row["attack"])),
@@ -119,7 +122,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         judges=present,
         by_judge=by_judge,
         agreement=agreement,
-        notes=_notes(methods, seeds, lines_by_run, answers_by_run, finished) + _censuses(workdir, seeds),
+        notes=_notes(methods, seeds, lines_by_run, answers_by_run, finished, metrics.keys()) + _censuses(workdir, seeds),
     )
 
 
@@ -234,9 +237,9 @@ def _metrics(workdir: epath.PathLike, runs: Iterable[tuple[str, int]]) -> dict[t
     """Lines of metrics.jsonl with a step, numbers that are not finite as None."""
     metrics = {}
     for method, seed in runs:
-        path = _seed_folder(workdir, seed) / method / "metrics.jsonl"
-        if path.exists() and path.read_text().strip():
-            lines = [{key: _finite(value) for key, value in line.items()} for line in _read_lines(path) if "step" in line]
+        folder = _seed_folder(workdir, seed) / method
+        if metrics_lib.present(folder):
+            lines = [{key: _finite(value) for key, value in line.items()} for line in metrics_lib.read(folder) if "step" in line]
             if lines:
                 metrics[method, seed] = lines
     return metrics
@@ -251,9 +254,12 @@ def _costs(workdir: epath.PathLike, seeds: Sequence[int], name: str) -> list[dic
     costs = []
     for seed in seeds:
         pool = _seed_folder(workdir, seed) / name
-        rounds = [_read_object(path) for path in pool.glob("round_*/cost.json")]
+        for folder in (pool, *sorted(pool.glob("round_*"))):
+            if (folder / MARKER).exists() or (folder / RECORDS).exists():
+                check_pool(folder)
+        rounds = [_read_object(path) for path in pool.glob(f"round_*/{MARKER}")]
         total: collections.Counter[str] = collections.Counter()
-        for cost in (_read_object(pool / "cost.json"), *rounds):
+        for cost in (_read_object(pool / MARKER), *rounds):
             total.update(cost)
         if total:
             costs.append({"seed": seed, **total} | ({"refreshed_rounds": len(rounds)} if rounds else {}))
@@ -262,7 +268,7 @@ def _costs(workdir: epath.PathLike, seeds: Sequence[int], name: str) -> list[dic
 
 def _read_object(path: epath.Path) -> dict[str, Any]:
     """A JSON file's object, {} when there is no file; numbers that are not finite as None."""
-    return {key: _finite(value) for key, value in files.read_json(str(path)).items()} if path.exists() else {}
+    return {key: _finite(value) for key, value in manifest.read(path).items()} if path.exists() else {}
 
 
 def _comparisons(
@@ -342,14 +348,20 @@ def _notes(
     lines: Mapping[tuple[str, int], Mapping[str, Any]],
     answers: Mapping[tuple[str, int], Sequence[Answers]],
     finished: Mapping[tuple[str, int], Mapping[str, Any]],
+    trained: Iterable[tuple[str, int]],
 ) -> list[str]:
-    """Gaps that make methods hard to compare, trainings that have collapsed, and targets that no file gave."""
+    """Gaps that make methods hard to compare, trainings that have collapsed or not ended, and targets that no file gave."""
     every = sorted({attack for by_attack in lines.values() for attack in by_attack}, key=attack_order)
     made = {found.about["attack"] for files_ in answers.values() for found in files_ if found.about.get("made_targets")}
     notes = []
     if made:
         shown = ", ".join(label(attack) for attack in sorted(made, key=attack_order))
         notes.append(f'Behaviors without a target were given one made from the request, "Sure, here is ..."; it steers {shown}.')
+    asked = [found for files_ in answers.values() for found in files_ if found.lines and "attack" in found.about]
+    answered = {found.about["attack"] for found in asked if not found.about.get("curve")}
+    for attack in sorted(answered - set(every), key=attack_order):
+        notes.append(f"{label(attack)} was answered and is not judged: it is left out.")
+    notes += [f"{title(m)}, seed {s}: the training is not finished." for m, s in trained if (m, s) not in finished]
     for method, seed in [(method, seed) for method in methods for seed in seeds]:
         name = f"{title(method)}, seed {seed}"
         missing = [label(attack) for attack in every if attack not in lines.get((method, seed), {})]

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from dat_jax.data import files
+from dat_jax.data import manifest
 from dat_jax.report.wording import WORST
 from dat_jax.settings import dotted
 
@@ -41,7 +41,7 @@ def points(own: Mapping[str, Any], workdirs: Sequence[str]) -> list[Point]:
         path = epath.Path(workdir) / "results.json"
         if not path.exists():
             raise ValueError(f"config.evaluation.sweep names {workdir!r}, which has no results.json; allowed: a workdir with a report")
-        theirs = files.read_json(str(path))
+        theirs = manifest.load(path, "run --mode=report there to write it again").content
         if differ := sorted(attacks ^ {attack["name"] for attack in theirs["attacks"]}):
             raise ValueError(
                 f"config.evaluation.sweep names {workdir!r}, where other attacks were tried: {', '.join(differ[:3])} here or there alone; "

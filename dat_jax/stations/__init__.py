@@ -64,14 +64,15 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
     check_devices(config, mesh.devices.flat[0].platform)
     with lock.held(folder), workdirs.returned(folder), jax.set_mesh(mesh):
-        workdirs.check_claim(folder, config)
+        contents = workdirs.check_claim(folder, config)
         workdirs.check_agreement(config)
         jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
         for seed in config.seeds:
             inputs = read_inputs(config, folder / f"seed_{seed}", seed)
             if "evaluate" in names:
                 given.check(inputs)
-            workdirs.claim(folder, config)  # now: a call that ends at a wrong path leaves nothing that the mended call would trip over
+            # Now: a call that ends at a wrong path leaves nothing that the mended call would trip over.
+            workdirs.claim(folder, config, contents)
             for name, station in STATIONS.items():
                 if name in names:
                     station(inputs, mesh)

@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import time
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.victim import Victim
 from dat_jax.data import answers as answers_lib
-from dat_jax.data import files, provenance, utility
+from dat_jax.data import files, manifest, provenance, utility
 from dat_jax.data.answers import checksum, file_name
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import forms
@@ -32,7 +33,7 @@ from dat_jax.models.huggingface import Model
 from dat_jax.stations import given
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.rewriter import rewriter
-from dat_jax.stations.subjects import load_target, subjects
+from dat_jax.stations.subjects import content, load_target, subjects
 
 Lines = Callable[[Attempt, str], answers_lib.Line]  # (attempt, response) -> the line that is kept
 
@@ -180,7 +181,8 @@ def what_is_missing(job: Job, folder: epath.Path) -> list[str]:
     found = answers_lib.read(folder / job.file)
     if found.about:
         remedy = "delete that file to answer again, or use another --workdir"
-        provenance.compare(f"{found.stem}.json", found.about["made_with"], job.about["made_with"], remedy)
+        made_with, wanted = (_by_content(about["made_with"]) for about in (found.about, job.about))
+        provenance.compare(f"{found.stem}.json", made_with, wanted, remedy)
         shared = {item: job.checksums[item] for item in job.items if item in found.done}
         provenance.compare(f"{found.stem}.json", found.done, shared, f"the text was edited since; {remedy}", name="the checksum of ")
     there = sharding.agreed([item in found.done for item in job.items])
@@ -189,6 +191,11 @@ def what_is_missing(job: Job, folder: epath.Path) -> list[str]:
         found.about["asked"] = list(job.items)
         answers_lib.write(found)
     return missing
+
+
+def _by_content(made_with: dict[str, Any]) -> dict[str, Any]:
+    """What a file was made with, its model known by the content of its folder alone: that may be renamed."""
+    return made_with | ({"model": content(made_with["model"])} if "model" in made_with else {})
 
 
 def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, weights: str, clock: "Clock", name: str) -> None:
@@ -239,16 +246,27 @@ class FileStore:
         """Returns what was saved last, {} at first."""
         if not self._path.exists():
             return {}
-        with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as found:
-            arrays = dict(found)
+        try:
+            with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as found:
+                arrays = dict(found)
+            whole = str(arrays.pop("checksum")) == self._checksum(arrays)
+        except (ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+            whole = False
+        if not whole:
+            logging.warning("%s was damaged, or an earlier version wrote it: the attack on this batch begins anew", self._path)
+            return {}
         return arrays if np.array_equal(arrays.pop("batch"), self._batch) else {}
 
     def save(self, arrays: dict[str, np.ndarray]) -> None:
         """Replaces what was saved; process 0 alone."""
         if jax.process_index() == 0:
-            buffer = io.BytesIO()
-            np.savez(buffer, **{"batch": self._batch, **arrays})  # type: ignore[arg-type]
+            buffer, kept = io.BytesIO(), {"batch": self._batch, **{name: np.asarray(value) for name, value in arrays.items()}}
+            np.savez(buffer, **kept, checksum=np.asarray(self._checksum(kept)))  # type: ignore[arg-type]
             files.write_bytes(self._path, buffer.getvalue())
+
+    @staticmethod
+    def _checksum(arrays: dict[str, np.ndarray]) -> str:
+        return manifest.of_json([[name, str(x.dtype), x.shape, manifest.digest(x.tobytes())] for name, x in sorted(arrays.items())])
 
     def clear(self) -> None:
         """Removes the file."""

@@ -6,8 +6,8 @@ import jax
 from jax.experimental import multihost_utils
 
 from dat_jax import models
-from dat_jax.data import files
-from dat_jax.models import adapters
+from dat_jax.data import files, manifest
+from dat_jax.models import adapters, huggingface
 from dat_jax.report import card
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import load_target
@@ -24,6 +24,9 @@ def run(inputs: Inputs, mesh) -> None:
     for method in methods:
         folder, run = inputs.folder / "export" / method, inputs.folder / method
         if (folder / "README.md").exists():
+            for written in (folder, folder.parent / f"{method}-adapter"):
+                if (written / huggingface.MANIFEST).exists():
+                    manifest.check(written / huggingface.MANIFEST, f"put it back as it was, or delete {written} to export again")
             logging.info("export %s, seed %d: done", method, inputs.seed)
             continue
         adapter = folder.parent / f"{method}-adapter"
@@ -32,7 +35,7 @@ def run(inputs: Inputs, mesh) -> None:
         multihost_utils.sync_global_devices(f"export {method}")  # nobody writes before all is removed
         params, lora = loop.restore(target, run, mesh)
         models.save(loop.merged(target, params, lora), str(folder))
-        text = card.card(method, inputs.seed, inputs.config, inputs.folder.parent, files.read_json(str(run / "finished.json"))["collapsed"])
+        text = card.card(method, inputs.seed, inputs.config, inputs.folder.parent, manifest.read(run / loop.FINISHED)["collapsed"])
         # Factors that were trained on top of a checkpoint are no adapter of the base model: the merged folder alone is right.
         factors = None if inputs.config.target.checkpoint else lora
         if factors is not None:

@@ -2,17 +2,15 @@
 
 import collections
 import functools
-import json
 import logging
 from collections.abc import Callable
 
-import jax
 from etils import epath
 
 from dat_jax import judges, sharding
 from dat_jax.data import answers as answers_lib
-from dat_jax.data import files, provenance
-from dat_jax.data.answers import answer_checksum, file_name, item_of
+from dat_jax.data import provenance
+from dat_jax.data.answers import Answers, answer_checksum, file_name, item_of
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import LABELS, Exchange, Verdict, Verdicts
 from dat_jax.stations.inputs import Inputs
@@ -27,25 +25,26 @@ def run(inputs: Inputs, mesh) -> None:
     Raises ValueError where a model was not attacked yet, or the judge has changed under its name.
     """
     requests = {behavior.id: behavior.text for behavior in inputs.eval_behaviors}
-    found = {subject.name: answers_lib.stems(inputs.folder / "answers" / subject.name) for subject in subjects(inputs, mesh)}
-    if absent := next((name for name, stems in found.items() if not stems), None):
+    found = {subject.name: answers_lib.read_all(inputs.folder / "answers" / subject.name) for subject in subjects(inputs, mesh)}
+    if absent := next((name for name, files_ in found.items() if not files_), None):
         raise ValueError(f"{inputs.folder / 'answers' / absent}: no answers there yet; run --mode=evaluate first")
     for name in inputs.config.evaluation.judges:
         folder = inputs.folder / "verdicts" / file_name(name)
+        answers_lib.require_judge(folder / "judge.json")
         provenance.claim(folder / "judge.json", JUDGES[name].fingerprint(inputs.config), "delete that folder to judge again")
         verdicts = functools.cache(lambda name=name: judges.load(name, inputs.config))  # loaded when the first answer is new
-        for subject, stems in found.items():
-            fresh = sum(_judge_file(stem, folder / subject, verdicts, requests, f"  {subject}, seed {inputs.seed}") for stem in stems)
-            logging.info("judge %s, %s, seed %d: %d of %d files were new", name, subject, inputs.seed, fresh, len(stems))
+        for subject, files_ in found.items():
+            name_ = f"  {subject}, seed {inputs.seed}"
+            fresh = sum(_judge_file(answers, folder / subject, verdicts, requests, name_) for answers in files_)
+            logging.info("judge %s, %s, seed %d: %d of %d files were new", name, subject, inputs.seed, fresh, len(files_))
 
 
-def _judge_file(stem: epath.Path, folder: epath.Path, load: Callable[[], Verdicts], requests: dict[str, str], name: str) -> bool:
+def _judge_file(answers: Answers, folder: epath.Path, load: Callable[[], Verdicts], requests: dict[str, str], name: str) -> bool:
     """Writes the verdicts on one file of answers, saved after each batch; returns whether any was new."""
-    answers = answers_lib.read(stem)
     if not answers.lines:
         return False
-    path = folder / ("utility" if "set" in answers.about else "") / f"{stem.name}.jsonl"
-    known = {row["answer"]: Verdict(row["label"], row["score"]) for _, row in files.read_jsonl(str(path))} if path.exists() else {}
+    stem = answers_lib.verdicts_stem(folder, answers)
+    known = {key: Verdict(row["label"], row["score"]) for key, row in answers_lib.read_verdicts(stem).items()}
     keys = [answer_checksum(line) for line in answers.lines]
     judged = sharding.agreed([key in known for key in keys])  # process 0 may have written more by the time that another one looks
     new = {key: exchange(line, requests) for key, line, done in zip(keys, answers.lines, judged) if not done}
@@ -56,8 +55,7 @@ def _judge_file(stem: epath.Path, folder: epath.Path, load: Callable[[], Verdict
         batch = todo[start : start + BATCH]
         known |= dict(zip(batch, load()([new[key] for key in batch]))) if batch else {}
         rows = [{"answer": key, "label": known[key].label, "score": known[key].score} for key in keys if key in known]
-        if jax.process_index() == 0:
-            files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        answers_lib.write_verdicts(stem, rows, answers)
     logging.info(
         "%s, %s: %s",
         name,

@@ -33,7 +33,7 @@ from etils import epath
 from dat_jax import models, sharding
 from dat_jax.attacks.attack import Attempt
 from dat_jax.attacks.victim import Decoding, Victim
-from dat_jax.data import conversations, files, provenance
+from dat_jax.data import conversations, files, manifest, provenance
 from dat_jax.judges import refusal_prefix
 from dat_jax.judges.judge import LABELS
 from dat_jax.models.huggingface import Model
@@ -84,7 +84,8 @@ def write_answers(
         answers = victim.answer([Attempt("", prompt, "") for prompt in asked])
         rows += [{"prompt": p, "answer": a, "label": refusal_prefix.label(a)} for p, a in zip(asked, answers)]
         if jax.process_index() == 0:
-            files.write_text(partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [header, *rows]))
+            written = header | {"checksum": manifest.of_json(rows)}
+            files.write_text(partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [written, *rows]))
         left = (time.monotonic() - started) / (len(rows) - first) * (len(prompts) - len(rows))
         report(f"answers: {len(rows)}/{len(prompts)}  {left:.0f} s left")
     kept = [row for row in rows if row["label"] == "comply"]
@@ -103,6 +104,13 @@ def _resume(partial: epath.Path, header: dict, prompts: Sequence[str]) -> list[d
         return []
     (_, found), *rows = files.read_jsonl(str(partial))
     provenance.compare(partial, found, header, "delete it to start anew")
+    if "checksum" not in found:
+        manifest.say_unchecked(partial)
+    elif found["checksum"] != (now := manifest.of_json([row for _, row in rows])):
+        raise ValueError(
+            f"{partial} was cut, damaged or edited: its {len(rows)} answers have the checksum {now}, and {found['checksum']} was written; "
+            "put it back as it was, or delete it to start anew"
+        )
     for line, (prompt, row) in enumerate(zip(prompts, [row for _, row in rows]), 2):
         if row["prompt"] != prompt:
             raise ValueError(f"{partial}, line {line}: the answer to {row['prompt']!r:.60}, not to {prompt!r:.60}; delete it to start anew")

@@ -1,9 +1,9 @@
 """Prompts: draws, judges and selects the pool x ~ p(x | y) of the training behaviors, before training and again during it."""
 
 import functools
-import json
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -12,7 +12,6 @@ from dat_jax import judges
 from dat_jax.attacks.attack import Attempt
 from dat_jax.attacks.prefill import continued
 from dat_jax.attacks.victim import Victim
-from dat_jax.data import files
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import PromptRecord
 from dat_jax.diffusion import pool, selection
@@ -99,8 +98,9 @@ def draw_pool(
     price = sample_utility.asking_cost(target, inputs, 1)["asking_flops"] if asked else 0.0
     price += sample_utility.reading_cost(target, inputs) if consistent else 0.0
     records = pool.build_pool(
-        config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, round, logging.info, price, consistent
-    )
+        config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, round, logging.info, price, consistent,
+        lambda found: {"census.json": counted(found)} if config.world.enabled else {},
+    )  # fmt: skip
     selected = [r for r in records if r.selected]
     logging.info("sample, seed %d, round %d: %d of %d prompts selected", inputs.seed, round, len(selected), len(records))
     if consistent is not None:
@@ -109,10 +109,14 @@ def draw_pool(
         obeyed = sum(r.compliance or 0.0 for r in selected) / max(len(selected), 1)
         logging.info("sample, seed %d: the target complies with %.0f %% of the selected prompts", inputs.seed, 100 * obeyed)
     if config.world.enabled and jax.process_index() == 0:
-        counted = census.census(records)
-        files.write_text(folder / "census.json", json.dumps(counted | {"sentence": census.sentence(counted)}, indent=1))
-        logging.info("sample, seed %d: %s", inputs.seed, census.sentence(counted))
+        logging.info("sample, seed %d: %s", inputs.seed, counted(records)["sentence"])
     return records
+
+
+def counted(records: Sequence[PromptRecord]) -> dict[str, Any]:
+    """The census of a pool of the embedded world, and the sentence that tells it."""
+    found = census.census(records)
+    return found | {"sentence": census.sentence(found)}
 
 
 def say_consistent(inputs: Inputs, records: Sequence[PromptRecord]) -> None:

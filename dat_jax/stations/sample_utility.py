@@ -1,10 +1,10 @@
 """Utility prompts: drawn for the benign answers of the chats, kept where the target answers them consistently; for every method."""
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -12,9 +12,9 @@ from etils import epath
 from dat_jax import judges, sharding
 from dat_jax.attacks.attack import Attempt
 from dat_jax.attacks.victim import Victim
-from dat_jax.data import conversations, files
+from dat_jax.data import conversations, manifest, provenance
 from dat_jax.data.behaviors import Behavior
-from dat_jax.data.prompts import PromptRecord
+from dat_jax.data.prompts import RECORDS, PromptRecord, write_records
 from dat_jax.diffusion import pool
 from dat_jax.diffusion.utility import SampledUtility, benign_answers, utility_pool
 from dat_jax.judges.judge import Exchange
@@ -24,6 +24,8 @@ from dat_jax.models.huggingface import Model
 from dat_jax.settings import read
 from dat_jax.stations.inputs import Inputs
 from dat_jax.world import census, grammar
+
+REMEDY = "put it back as it was, or delete both to ask the target again"  # of its own answers
 
 
 def draw_utility(inputs: Inputs, sampler: Model, target: Model, folder: epath.Path, round: int, mesh) -> list[PromptRecord]:
@@ -57,8 +59,9 @@ def draw_utility(inputs: Inputs, sampler: Model, target: Model, folder: epath.Pa
         seen |= {key} if kept else set()
         response = own[key] if kept and settings.response == "own" else record.response
         records.append(dataclasses.replace(record, response=response, compliance=scores.get(key, 0.0), selected=kept))
-    pool.write_pool(folder, records, cost | {"judging_seconds": time.monotonic() - started, **asking_cost(target, inputs, len(attempts))})
-    say_utility(inputs, folder, behaviors, records, len(of))
+    beside = said(inputs, folder, behaviors, records, len(of))
+    cost |= {"judging_seconds": time.monotonic() - started, **asking_cost(target, inputs, len(attempts))}
+    pool.write_pool(folder, records, cost, beside)
     return records
 
 
@@ -78,14 +81,22 @@ def consistency(
 
 
 def asked(victim: Victim, attempts: Sequence[Attempt], path: epath.Path) -> list[str]:
-    """The target's own answers, saved after every few batches, so that an interrupted call goes on; every process must call."""
-    there = path.exists() and bool(files.read_text(str(path)).strip())
-    answers = [row["answer"] for _, row in files.read_jsonl(str(path), ("answer",))] if sharding.agreed(there) else []
+    """The target's own answers, saved after every few batches, so that an interrupted call goes on; every process must call.
+
+    Raises ValueError where what was saved was damaged, or answers other prompts.
+    """
+    marker, answers = path.parent / f"{path.stem}.json", []
+    prompts = manifest.of_json([attempt.prompt for attempt in attempts])
+    if sharding.agreed(manifest.whole(marker, path.name)):
+        found = manifest.load(marker, REMEDY)
+        provenance.compare(marker, found.content, {"prompts": prompts}, REMEDY)
+        answers = [row["answer"] for row in found.rows(path.name, ("answer",), REMEDY)]
     size = 16 * victim.decoding.batch_size
     for start in range(len(answers), len(attempts), size):
         answers += victim.answer(attempts[start : start + size])
         if jax.process_index() == 0:
-            files.write_text(path, "".join(json.dumps({"answer": answer}, ensure_ascii=False) + "\n" for answer in answers))
+            entry = manifest.write_rows(path, ({"answer": answer} for answer in answers), grows=True)
+            manifest.write(marker, {"prompts": prompts}, {path.name: entry})
         logging.info("utility prompts: %d of %d answered by the target", len(answers), len(attempts))
     return answers
 
@@ -112,24 +123,31 @@ def within(target: Model, prompts: Sequence[str], config) -> list[int]:
     return fits
 
 
-def say_utility(inputs: Inputs, folder: epath.Path, behaviors: Sequence[Behavior], records: Sequence[PromptRecord], distinct: int) -> None:
-    """Writes and says how many prompts were drawn, were consistent and are trained on; ValueError where none is."""
+def said(
+    inputs: Inputs, folder: epath.Path, behaviors: Sequence[Behavior], records: list[PromptRecord], distinct: int
+) -> dict[str, dict[str, Any]]:
+    """Says how many prompts were drawn, were consistent and are trained on, and returns it for the files that stand beside them.
+
+    Raises ValueError where none is consistent; the records are there to be looked at, and the pool is not complete.
+    """
     kept = [record for record in records if record.selected]
     without = len(behaviors) - len({record.behavior_id for record in kept})
     counts = {"answers": len(behaviors), "drawn": len(records), "different": distinct, "kept": len(kept), "answers_without_prompt": without}
     if not kept:
+        if jax.process_index() == 0:
+            write_records(folder / RECORDS, records)
         raise ValueError(
             f"config.utility.keep is {inputs.config.utility.keep!r}, and none of {len(records)} prompts for {len(behaviors)} benign "
             f"answers is consistent; allowed: at least one; see {folder}/prompts.jsonl"
         )
-    if jax.process_index() == 0:
-        files.write_text(folder / "counts.json", json.dumps(counts, indent=1) + "\n")
     if without:
         logging.warning("utility prompts, seed %d: %d of %d answers got no consistent prompt", inputs.seed, without, len(behaviors))
-    said = (inputs.seed, len(records), len(behaviors), distinct, len(kept))
-    logging.info("utility prompts, seed %d: %d drawn for %d answers, %d different, %d kept", *said)
-    if inputs.config.world.enabled and jax.process_index() == 0:
+    numbers = (inputs.seed, len(records), len(behaviors), distinct, len(kept))
+    logging.info("utility prompts, seed %d: %d drawn for %d answers, %d different, %d kept", *numbers)
+    beside: dict[str, dict[str, Any]] = {"counts.json": counts}
+    if inputs.config.world.enabled:
         requests = {behavior.id: "_".join((grammar.parse(behavior.text) or ("", ""))[:2]) for behavior in behaviors}
         counted = census.census([dataclasses.replace(record, behavior_id=requests[record.behavior_id]) for record in records])
-        files.write_text(folder / "census.json", json.dumps(counted | {"sentence": census.sentence(counted)}, indent=1))
+        beside["census.json"] = counted | {"sentence": census.sentence(counted)}
         logging.info("utility prompts, seed %d: %s", inputs.seed, census.sentence(counted))
+    return beside

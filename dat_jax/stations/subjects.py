@@ -2,17 +2,15 @@
 
 import dataclasses
 import logging
-import pathlib
-import zlib
+import os
 from collections.abc import Callable
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from dat_jax import models
-from dat_jax.checkpoints import read_about
-from dat_jax.data import files
+from dat_jax import checkpoints, models
+from dat_jax.data import files, manifest
 from dat_jax.data.answers import checksum, compared, short_name
 from dat_jax.diffusion import denoiser
 from dat_jax.methods import METHODS
@@ -86,25 +84,22 @@ def _compared(entry: str, config: ConfigDict, mesh) -> Subject:
 def identity(source: str) -> str:
     """The last part of a model's name and a checksum of what its folder holds: of a training's end, or of samples of the weights' files.
 
-    A hub id is its own identity. Retraining a method, or another model under the same name, gives another one; moving it does not.
+    A hub id is its own identity. Retraining a method, or another model under the same name, gives another one; moving it does not. The name
+    is for readers: `content` is what is compared.
     """
     folder = epath.Path(source)
     if source and is_checkpoint(source):
-        end = folder / "finished.json"
+        end = folder / loop.FINISHED
+        if end.exists():
+            manifest.read(end)  # damage there is to be named as that
         return f"{short_name(source)} {checksum(end.read_text() if end.exists() else 'unfinished')}"
-    if not source or files.is_remote(source) or not folder.is_dir():
-        return source
-    return f"{short_name(source)} {checksum([_sampled(pathlib.Path(path)) for path in sorted(folder.glob('*.safetensors'))])}"
+    weights = huggingface.weights_identity(source)
+    return f"{short_name(source)} {weights}" if weights else source
 
 
-def _sampled(path: pathlib.Path) -> list[Any]:
-    """A file's name, size and a few bytes of its beginning, middle and end."""
-    size, pieces = path.stat().st_size, []
-    with path.open("rb") as file:
-        for start in (0, size // 3, size // 2, max(0, size - 4096)):
-            file.seek(start)
-            pieces.append(zlib.crc32(file.read(4096)))
-    return [path.name, size, *pieces]
+def content(identity: str) -> str:
+    """What of an identity says which model it is: the checksum without the name, which changes when a folder is renamed; or a hub id."""
+    return identity.rpartition(" ")[2]
 
 
 def check_sources(config: ConfigDict) -> None:
@@ -157,8 +152,9 @@ def on_top(target: Model, source: str, mesh) -> Model:
     Raises ValueError where the folder has no checkpoint, or one that was trained from another model.
     """
     require_checkpoint(source)
-    if below := read_about(epath.Path(source) / "checkpoints").get("checkpoint"):
-        target = on_top(target, below, mesh)
+    if below := checkpoints.read(epath.Path(source) / "checkpoints").about.get("checkpoint"):
+        near = os.path.normpath(os.path.join(source, below))  # relative to the folder, as trainings write it; before, as it was given
+        target = on_top(target, near if not files.is_remote(below) and is_checkpoint(near) else below, mesh)
     params, lora = loop.restore(target, epath.Path(source), mesh)
     return loop.merged(target, params, lora)
 

@@ -5,8 +5,8 @@ import logging
 
 from dat_jax import judges
 from dat_jax.attacks.attack import Attempt
-from dat_jax.data import pipeline, utility
-from dat_jax.data.prompts import read_records
+from dat_jax.data import manifest, pipeline, utility
+from dat_jax.data.prompts import read_pool
 from dat_jax.methods.method import Method
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
@@ -20,7 +20,11 @@ def run(inputs: Inputs, mesh) -> None:
     """Trains every method that trains; what is finished stays."""
     config = inputs.config
     trained = [method for method in inputs.methods if method.trains]
-    todo = [method for method in trained if not (inputs.folder / method.name / "finished.json").exists()]
+    ends = {method.name: inputs.folder / method.name / loop.FINISHED for method in trained}
+    todo = [method for method in trained if not ends[method.name].exists()]
+    for method in trained:
+        if method not in todo:
+            manifest.load(ends[method.name], "put it back as it was, or delete it to train on from the last checkpoint")
     if not trained:
         return
     if not todo:
@@ -46,7 +50,7 @@ def sampled_chats(inputs: Inputs) -> list[list[dict[str, str]]]:
     path = inputs.folder / "utility_prompts" / "prompts.jsonl"
     if not path.exists():
         raise ValueError(f"{path}: no utility prompts were sampled yet; run --mode=sample first")
-    records = [record for record in read_records(path) if record.selected]
+    records = [record for record in read_pool(path.parent) if record.selected]
     return [[{"role": "user", "content": r.prompt}, {"role": "assistant", "content": r.response}] for r in records]
 
 
@@ -67,7 +71,7 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
             return pipeline.adversarial_rows(target.tokenizer, pipeline.triples(inputs.behaviors, None, inputs.seed), config.data)
         if round == 0:
             check_sampled(inputs)
-            records = read_records(offline / "prompts.jsonl")
+            records = read_pool(offline)
         else:
             current = loop.merged(target, params, lora)
             records = sample.draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh, target)

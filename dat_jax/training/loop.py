@@ -1,8 +1,8 @@
 """The training loop of one method: restore, step, measure, save; killed at any moment, the same call goes on where it was."""
 
 import dataclasses
-import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,13 @@ import jax.numpy as jnp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from dat_jax import checkpoints as checkpoints_lib
 from dat_jax import sharding, signals
-from dat_jax.checkpoints import Checkpoints, TrainState, load_trainable, read_about
-from dat_jax.data import files, pipeline
+from dat_jax.checkpoints import Checkpoints, TrainState
+from dat_jax.data import files as data_files
+from dat_jax.data import manifest, pipeline
 from dat_jax.data.conversations import Conversations
+from dat_jax.models import huggingface
 from dat_jax.models import lora as lora_lib
 from dat_jax.models import weights as weights_lib
 from dat_jax.models.config import ModelConfig
@@ -26,6 +29,7 @@ from dat_jax.training.step import Defence, StepConfig, optimizer, train_step, we
 
 LOGITS = 2**25  # numbers of the head's output that a device holds at a time: 128 MiB in float32
 PREEMPTED = signals.PREEMPTED  # exit status after a signal was honoured with a checkpoint
+FINISHED = "finished.json"  # of a training folder, written last
 Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts
 RowsOfRound = Callable[[int, Any, Any], pipeline.AdversarialRows]  # (round, params, lora) -> what a round trains on; see `train`
 
@@ -162,10 +166,11 @@ def train(
     config.training.faults steps in a row are not finite: the last checkpoint before them stays.
     """
     folder, training, data, name = epath.Path(folder), config.training, config.data, method.name
-    about = {"method": name, "seed": seed, "steps": training.steps, "model": model.source}
+    about = {"method": name, "seed": seed, "steps": training.steps, **origin(model)}
     about |= {"lora_rank": training.lora.rank, "lora_alpha": training.lora.alpha}
-    about |= {"checkpoint": config.target.checkpoint} if config.target.checkpoint else {}  # what the model came from besides its folder
-    if (folder / "finished.json").exists():
+    if config.target.checkpoint:  # what the model came from besides its folder
+        about["checkpoint"] = beside(config.target.checkpoint, folder)
+    if (folder / FINISHED).exists():
         logging.info("%s: already trained", name)
         return
     state = initial_state(model, training, seed, mesh)
@@ -180,7 +185,7 @@ def train(
     counts = (data.adversarial_rows, data.utility_rows)
     mine = tuple(sharding.local_rows(mesh, n) for n in counts)
     tokens = (2 * counts[0] + counts[1]) * (data.prompt_length + data.response_length)
-    started, collapsed = time.monotonic(), False
+    started = time.monotonic()
 
     with Checkpoints(folder / "checkpoints", training.save_every, training.keep) as checkpoints, signals.noted() as note:
         state = checkpoints.restore(state, about)
@@ -188,6 +193,7 @@ def train(
         if first:
             logging.info("%s: goes on after step %d", name, first)
         log = Metrics(folder, first, writes=jax.process_index() == 0)
+        collapsed = (log.last("watch/benign_refused") or 0.0) > training.collapse  # said by the calls before, where this one is not asked
         shown = tuple(term.key for term in method.terms if term.said)
         ledger = Ledger(log, Progress(name, first, training.steps, tokens, shown), Faults(name, folder, config, seed), training)
 
@@ -213,6 +219,7 @@ def train(
             if watching and watch is not None:
                 rates = watch(*weights(frozen, state.trainable))
                 log.write(step, rates)
+                log.flush()
                 collapsed = _judge_collapse(name, step, rates, training.collapse)
             if stopped := told_to_stop(step, note):
                 saved = _save(checkpoints, ledger, state, about)
@@ -238,7 +245,7 @@ def _save(checkpoints: Checkpoints, ledger: Ledger, state: TrainState, about: di
 def _finish(folder: epath.Path, summary: dict[str, Any]) -> None:
     """Writes finished.json, by which a later call knows that nothing is left to do."""
     if jax.process_index() == 0:
-        files.write_text(folder / "finished.json", json.dumps(summary, indent=1))
+        manifest.write(folder / FINISHED, summary)
 
 
 def placed(mesh, batch: pipeline.Batch, counts: tuple[int, int]) -> pipeline.Batch:
@@ -261,14 +268,39 @@ def _judge_collapse(name: str, step: int, rates: dict[str, float], limit: float)
 def restore(model: Model, folder, mesh) -> tuple[Any, lora_lib.Lora | None]:
     """Returns (params, lora) of the newest checkpoint of a training folder, on any mesh, for evaluation and export.
 
-    What was trained, factors or all weights, is read from the checkpoint. Raises ValueError where there is none, or it is another model's.
+    What was trained, factors or all weights, is read from the checkpoint. Raises ValueError where there is none, it is another model's, or
+    the training has ended at another step than the newest whole checkpoint's. Every process must call.
     """
-    about = read_about(epath.Path(folder) / "checkpoints")
-    trained, here = (str(source).rstrip("/").split("/")[-1] for source in (about["model"], model.source))
-    if trained != here:
-        raise ValueError(f"{folder} was trained from {about['model']!r}, and the target is {model.source!r}; set config.target.model to it")
+    folder = epath.Path(folder)
+    found = checkpoints_lib.read(folder / "checkpoints")
+    about, here = found.about, origin(model)
+    known = about.get("weights") and here.get("weights")  # a renamed folder is the same model
+    trained = str(about["model"]).rstrip("/").split("/")[-1]
+    if about["weights"] != here["weights"] if known else trained != here["model"]:
+        raise ValueError(f"{folder} was trained from {trained!r}, and the target is {model.source!r}; set config.target.model to it")
+    end = manifest.read(folder / FINISHED).get("steps", about["steps"]) if (folder / FINISHED).exists() else None
+    if end not in (None, found.step):
+        raise ValueError(
+            f"{folder}: {FINISHED} says that the training ended after step {end}, and the newest whole checkpoint is of step {found.step}; "
+            f"put the checkpoint of step {end} back as it was, or delete {FINISHED} to train on from step {found.step}"
+        )
+    if end is None:
+        logging.warning("%s: the training is not finished; the weights of step %d of %d are used", folder, found.step, about["steps"])
     shapes = abstract_trainable(model.config, about["lora_rank"], about["lora_alpha"], mesh)
-    return weights(model.params if about["lora_rank"] else None, load_trainable(epath.Path(folder) / "checkpoints", shapes))
+    trainable = checkpoints_lib.load_trainable(folder / "checkpoints", shapes, found)
+    return weights(model.params if about["lora_rank"] else None, trainable)
+
+
+def origin(model: Model) -> dict[str, Any]:
+    """What a checkpoint says of the model it was trained from, wherever that lies: its name, and what its weights' files hold."""
+    return {"model": str(model.source).rstrip("/").split("/")[-1], "weights": huggingface.weights_identity(model.source)}
+
+
+def beside(checkpoint: str, folder: epath.Path) -> str:
+    """Returns the training folder that a model came from, relative to a folder on the same disk: so both can move together."""
+    if data_files.is_remote(checkpoint) or data_files.is_remote(folder):
+        return checkpoint
+    return os.path.relpath(os.path.abspath(checkpoint), os.path.abspath(folder))
 
 
 def merged(model: Model, params, lora: lora_lib.Lora | None) -> Model:

@@ -9,23 +9,28 @@ from typing import Any
 import tensorboardX
 from etils import epath
 
-from dat_jax.data import files
+from dat_jax.data import files, metrics
 
 
 class Metrics:
     """Writes metrics.jsonl and events below a folder (process 0 alone); lines of steps that will be run again are dropped at the start."""
 
     def __init__(self, folder, step: int, writes: bool = True):
-        """`step`: the number of steps the restored state has done; later lines belong to a run that was killed."""
-        self._path = epath.Path(folder) / "metrics.jsonl"
+        """`step`: the number of steps the restored state has done; later lines belong to a run that was killed.
+
+        Raises ValueError where lines of the steps before are gone or others than were written.
+        """
+        self._path = epath.Path(folder) / metrics.LINES
         self._writes = writes
         self._lines = []
         self._events: Any = None
         if writes:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            if self._path.exists():
-                self._lines = [line for line in self._path.read_text().splitlines() if _step(line, step + 1) <= step]
-            files.write_text(self._path, "".join(line + "\n" for line in self._lines))
+            if step:
+                metrics.check(self._path.parent)
+            if self._path.exists() and self._path.stat().length:
+                self._lines = [line for line in files.read_text(str(self._path)).splitlines() if _step(line, step + 1) <= step]
+            metrics.write(self._path.parent, self._lines, shrinks=True)
             self._events = tensorboardX.SummaryWriter(str(self._path.parent / "events"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -50,8 +55,12 @@ class Metrics:
     def flush(self) -> None:
         """Makes everything written so far durable."""
         if self._writes:
-            files.write_text(self._path, "".join(line + "\n" for line in self._lines))
+            metrics.write(self._path.parent, self._lines)
             self._events.flush()
+
+    def last(self, name: str) -> float | None:
+        """The newest value of this name, also of the calls before; None where there is none, and on the processes that write nothing."""
+        return next((row[name] for row in map(json.loads, reversed(self._lines)) if name in row), None)
 
     def close(self) -> None:
         """Flushes and ends the event file."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -11,8 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dat_jax.data import provenance
-from dat_jax.data.files import read_json, write_text
+from dat_jax.data import manifest, provenance
 from dat_jax.models import huggingface
 from dat_jax.settings import read
 from dat_jax.world import files, sampler, splits, target, tokenizers
@@ -49,22 +47,26 @@ def build(folder: str | os.PathLike[str], seed: int, config: Any, report: Callab
 
     The folder then holds what `files.FILES` lists, and pairs.jsonl, what the models were trained on; world.json comes last. config is the
     sub-config `world` or anything with its keys. Progress goes to `report`, line by line. Raises ValueError when a setting is not allowed
-    or the folder holds a world of another seed or other settings.
+    or the folder holds a world of another seed or other settings, or one of which a file is gone, was cut, damaged or edited.
     """
     settings = read(World, config)
     settings.validate()
     root = pathlib.Path(folder)
     made_with = {"seed": seed, "target": dataclasses.asdict(settings.target), "sampler": dataclasses.asdict(settings.sampler)}
-    started = root / "world_started.json"
-    for path in (root / MARKER, started):
+    started, remedy = root / "world_started.json", f"put it back as it was, or delete {root} to build the world again"
+    for path in (started, root / MARKER):
         if path.exists():
-            provenance.compare(path, read_json(str(path)), made_with, "use another folder")
+            found = manifest.load(path, remedy)
+            provenance.compare(path, found.content, made_with, "use another folder")
     if (root / MARKER).exists():
+        found.check(remedy)
         report(f"world, seed {seed}: done")
         return
+    if not started.exists() and any((root / name).exists() for name in ("target", "sampler", "pairs.jsonl")):
+        raise ValueError(f"{root / MARKER} is gone: nobody knows what the world there was built with; {remedy}")
     clock = time.monotonic()
     root.mkdir(parents=True, exist_ok=True)
-    write_text(started, json.dumps(made_with, indent=1) + "\n")
+    manifest.write(started, made_with)
     parts, learned = splits.draw(seed), files.pairs(seed)
     files.write(root, seed, parts, learned)
     pairs = [(row["prompt"], row["response"]) for row in learned]
@@ -76,7 +78,10 @@ def build(folder: str | os.PathLike[str], seed: int, config: Any, report: Callab
         tokenizer = tokenizers.sampler_tokenizer(seed)
         params, model_config = sampler.train(seed, pairs, tokenizer, settings.sampler, report)
         _save(huggingface.Model(params, model_config, tokenizer), root / "sampler")
-    started.rename(root / MARKER)
+    models = [f"{name}/{huggingface.MANIFEST}" for name in ("target", "sampler")]  # each of which says what its model's folder holds
+    names = [*dict.fromkeys(name for group, _, name in files.FILES if group == "data"), "pairs.jsonl", *models]
+    manifest.write(root / MARKER, made_with, {name: manifest.of_file(root / name) for name in names if (root / name).exists()})
+    started.unlink()
     report(f"world, seed {seed}: built in {time.monotonic() - clock:.0f} s")
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dat_jax.data import provenance
+from dat_jax.data import manifest, provenance
 
 WANTED = {"model": "m", "lora": {"rank": 4, "alpha": 8.0}, "sizes": (1, 2)}
 
@@ -24,7 +24,7 @@ def test_the_first_key_that_differs_is_named_with_both_values():
 def test_a_claim_is_written_once_and_compared_afterwards(tmp_path):
     path = tmp_path / "a" / "about.json"
     assert provenance.claim(path, WANTED, "use another folder") is False
-    assert json.loads(path.read_text()) == {"model": "m", "lora": {"rank": 4, "alpha": 8.0}, "sizes": [1, 2]}
+    assert manifest.read(path) == {"model": "m", "lora": {"rank": 4, "alpha": 8.0}, "sizes": [1, 2]}
     stamp = path.stat().st_mtime_ns
     assert provenance.claim(path, WANTED, "use another folder") is True
     with pytest.raises(ValueError, match=r"about\.json was made with model = 'm', now it is 'n'; use another folder"):

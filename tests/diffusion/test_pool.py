@@ -235,3 +235,51 @@ def test_rows_for_the_attention_kernel_are_padded_and_the_samples_stay(tmp_path,
     plain = build(tmp_path / "plain", small_sampler)
     assert [r.prompt for r in build(tmp_path / "padded", padded)] == [r.prompt for r in plain]
     assert lengths and set(lengths) == {splash.BLOCK}
+
+
+def resumed(folder, sampler, damage, gone=("prompts.jsonl", "cost.json")):
+    """A pool whose samples alone are left, one file of which is damaged before it is asked for again."""
+    build(folder, sampler)
+    for name in gone:
+        (folder / name).unlink()
+    damage(next((folder / "samples").glob("*.jsonl")))
+    return build(folder, sampler)
+
+
+def test_samples_that_were_damaged_are_named_and_those_that_are_gone_drawn_again(tmp_path, small_sampler, caplog):
+    whole = build(tmp_path / "whole", small_sampler)
+    damages = {
+        "cut": lambda path: path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1])),
+        "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        "edited": lambda path: path.write_text(path.read_text().replace('"tokens": ', '"tokens": 1', 1)),
+    }
+    for name, damage in damages.items():
+        with pytest.raises(ValueError, match=r"samples/.*\.jsonl was cut, damaged or edited: it has .* delete both to draw these prompts"):
+            resumed(tmp_path / name, small_sampler, damage)
+    with pytest.raises(ValueError, match=r"cost\.json was damaged or edited"):
+        resumed(
+            tmp_path / "cost",
+            small_sampler,
+            lambda path: (c := path.with_suffix(".cost.json")).write_text(c.read_text().replace("1", "2", 1)),
+        )
+    assert resumed(tmp_path / "gone", small_sampler, lambda path: path.unlink()) == whole and "made again" in caplog.text
+    with pytest.raises(ValueError, match=r"provenance\.json is gone: nobody knows what the prompts beside it were made with"):
+        resumed(tmp_path / "unknown", small_sampler, lambda path: None, ("provenance.json",))
+
+
+def test_what_stands_beside_a_pool_is_there_before_it_is_complete(tmp_path, small_sampler, monkeypatch):
+    def killed(path, content, *rest, write=pools.manifest.write):
+        if str(path).endswith("census.json"):
+            raise KeyboardInterrupt
+        write(path, content, *rest)
+
+    beside = {"beside": lambda records: {"census.json": {"prompts": len(records)}}}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pools.manifest, "write", killed)
+        build(tmp_path, small_sampler, **beside)
+    assert not pools.complete(tmp_path)
+    build(tmp_path, small_sampler, **beside)
+    assert pools.manifest.read(tmp_path / "census.json") == {"prompts": 18}
+    (tmp_path / "census.json").unlink()
+    with pytest.raises(ValueError, match=r"census\.json is gone: cost\.json beside it says"):
+        build(tmp_path, small_sampler, **beside)

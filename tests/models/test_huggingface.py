@@ -13,7 +13,8 @@ from etils.epath import backend
 from safetensors.numpy import load_file, save_file
 
 from dat_jax import models, sharding
-from dat_jax.models import tensors, weights
+from dat_jax.data import manifest
+from dat_jax.models import huggingface, tensors, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
@@ -137,9 +138,11 @@ def test_a_model_made_here_is_written_and_read_back(tmp_path, family):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A small llama folder made here."""
+    """A small llama folder made here, which may be edited as one from elsewhere: without the manifest that notices it."""
     config = ModelConfig(vocab_size=64, width=16, layers=2, heads=4, kv_heads=2)
     models.save(Model(weights.initialize(jax.random.key(0), config), config, None), str(tmp_path / "made"))
+    manifest.check(tmp_path / "made" / huggingface.MANIFEST)
+    (tmp_path / "made" / huggingface.MANIFEST).unlink()
     return tmp_path / "made"
 
 

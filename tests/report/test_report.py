@@ -9,6 +9,8 @@ import shutil
 import pytest
 
 from dat_jax import report
+from dat_jax.data import answers as answers_lib
+from dat_jax.data.answers import Answers
 from dat_jax.report import judging, results
 from dat_jax.report.markdown import markdown
 from dat_jax.report.wording import WORST, WORST_TEXT, label
@@ -201,7 +203,8 @@ def test_gaps_are_noted(made_up_workdir):
 def test_targets_that_were_made_are_noted_with_the_attacks_that_they_steer(made_up_workdir):
     for name in ("prefill", "embedding"):
         path = made_up_workdir / "seed_0" / "answers" / "cat" / f"{name}.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"made_targets": True}))
+        found = answers_lib.read(path.parent / name)
+        answers_lib.write(Answers(found.stem, found.about | {"made_targets": True}, found.lines))
     (note,) = results.collect(made_up_workdir, ["world"]).notes
     assert note.endswith('"Sure, here is ..."; it steers Prefilled answer, Embedding attack.')
 
@@ -229,8 +232,8 @@ def test_a_models_name_is_text_in_the_sentences_too(made_up_workdir):
 def test_behaviors_that_are_not_asked_for_any_more_are_not_counted(made_up_workdir):
     for seed in range(3):
         path = made_up_workdir / f"seed_{seed}" / "answers" / "dat" / "direct.json"
-        about = json.loads(path.read_text())
-        path.write_text(json.dumps(about | {"asked": about["asked"][:10]}))
+        found = answers_lib.read(path.parent / "direct")
+        answers_lib.write(Answers(found.stem, found.about | {"asked": found.about["asked"][:10]}, found.lines))
     rows = results.collect(made_up_workdir, ["world"]).rows
     assert {row["behaviors"] for row in rows if (row["method"], row["attack"]) == ("dat", "direct")} == {10}
     assert {row["behaviors"] for row in rows if (row["method"], row["attack"]) == ("cat", "direct")} == {24}

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from dat_jax import report
+from dat_jax.data import manifest
 from dat_jax.report import figures, results, sweep
 
 
@@ -67,6 +68,7 @@ def test_what_cannot_be_joined(swept, tmp_path_factory):
     other = read(less)
     other["attacks"] = other["attacks"][1:]
     folder = tmp_path_factory.mktemp("fewer")
-    (folder / "results.json").write_text(json.dumps(other))
+    other.pop(manifest.KEY)
+    manifest.write(folder / "results.json", other)
     with pytest.raises(ValueError, match=r"where other attacks were tried: direct here or there alone"):
         sweep.points(own, [str(folder)])

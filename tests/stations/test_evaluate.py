@@ -13,6 +13,8 @@ from dat_jax import sharding
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import Attack, Attempt
 from dat_jax.config import defaults
+from dat_jax.data import answers as answers_lib
+from dat_jax.data import manifest
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import Rewrite
 from dat_jax.data.utility import UtilityPrompt
@@ -79,7 +81,7 @@ def lines(path):
 
 
 def about(path):
-    return json.loads(path.with_suffix(".json").read_text())
+    return manifest.read(path.with_suffix(".json"))
 
 
 def stamps(folder):
@@ -128,7 +130,9 @@ def test_a_file_that_is_gone_is_answered_again_alone(small_model, answer, folder
     text, before = (folder / f"{name}.jsonl").read_text(), stamps(folder)
     for suffix in gone:
         (folder / f"{name}{suffix}").unlink()
-    assert answer(small_model)[0] == "evaluate dat, seed 3: 1 of 4 attacks and utility sets to do"
+    said = answer(small_model)
+    assert "evaluate dat, seed 3: 1 of 4 attacks and utility sets to do" in said
+    assert any("is not, lost or not written before a kill: made again" in line for line in said) == (len(gone) == 1)
     assert (folder / f"{name}.jsonl").read_text() == text
     changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
     assert changed == {folder / f"{name}.jsonl", folder / f"{name}.json"}
@@ -280,9 +284,11 @@ def test_a_kill_within_an_attack_costs_one_batch_of_behaviors(small_model, answe
 def test_a_kill_between_lines_and_what_is_done_costs_one_batch(small_model, answer, folder, config, asked):
     config.evaluation.attacks = ("direct",)
     answer(small_model, eval_behaviors=MORE, utility_sets={})
-    whole, found = (folder / "direct.jsonl").read_bytes(), about(folder / "direct.jsonl")
-    found["done"] = {id: found["done"][id] for id in ("1", "2")}
-    (folder / "direct.json").write_text(json.dumps(found))
+    whole, found = (folder / "direct.jsonl").read_bytes(), answers_lib.read(folder / "direct")
+    found.about["done"] = {id: found.about["done"][id] for id in ("1", "2")}
+    found.lines = [line for line in found.lines if line["behavior"] in ("1", "2")]
+    answers_lib.write(found)  # what stood there before the last batch
+    (folder / "direct.jsonl").write_bytes(whole)
     asked.clear()
     answer(small_model, eval_behaviors=MORE, utility_sets={})
     assert [[behavior for behavior, _ in call] for call in asked] == [["x", "y"], ["z"]]

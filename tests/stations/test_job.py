@@ -146,12 +146,13 @@ def test_each_station_leaves_its_own_files_and_the_report_loads_no_model(evaluat
     def written(mode):
         before = stamps(tmp_path)
         assert stations.run(mode, evaluation, str(tmp_path)) == 0
-        return changed(tmp_path, before) - {"config.json"}
+        return changed(tmp_path, before) - {"config.json", "inputs.json"}
 
     files = {"best_of_n", "direct", "utility/benign"}
     assert written("train") == written("sample") == set()  # nothing is trained, so nothing is sampled
     assert written("evaluate") == {f"seed_0/answers/target/{name}{end}" for name in files for end in (".json", ".jsonl")}
-    verdicts = {f"seed_0/verdicts/refusal_prefix/{name}" for name in ("judge.json", *(f"target/{file}.jsonl" for file in files))}
+    written_to = [f"target/{file}{end}" for file in files for end in (".json", ".jsonl")]
+    verdicts = {f"seed_0/verdicts/refusal_prefix/{name}" for name in ("judge.json", *written_to)}
     with monkeypatch.context() as patch:
         patch.setattr(models, "load", lambda *_, **__: pytest.fail("a model was loaded"))
         assert written("judge") == verdicts

@@ -9,6 +9,7 @@ import pytest
 from dat_jax import judges
 from dat_jax.config import defaults
 from dat_jax.data import answers as answers_lib
+from dat_jax.data import manifest
 from dat_jax.data.answers import Answers
 from dat_jax.data.behaviors import Behavior
 from dat_jax.judges import JUDGES
@@ -121,7 +122,7 @@ def test_verdicts_stand_beside_the_answers_line_by_line(run, folder, seen, tmp_p
     lines = answers_lib.read(folder / "direct").lines
     assert [row["answer"] for row in found] == [answers_lib.answer_checksum(line) for line in lines]
     assert [row["label"] for row in verdicts(tmp_path, "short", "utility/benign")] == ["comply", "refuse"]
-    claim = json.loads((tmp_path / "seed_0" / "verdicts" / "short" / "judge.json").read_text())
+    claim = manifest.read(tmp_path / "seed_0" / "verdicts" / "short" / "judge.json")
     assert claim == {"judge": "short", "version": 1, "settings": {"words": 3}}
     assert seen["short"] == [
         *(Exchange(line["behavior"], f"text of {line['behavior']}", line["prompt"], "", line["response"]) for line in lines),
@@ -144,7 +145,7 @@ def test_nothing_is_judged_twice_and_new_answers_alone_are_judged(run, folder, s
     assert [(exchange.behavior, exchange.response) for exchange in seen["short"]] == [("x", "new"), ("3", "another answer now")]
     assert [row["label"] for row in verdicts(tmp_path, "short", "direct")] == ["comply", "comply", "refuse", "comply"]
     changed = {path for path, stamp in stamps(tmp_path / "seed_0" / "verdicts").items() if before.get(path) != stamp}
-    assert changed == {tmp_path / "seed_0" / "verdicts" / "short" / "dat" / "direct.jsonl"}
+    assert changed == {tmp_path / "seed_0" / "verdicts" / "short" / "dat" / f"direct{suffix}" for suffix in (".json", ".jsonl")}
 
 
 def test_a_judge_is_added_beside_another_and_the_first_is_the_headline(run, folder, config, seen, tmp_path):

@@ -44,6 +44,7 @@ def test_two_processes_leave_what_one_leaves(folders):
 def test_two_processes_go_on_with_what_is_half_done_and_the_first_alone_writes(tiny_job, folders, tmp_path):
     workdir, before = folders / "by_2", results(folders / "by_2")
     gone = ["prompts/prompts.jsonl", "prompts/cost.json", "verdicts/refusal_prefix/dat/embedding.jsonl"]
+    gone += ["verdicts/refusal_prefix/dat/embedding.json"]
     gone += [f"answers/{name}{end}" for name in ("dat/direct", "undefended/utility/benign") for end in (".json", ".jsonl")]
     gone += [f"prompts/samples/{path.name}" for path in sorted((workdir / "seed_0/prompts/samples").glob("*.cost.json"))[1:3]]
     for name in gone:

@@ -144,7 +144,7 @@ def test_a_checkpoint_restores_to_the_same_values_on_another_mesh(config, traine
 @pytest.mark.slow
 def test_a_checkpoint_on_another_base_model_is_refused(config, trained, brought, tmp_path):
     config.target.model, config.target.checkpoint = str(trained / "other"), str(trained / "mine" / "seed_0" / "cat")
-    message = rf"cat was trained from '{brought}/target', and the target is '{trained}/other'; set config\.target\.model to it"
+    message = rf"cat was trained from 'target', and the target is '{trained}/other'; set config\.target\.model to it"
     with pytest.raises(ValueError, match=message):
         stations.run("evaluate", config, str(tmp_path / "as_target"))
     config.target.checkpoint, config.evaluation.compare = "", (str(trained / "mine" / "seed_0" / "cat"),)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -138,15 +139,26 @@ def test_a_finished_run_is_not_run_again_and_another_runs_checkpoint_is_refused(
         train(config, tmp_path / "run")
 
 
-def test_a_checkpoint_that_cannot_be_read_is_an_error(config, tmp_path):
-    train(config, tmp_path / "run")
-    (tmp_path / "run" / "finished.json").unlink()
-    newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda p: int(p.name))
-    for file in newest.rglob("*"):
-        if file.is_file() and "trainable" in str(file):
-            file.write_bytes(b"")
-    with pytest.raises(Exception, match=r".+"):
-        train(config, tmp_path / "run")
+def test_a_checkpoint_that_cannot_be_read_gives_way_to_the_step_before_or_is_an_error(config, tmp_path, straight, caplog):
+    folder = tmp_path / "run"
+    train(config, folder)
+
+    def damage(step):
+        (folder / "finished.json").unlink()
+        for file in (folder / "checkpoints" / str(step)).rglob("*"):
+            if file.is_file() and "trainable" in str(file):
+                file.write_bytes(b"")
+
+    damage(8)
+    model = train(config, folder)
+    assert "step 6, the last whole one, is used" in caplog.text
+    assert json.loads((folder / "finished.json").read_text())["resumed_at"] == 6
+    jax.tree.map(np.testing.assert_array_equal, result(config, folder, model), straight[0])
+    assert {m["step"]: m["loss/total"] for m in metrics(folder)} == straight[1]
+    shutil.rmtree(folder / "checkpoints" / "6")
+    damage(8)
+    with pytest.raises(ValueError, match=r"no checkpoint is whole, of 8: .*checkpoints/8/.* was cut, damaged or edited"):
+        train(config, folder)
 
 
 def test_collapse_is_said(config, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -101,3 +102,23 @@ def test_pairs_are_tokenized_as_the_chat_pipeline_does():
 def test_bad_settings_are_named(tmp_path, key, value, message):
     with pytest.raises(ValueError, match=message):
         world.build(tmp_path, 0, micro(**{key: value}), lambda line: None)
+
+
+@pytest.mark.parametrize("name", ["chats.jsonl", "targets.json", "behaviors_train.csv", "rewrites.jsonl", "pairs.jsonl", "world.json"])
+def test_a_file_of_the_world_that_was_edited_or_lost_is_named(folder, tmp_path, name):
+    for change in (lambda data: data.replace(b"a", b"e", 1), lambda data: data[: len(data) // 2], None):
+        copy = tmp_path / f"{change and change(b'ab')}"
+        shutil.copytree(folder, copy)
+        (copy / name).unlink() if change is None else (copy / name).write_bytes(change((copy / name).read_bytes()))
+        with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+            world.build(copy, 3, micro(), lambda line: None)
+
+
+def test_weights_with_a_flipped_bit_are_not_loaded(folder, tmp_path):
+    shutil.copytree(folder / "target", tmp_path / "target")
+    path = tmp_path / "target" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"model\.safetensors was cut, damaged or edited"):
+        models.load(str(tmp_path / "target"))

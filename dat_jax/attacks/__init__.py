@@ -12,6 +12,7 @@ ATTACKS: dict[str, Attack] = {
         best_of_n.ATTACK,
         given.TEMPLATES,
         given.INFILLING,
+        given.TEST_CASES,
         prefill.ATTACK,
         prefill.ON_REWRITES,
         prefill.LENGTHS,

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from dat_jax import report
+from dat_jax import stations
 from dat_jax.config import defaults, validate
 from dat_jax.data import answers as answers_lib
 from dat_jax.data.answers import Answers, answer_checksum
@@ -16,7 +16,6 @@ from dat_jax.data.behaviors import Behavior
 from dat_jax.data.cases import read_cases
 from dat_jax.report import formats
 from dat_jax.report.formats import FORMATS
-from dat_jax.stations import report as station
 
 REQUESTS = {"drum": "Paint the drum", "door": "Wash the door – of oak\u2028"}
 BEHAVIORS = [Behavior(id, text, ("Sure",), ()) for id, text in REQUESTS.items()]
@@ -189,13 +188,16 @@ def test_a_second_call_writes_anew(workdir):
         formats.write(workdir, ["harmbench"])
 
 
-def test_the_station_writes_what_the_key_names(made_up_workdir):
-    station.run(made_up_workdir)
+def test_the_report_station_writes_what_the_key_names(made_up_workdir):
+    config = defaults()
+    assert stations.run("report", config, str(made_up_workdir)) == 0
     assert not (made_up_workdir / "formats").exists()
-    station.run(made_up_workdir, tuple(FORMATS))
+    before = (made_up_workdir / "results.json").read_text()
+    config.report.formats = tuple(FORMATS)
+    assert stations.run("report", config, str(made_up_workdir)) == 0
     assert sorted(path.name for path in (made_up_workdir / "formats").iterdir()) == sorted(FORMATS)
     assert len(list((made_up_workdir / "formats" / "harmbench").glob("seed_?/best_of_n/dat/results/dat.json"))) == 3
-    report.write(made_up_workdir)  # and stands beside the report without changing it
+    assert (made_up_workdir / "results.json").read_text() == before
 
 
 def test_a_format_that_is_not_there_names_the_key():

@@ -85,7 +85,7 @@ LABELS = {"comply": 1, "refuse": 0, "lost": -1}
 
 def test_harmbench_tree_and_the_way_back(workdir):
     folder, said = written(workdir, "harmbench")
-    assert said == [f"{folder.parent}: 36 answers; left out: 8 with a perturbed model or input; 4 with a prefilled answer"]
+    assert said == [f"{folder.parent}: 36 answers; left out: 4 with a prefilled answer; 8 with a perturbed model or input"]
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.json") if "dat" in path.parts)
     methods = ("best_of_n", "direct", "direct_samples", "rewrite-past")
     files = ("completions/dat.json", "results/dat.json", "test_cases/test_cases.json")
@@ -133,7 +133,7 @@ def test_adversariallm_runs_and_the_way_back(workdir):
 
 def test_jailbreakbench_artifacts(workdir):
     folder, said = written(workdir, "jailbreakbench")
-    assert said[0].startswith(f"{folder.parent}: 36 answers; left out: 8 with a perturbed")
+    assert said[0].startswith(f"{folder.parent}: 36 answers; left out: 4 with a prefilled answer; 8")
     assert json.loads((folder / "attack-artifacts" / "best_of_n" / "attack-info.json").read_text()) == {
         "models": {"undefended": ["black_box"], "dat": ["black_box"]}
     }
@@ -172,7 +172,7 @@ def test_a_behavior_whose_own_text_was_never_sent_is_left_out_where_it_is_needed
             for attack in ("direct", "embedding"):
                 (workdir / f"seed_{seed}" / "answers" / model / f"{attack}.json").unlink()
     _, said = written(workdir, "adversariallm")  # the drum's is known from the prefilled answer
-    assert said[0].endswith("adversariallm: 28 answers; left out: 8 of behaviors whose own text was not sent")
+    assert said[0].endswith("adversariallm: 24 answers; left out: 8 of behaviors whose own text was not sent")
     _, said = written(workdir, "harmbench")
     assert said[0].endswith("harmbench: 28 answers; left out: 4 with a prefilled answer")
 

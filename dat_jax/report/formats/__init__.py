@@ -47,8 +47,8 @@ def write(workdir: epath.PathLike, names: Sequence[str], say: Callable[[str], No
             if kept:
                 format.write(folder / f"seed_{seed}", kept)
             written += sum(len(found.lines) for found in kept)
-        without = "".join(f"; left out: {count} {reason}" for reason, count in left_out.items())
-        say(f"{folder}: {written} answers{without}")
+        without = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+        say(f"{folder}: {written} answers" + (f"; left out: {without}" if without else ""))
 
 
 def judged(workdir: epath.Path) -> list[Tried]:

@@ -12,7 +12,7 @@ from etils import epath
 
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import files
-from dat_jax.data.answers import Answers
+from dat_jax.data.answers import Answers, Line
 from dat_jax.methods import METHODS
 from dat_jax.report import judging, results
 from dat_jax.report.formats import adversariallm, harmbench, inspect, jailbreakbench
@@ -75,7 +75,7 @@ def judged(workdir: epath.Path) -> list[Tried]:
     return found
 
 
-def _tried(model: str, seed: int, judge: str, one: Answers, lines: list, requests: dict[str, str]) -> Tried:
+def _tried(model: str, seed: int, judge: str, one: Answers, lines: list[Line], requests: dict[str, str]) -> Tried:
     written = (one.stem.parent / f"{one.stem.name}.jsonl").stat().mtime
     return Tried(
         model=model,

@@ -5,6 +5,7 @@ is a string: prefilled answers and perturbed embeddings are left out. Prompts of
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
@@ -18,7 +19,8 @@ LABELS = {"comply": 1, "refuse": 0, "lost": -1}
 def write(folder: epath.Path, tried: Sequence[Tried]) -> None:
     """Writes test_cases.json {id: [text]}, completions {id: [{test_case, generation}]} and results, the same with a label."""
     for found in tried:
-        place, results = folder / file_name(found.attack) / found.model, {}
+        place = folder / file_name(found.attack) / found.model
+        results: dict[str, list[dict[str, Any]]] = {}
         for id, lines in found.by_behavior().items():
             results[id] = [{"test_case": x["prompt"], "generation": x["response"], "label": LABELS[x["label"]]} for x in lines]
         unlabelled = {id: [{key: entry[key] for key in ("test_case", "generation")} for entry in results[id]] for id in results}

@@ -30,10 +30,9 @@ def write(folder: epath.Path, tried: Sequence[Tried]) -> None:
 
 def attack_type(name: str) -> str:
     """What the attacker had: texts of somebody else's, the model's likelihoods and gradients, or its answers."""
-    attack = ATTACKS.get(name.partition(":")[0])
-    if attack is None or attack.name in TYPES:
-        return TYPES[attack.name] if attack else "black_box"
-    return "white_box" if attack.adaptive and attack.uses_target else "black_box"
+    kind = name.partition(":")[0]
+    attack = ATTACKS.get(kind)
+    return TYPES.get(kind, "white_box" if attack and attack.adaptive and attack.uses_target else "black_box")
 
 
 def artifact(found: Tried, method: str, kind: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from dat_jax.diffusion.pool import Pool
 from dat_jax.diffusion.utility import SampledUtility
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
+from dat_jax.report.formats import FORMATS
 from dat_jax.world.building import World
 
 PERTURB = ("user", "user+template", "all")
@@ -79,6 +80,7 @@ def defaults() -> ConfigDict:
     c.data = _data()
     c.training = _training()
     c.evaluation = _evaluation()
+    c.report = ConfigDict(dict(formats=()))  # of FORMATS: other tools' formats that the report station writes the answers in
     for group, rows in TABLES.items():
         c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
     return c
@@ -172,6 +174,7 @@ def validate(config: ConfigDict) -> None:
         group, name = key.split(".")
         least = 0 if key == "training.methods" else 1
         require(len(config[group][name]) >= least and set(config[group][name]) <= set(table), key, f"a selection of {', '.join(table)}")
+    require(set(config.report.formats) <= set(FORMATS), "report.formats", f"a selection of {', '.join(FORMATS)}")
     require(config.sampler.judge in ("", *JUDGES), "sampler.judge", f"'' or one of {', '.join(JUDGES)}")
     for group, rows in TABLES.items():
         for row in rows.values():

@@ -24,6 +24,7 @@ ATTACKS: dict[str, Attack] = {
         best_of_n.ATTACK,
         given.TEMPLATES,
         given.INFILLING,
+        given.TEST_CASES,
         gcg.ATTACK,
         prefill.ATTACK,
         prefill.ON_REWRITES,

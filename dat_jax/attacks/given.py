@@ -1,4 +1,5 @@
-"""Attacks whose attempts are ready before they start: jailbreak templates, infilled prompts, and what broke another model.
+"""Attacks whose attempts are ready before they start: jailbreak templates, infilled prompts, test cases of others, and what broke another
+model.
 
 stations/given.py makes the attempts; answering and judging them is the same as for every other attack.
 """
@@ -43,6 +44,13 @@ class Infilling:
 
 
 @dataclasses.dataclass(frozen=True)
+class TestCases:
+    """config.attacks.test_cases: what somebody else sent to a model, prompts and prefilled answers."""
+
+    file: str = ""  # HarmBench's test_cases.json, completions or results; AdversariaLLM's run.json, or a folder of these
+
+
+@dataclasses.dataclass(frozen=True)
 class Replay:
     """config.attacks.replay."""
 
@@ -66,6 +74,10 @@ TEMPLATES = Attack(
 INFILLING = Attack(
     name="infilling", title="Diffusion infilling", surface="text", attempts=attempts, settings=Infilling, given="infilling", tries=True,
     uses_target=True, choices=("file",),
+)  # fmt: skip
+TEST_CASES = Attack(
+    name="test_cases", title="Test cases of others", surface="text", attempts=attempts, settings=TestCases, given="test_cases",
+    choices=("file",),
 )  # fmt: skip
 REPLAY = Attack(
     name="replay", title="Replay of what broke other models", surface="prefill", attempts=attempts, settings=Replay, given="replay"

@@ -46,11 +46,16 @@ def read_text(path: str) -> str:
 
 def require_keys(path: str, line: int, found: Sequence[str], needed: Sequence[str], what: str = "column") -> None:
     """Raises ValueError for the first needed column or key that is absent, with the nearest one found."""
+    require_keys_at(f"{path}, line {line}", found, needed, what)
+
+
+def require_keys_at(place: str, found: Sequence[str], needed: Sequence[str], what: str) -> None:
+    """The same at any place of a file, which the message begins with."""
     for key in needed:
         if key not in found:
             near = difflib.get_close_matches(key.lower(), [str(f).lower() for f in found], 1)
             hint = next((f"; did you mean to rename {f!r}?" for f in found if near and str(f).lower() == near[0]), "")
-            raise ValueError(f"{path}, line {line}: no {what} {key!r}; found: {', '.join(map(str, found))}{hint}")
+            raise ValueError(f"{place}: no {what} {key!r}; found: {', '.join(map(str, found))}{hint}")
 
 
 def read_csv(path: str, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
@@ -123,10 +128,15 @@ def repeated(names: Iterable[str]) -> str | None:
 
 def require_text(path: str, line: int, key: str, value: Any) -> str:
     """Returns a non-empty string without NUL and without half of a surrogate pair, or raises ValueError."""
+    return require_text_at(f"{path}, line {line}", key, value)
+
+
+def require_text_at(place: str, key: str, value: Any) -> str:
+    """The same at any place of a file, which the message begins with."""
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{path}, line {line}: {key} is {value!r}; allowed: a non-empty text")
+        raise ValueError(f"{place}: {key} is {value!r}; allowed: a non-empty text")
     if odd := next((character for character in value if character == "\0" or "\ud800" <= character <= "\udfff"), None):
-        raise ValueError(f"{path}, line {line}: {key} holds {odd!r}; allowed: a text without it")
+        raise ValueError(f"{place}: {key} holds {odd!r}; allowed: a text without it")
     return value
 
 

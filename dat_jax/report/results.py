@@ -59,7 +59,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
 
     judges: the order of the judges, the headline's first. Judges and models that are not named come after those that are.
     """
-    runs = _runs(epath.Path(workdir), list(dict.fromkeys([*METHODS, *models])))
+    runs = runs_of(epath.Path(workdir), list(dict.fromkeys([*METHODS, *models])))
     if not runs:
         raise ValueError(f"{workdir}: nothing was evaluated there (no seed_<s>/answers/<model>/<attack>.jsonl); run --mode=evaluate first")
     methods, seeds = list(dict.fromkeys(m for m, _ in runs)), sorted({s for _, s in runs})
@@ -218,7 +218,7 @@ def _seed_folder(workdir: epath.PathLike, seed: int) -> epath.Path:
     return epath.Path(workdir) / f"seed_{seed}"
 
 
-def _runs(workdir: epath.Path, order: Sequence[str]) -> dict[tuple[str, int], epath.Path]:
+def runs_of(workdir: epath.Path, order: Sequence[str]) -> dict[tuple[str, int], epath.Path]:
     """(method, seed) -> folder of its answers, for every folder that holds any."""
     found = []
     for seed_folder in workdir.glob("seed_*"):

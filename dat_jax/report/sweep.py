@@ -13,7 +13,7 @@ from dat_jax.settings import dotted
 
 Rates = tuple[float, float, float]  # rate, low, high
 # Keys of a configuration that are not settings of what was trained: where and on which seeds it ran, what was evaluated.
-IGNORED = ("mesh.", "seeds", "evaluation.", "attacks.", "judges.", "training.methods", "training.watch", "training.save_every")
+IGNORED = ("mesh.", "seeds", "evaluation.", "attacks.", "judges.", "report.", "training.methods", "training.watch", "training.save_every")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
         return compilation.run(config, workdir)
     started, folder = time.monotonic(), epath.Path(files.absolute(workdir))  # absolute now: a run may change its folder
     if names == ("report",):  # needs no device, no model and none of the files that the run read
-        report.run(folder)
+        report.run(folder, config.report.formats)
         return 0
     if config.world.enabled and (files.is_remote(workdir) or config.mesh.processes > 1):
         raise ValueError(
@@ -78,7 +78,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
                     station(inputs, mesh)
                     multihost_utils.sync_global_devices(f"{name} {seed}")  # the next one reads on all processes what process 0 wrote
         if "report" in names and jax.process_index() == 0:
-            report.run(folder)
+            report.run(folder, config.report.formats)
     logging.info("%s: done in %.0f s%s", mode, time.monotonic() - started, _following(names))
     return 0
 

@@ -120,7 +120,9 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         return attack.attempts(behaviors, victim, with_hands)
 
     def line(attempt: Attempt, response: str) -> answers_lib.Line:
-        found = {"method": subject, "attack": name, "surface": attack.surface, "seed": inputs.seed, "behavior": attempt.behavior}
+        # Test cases of others may bring prefilled answers among their texts.
+        surface = "prefill" if attempt.prefill and attack.surface == "text" else attack.surface
+        found = {"method": subject, "attack": name, "surface": surface, "seed": inputs.seed, "behavior": attempt.behavior}
         found |= {"prompt": attempt.prompt, "prefill": attempt.prefill, "response": response}
         return found | ({"tokens": list(attempt.tokens)} if attempt.tokens else {})
 

@@ -1,4 +1,4 @@
-"""Attempts that are ready before their attack starts: from jailbreak templates, from the sampler, and from what broke other models."""
+"""Attempts that are ready before their attack starts: of templates, of the sampler, of others' test cases, of what broke other models."""
 
 import dataclasses
 import json
@@ -18,6 +18,7 @@ from dat_jax.attacks.given import Infilling
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import files, provenance
 from dat_jax.data.answers import answer_checksum, checksum
+from dat_jax.data.cases import ALLOWED, read_cases
 from dat_jax.data.infilled import read_infilled, write_infilled
 from dat_jax.data.templates import fill, read_templates
 from dat_jax.diffusion import pool
@@ -32,6 +33,8 @@ def check(inputs: Inputs) -> None:
     chosen = inputs.config.evaluation.attacks
     if "templates" in chosen:
         of_templates(inputs)
+    if "test_cases" in chosen:
+        of_test_cases(inputs)
     if "infilling" in chosen:
         settings = ATTACKS["infilling"].read_settings(inputs.config)
         if settings.file:
@@ -52,6 +55,19 @@ def of_templates(inputs: Inputs) -> list[Attempt]:
         chosen = sorted(draw.choice(len(templates), count, replace=False)) if count < len(templates) else range(len(templates))
         found += [Attempt(behavior.id, fill(templates[i], behavior), behavior.targets[0]) for i in chosen]
     return found
+
+
+def of_test_cases(inputs: Inputs) -> list[Attempt]:
+    """What somebody else sent to a model about these behaviors, each text once."""
+    file = ATTACKS["test_cases"].read_settings(inputs.config).file
+    if not file:
+        raise ValueError(f"config.attacks.test_cases.file is ''; allowed: {ALLOWED}")
+    cases, left_out = read_cases(file, inputs.eval_behaviors)
+    if left_out:
+        logging.info("%s: %d test cases; left out: %s", file, len(cases), left_out)
+    targets = {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}
+    found = [Attempt(case.behavior, case.prompt, targets[case.behavior], prefill=case.prefill) for case in cases]
+    return list(dict.fromkeys(found))
 
 
 def preset(settings: Infilling, sampler: Pool) -> Pool:
@@ -107,6 +123,7 @@ def ready(inputs: Inputs, mesh) -> dict[str, list[Attempt]]:
     """The attempts of the chosen attacks that are the same for every model, by where they come from."""
     chosen = inputs.config.evaluation.attacks
     found = {"templates": of_templates(inputs)} if "templates" in chosen else {}
+    found |= {"test_cases": of_test_cases(inputs)} if "test_cases" in chosen else {}
     return found | ({"infilling": of_infilling(inputs, mesh)} if "infilling" in chosen else {})
 
 

@@ -10,6 +10,7 @@ workdir/seed_<s>/answers/<subject>/          per attack its answers (.jsonl) and
 workdir/seed_<s>/verdicts/<judge>/<subject>/ the judge's verdicts on each file of answers
 workdir/seed_<s>/export/<method>/            Hugging Face folders (--mode=export)
 workdir/results.json report.md report.html
+workdir/formats/<format>/seed_<s>/           the answers in other tools' formats (config.report.formats)
 
 Each of these is checked when it is read, see data/manifest.py.
 """
@@ -44,7 +45,7 @@ MODELS = ("target.model", "target.checkpoint", "sampler.model")
 # evaluation know for themselves what they were made with.
 FREE = (
     "mesh.", "topology", "seeds", "training.methods", "training.save_every", "training.keep", "training.log_every", "training.faults",
-    "evaluation.", "attacks.", "judges.", "rewriter.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
+    "evaluation.", "attacks.", "judges.", "report.", "rewriter.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
 )  # fmt: skip
 
 

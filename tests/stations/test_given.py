@@ -13,7 +13,7 @@ from dat_jax.attacks.attack import Context
 from dat_jax.data import answers as answers_lib
 from dat_jax.data.infilled import read_infilled
 from dat_jax.diffusion.pool import Pool
-from dat_jax.stations import given
+from dat_jax.stations import evaluate, given
 from dat_jax.stations.inputs import read_inputs
 from dat_jax.stations.subjects import Subject
 
@@ -119,6 +119,12 @@ def test_replay_needs_verdicts(inputs):
         ("templates", {"file": "/nowhere.jsonl"}, "/nowhere.jsonl: no such file"),
         ("infilling", {"file": "/nowhere.csv"}, "/nowhere.csv: no such file"),
         ("infilling", {}, r"config\.attacks\.infilling needs config\.sampler\.model"),
+        (
+            "test_cases",
+            {},
+            r"config\.attacks\.test_cases\.file is ''; allowed: a test_cases\.json, completions or results file of HarmBench",
+        ),
+        ("test_cases", {"file": "/nowhere.json"}, "/nowhere.json: no such file"),
     ],
 )
 def test_what_is_missing_is_known_before_a_model_is_loaded(inputs, name, settings, message):
@@ -127,3 +133,31 @@ def test_what_is_missing_is_known_before_a_model_is_loaded(inputs, name, setting
     inputs.config.sampler.model = ""
     with pytest.raises(ValueError, match=message):
         given.check(inputs)
+
+
+def test_what_others_sent_is_sent_once(inputs, tmp_path):
+    first, second, _ = (b.id for b in inputs.eval_behaviors)
+    path = tmp_path / "test_cases.json"
+    path.write_text(json.dumps({second: ["a", "b"], "other": ["c"], first: ["d", "d"]}))
+    inputs.config.attacks.test_cases.file = str(path)
+    found = given.of_test_cases(inputs)
+    assert [(a.behavior, a.prompt) for a in found] == [(second, "a"), (second, "b"), (first, "d")]
+    inputs.config.evaluation.attacks = ("test_cases",)
+    given.check(inputs)
+    assert given.ready(inputs, None) == {"test_cases": found}
+    batch = ATTACKS["test_cases"].attempts(inputs.eval_behaviors[:1], None, Context(0, given=found))
+    assert [a.prompt for a in batch] == ["d"] and batch[0].target == inputs.eval_behaviors[0].targets[0]
+
+
+def test_a_beginning_of_an_answer_among_others_texts_needs_more_access(inputs, tmp_path):
+    behavior = inputs.eval_behaviors[0]
+    user, prefilled = {"role": "user", "content": behavior.text}, {"role": "assistant", "content": "Sure, take"}
+    steps = [{"step": n, "model_completions": [], "model_input": sent} for n, sent in enumerate(([user], [user, prefilled]))]
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"config": {}, "runs": [{"original_prompt": [user], "steps": steps}]}))
+    inputs.config.attacks.test_cases.file = str(path)
+    inputs.config.evaluation.attacks = ("test_cases",)
+    (job, *_) = evaluate.plan(inputs, "dat", given.ready(inputs, None))
+    attempts = job.attempts([behavior], None, None)
+    assert [(a.prompt, a.prefill) for a in attempts] == [(behavior.text, ""), (behavior.text, "Sure, take")]
+    assert [job.line(attempt, "")["surface"] for attempt in attempts] == ["text", "prefill"]

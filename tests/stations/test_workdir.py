@@ -27,6 +27,7 @@ def at(config, key):
         ("evaluation.judges", ("world",)),
         ("evaluation.compare", ("x",)),
         ("attacks.best_of_n.attempts", 99),
+        ("report.formats", ("inspect",)),
         ("data.eval_behaviors", "more.csv"),
         ("data.rewrites", "r.jsonl"),
         ("data.benign", "b.jsonl"),

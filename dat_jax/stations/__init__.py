@@ -58,6 +58,8 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
         )
     check_files(config)
     check_sources(config)
+    if "judge" in names:  # now, not after hours with the models
+        judge.check(config.evaluation.judges, config)
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
     workdirs.check_claim(folder, config)

@@ -7,7 +7,7 @@ import math
 from etils import epath
 from ml_collections import ConfigDict
 
-from dat_jax import models, world
+from dat_jax import judges, models, world
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.victim import Decoding
 from dat_jax.data import behaviors as behaviors_lib
@@ -58,6 +58,11 @@ class Inputs:
     def headline(self) -> str:
         """The judge whose verdicts are the headline: the name of the first of config.evaluation.judges."""
         return self.config.evaluation.judges[0]
+
+    @property
+    def harmless_judge(self) -> str:
+        """The judge that tells answered harmless prompts from refused ones: the first of config.evaluation.judges that can."""
+        return judges.fallback(self.config.evaluation.judges)
 
     @property
     def decoding(self) -> Decoding:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import logging
-import pathlib
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +10,6 @@ from ml_collections import ConfigDict
 
 from dat_jax import models
 from dat_jax.checkpoints import read_about
-from dat_jax.data import files
 from dat_jax.data.answers import checksum, compared, short_name
 from dat_jax.methods import METHODS
 from dat_jax.models import huggingface
@@ -85,19 +82,7 @@ def identity(source: str) -> str:
     if source and is_checkpoint(source):
         end = folder / "finished.json"
         return f"{short_name(source)} {checksum(end.read_text() if end.exists() else 'unfinished')}"
-    if not source or files.is_remote(source) or not folder.is_dir():
-        return source
-    return f"{short_name(source)} {checksum([_sampled(pathlib.Path(path)) for path in sorted(folder.glob('*.safetensors'))])}"
-
-
-def _sampled(path: pathlib.Path) -> list[Any]:
-    """A file's name, size and a few bytes of its beginning, middle and end."""
-    size, pieces = path.stat().st_size, []
-    with path.open("rb") as file:
-        for start in (0, size // 3, size // 2, max(0, size - 4096)):
-            file.seek(start)
-            pieces.append(zlib.crc32(file.read(4096)))
-    return [path.name, size, *pieces]
+    return huggingface.identity(source)
 
 
 def check_sources(config: ConfigDict) -> None:

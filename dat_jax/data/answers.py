@@ -23,6 +23,7 @@ from dat_jax.data import files, manifest
 
 Line = dict[str, Any]
 LABELS = ("comply", "refuse", "lost")  # of a verdict, see judges/judge.py
+UNPARSED = "unparsed"  # says nothing of the answer: what the judge wrote could not be read. Counted by itself, as no label of LABELS
 AGAIN = "put it back as it was, or delete both to answer again"
 
 
@@ -121,7 +122,7 @@ def read_verdicts(stem: epath.Path, required: bool = False) -> dict[str, Line]:
         rows = []
     for number, row in enumerate(rows, 1):
         files.require_keys(str(lines), number, list(row), ["answer", "label", "score"], "key")
-        if row["label"] not in LABELS:
+        if row["label"] not in (*LABELS, UNPARSED):
             raise ValueError(f"{lines}, line {number}: label is {row['label']!r}; allowed: {' | '.join(LABELS)}; {remedy}")
         if not isinstance(row["score"], int | float) or not 0 <= row["score"] <= 1:
             raise ValueError(f"{lines}, line {number}: score is {row['score']!r}; allowed: a number from 0 to 1; {remedy}")

@@ -33,6 +33,12 @@ class Behavior:
     refusals: tuple[str, ...]
     category: str = ""
     made_target: bool = False  # whether the target was made from the request, as no file gave one
+    context: str = ""  # what `text` begins with where the file has a context
+
+
+def joined(context: str, text: str) -> str:
+    """Returns a request behind its context, in HarmBench's own way; the request as it is where there is no context."""
+    return f"{context}\n\n---\n\n{text}" if context else text
 
 
 def paths(files_of_behaviors: str) -> list[str]:
@@ -67,9 +73,9 @@ def load_behaviors(behaviors_csv: str, targets_json: str = "", safe_responses_cs
                 raise ValueError(f"{targets_json}, key {request.id!r}: no target with text; allowed: at least one")
             if safe_responses_csv and request.text not in refusals:
                 raise ValueError(f"{safe_responses_csv}: no row whose Behavior is that of {place} ({request.text[:60]!r})")
-            text = f"{request.context}\n\n---\n\n{request.text}" if request.context else request.text  # HarmBench's own way to join the two
+            text = joined(request.context, request.text)
             refused = tuple(refusals.get(request.text, (DEFAULT_REFUSAL,)))
-            behaviors.append(Behavior(request.id, text, kept, refused, request.category, given is None))
+            behaviors.append(Behavior(request.id, text, kept, refused, request.category, given is None, request.context))
     if dropped:
         logging.info("%s: dropped %d empty or repeated targets of %d behaviors", targets_json, dropped, len(behaviors))
     return behaviors

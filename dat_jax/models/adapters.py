@@ -1,23 +1,30 @@
-"""LoRA factors as a PEFT adapter folder, which transformers, vLLM and PEFT put on top of the base model."""
+"""LoRA factors as a PEFT adapter folder, which transformers, vLLM and PEFT put on top of the base model: written and read."""
 
 from __future__ import annotations
 
 import json
+import math
+import pathlib
 import re
 from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from dat_jax.data import manifest
-from dat_jax.models import families, remote
+from dat_jax.data.files import read_json
+from dat_jax.models import families, remote, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import MANIFEST
-from dat_jax.models.lora import Lora
+from dat_jax.models.lora import LINEAR, Lora
 from dat_jax.models.tensors import to_host
 
 Array = np.ndarray[Any, Any]
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What an adapter may be beside factors of linear layers, and the value of each that leaves it just that.
+PLAIN = {"use_dora": (None, False), "bias": (None, "none"), "fan_in_fan_out": (None, False), "modules_to_save": (None, [])}
 
 
 def save_adapter(lora: Lora, config: ModelConfig, folder: str, base: str) -> None:
@@ -42,9 +49,9 @@ def save_adapter(lora: Lora, config: ModelConfig, folder: str, base: str) -> Non
             a, b = _pair([(host[part]["a"][layer], host[part]["b"][layer]) for part in parts])
             tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a, b
     with remote.written(folder) as target:
-        save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
-        (target / "adapter_model.safetensors").chmod(0o644)
-        (target / "adapter_config.json").write_text(json.dumps(_config(lora, ranks, base), indent=2) + "\n")
+        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+        (target / WEIGHTS).chmod(0o644)
+        (target / CONFIG).write_text(json.dumps(_config(lora, ranks, base), indent=2) + "\n")
         manifest.write(target / MANIFEST, {}, manifest.of_folder(target, lambda name: name.startswith("adapter_")))
 
 
@@ -84,3 +91,82 @@ def _config(lora: Lora, ranks: dict[str, int], base: str) -> dict[str, Any]:
         "use_dora": False,
         "modules_to_save": None,
     }
+
+
+def is_adapter(folder: pathlib.Path) -> bool:
+    """Return whether a folder is a PEFT adapter."""
+    return (folder / CONFIG).exists()
+
+
+def base(folder: pathlib.Path) -> str:
+    """Return the folder or hub id of the model that an adapter was trained on; ValueError where its config does not say."""
+    found = _read_config(folder).get("base_model_name_or_path")
+    if not isinstance(found, str) or not found:
+        raise ValueError(f"{folder / CONFIG} has no base_model_name_or_path; allowed: a folder or hub id")
+    return found
+
+
+def load_adapter(folder: pathlib.Path, config: ModelConfig) -> Lora:
+    """Read a PEFT adapter's factors (float32) for a base model of this config; what each is scaled by is multiplied into B.
+
+    Layers and modules that the adapter leaves alone get zeros, or no factors. Raises ValueError for an adapter that is more than LoRA on
+    linear layers, for tensors that the base has no place for, and for shapes that do not fit it.
+    """
+    fields = _read_config(folder)
+    if not (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder} has no {WEIGHTS}; other formats are not read, since they can run code")
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
+    names, factors = families.family(config.model_type).names(config), {}
+    shared = [part.name for part in names.values()]
+    for path in LINEAR:
+        part = names[f"layers/{path}"]
+        keys = ["base_model.model." + part.name.format(layer).removesuffix(".weight") for layer in range(config.layers)]
+        pairs = {layer: (f"{key}.lora_A.weight", f"{key}.lora_B.weight") for layer, key in enumerate(keys)}
+        found = {
+            layer: (tensors.pop(a).astype(np.float32).T, _scale(fields, keys[layer], rank) * tensors.pop(b).astype(np.float32).T)
+            for layer, (a, b) in pairs.items()
+            if a in tensors and b in tensors and (rank := tensors[a].shape[0])
+        }
+        if found and shared.count(part.name) > 1:
+            raise ValueError(f"{folder}: an adapter on the fused {part.name!r} of a {config.model_type!r} model is not read")
+        if found:
+            factors[path] = _stacked(folder, path, found, config)
+    if tensors or not factors:
+        raise ValueError(f"{folder / WEIGHTS}: no place in the base model for {', '.join(sorted(tensors)[:3]) or 'an empty adapter'}")
+    return Lora(factors=factors, scale=1.0)
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """An adapter's config; ValueError for a kind that is not plain LoRA."""
+    fields = read_json(str(folder / CONFIG))
+    if not isinstance(fields, dict) or fields.get("peft_type") != "LORA":
+        raise ValueError(f"{folder / CONFIG} has no peft_type LORA; other adapters are not read")
+    for key, allowed in PLAIN.items():
+        if fields.get(key) not in allowed:
+            raise ValueError(f"{folder / CONFIG}: {key} is {fields[key]!r}; allowed: {allowed[1]!r}")
+    if not isinstance(fields.get("lora_alpha"), int | float):
+        raise ValueError(f"{folder / CONFIG}: lora_alpha is {fields.get('lora_alpha')!r}; allowed: a number")
+    return fields
+
+
+def _scale(fields: dict[str, Any], module: str, rank: int) -> float:
+    """What PEFT multiplies a module's product by: alpha / rank, or alpha / sqrt(rank); some modules have an alpha of their own."""
+    own = [alpha for pattern, alpha in (fields.get("alpha_pattern") or {}).items() if re.match(rf"(.*\.)?({pattern})$", module)]
+    alpha = own[0] if own else fields["lora_alpha"]
+    return float(alpha) / (math.sqrt(rank) if fields.get("use_rslora") else rank)
+
+
+def _stacked(folder: pathlib.Path, path: str, found: dict[int, tuple[Array, Array]], config: ModelConfig) -> dict[str, Array]:
+    """The factors of all layers in one array each, zeros where a layer has none or less rank than another."""
+    rank = max(a.shape[1] for a, _ in found.values())
+    _, rows, columns = weights.table(config)["layers"][path].shape
+    a_LxDxr = np.zeros((config.layers, rows, rank), np.float32)
+    b_LxrxO = np.zeros((config.layers, rank, columns), np.float32)
+    for layer, (a, b) in found.items():
+        if a.shape != (rows, a.shape[1]) or b.shape != (a.shape[1], columns):
+            raise ValueError(f"{folder}: {path} of layer {layer} has factors {a.shape}, {b.shape}; the base has {rows} x {columns}")
+        a_LxDxr[layer, :, : a.shape[1]], b_LxrxO[layer, : a.shape[1]] = a, b
+    return {"a": a_LxDxr, "b": b_LxrxO}

@@ -15,7 +15,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dat_jax.data import files, manifest
-from dat_jax.data.answers import checksum
+from dat_jax.data.answers import checksum, short_name
 from dat_jax.models import families, remote, tensors
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import gemma
@@ -132,6 +132,27 @@ def read_fields(folder: pathlib.Path) -> dict[str, Any]:
     if fields.get("quantization_config"):
         raise ValueError(f"{path} has a quantization_config; load the unquantized model")
     return fields
+
+
+def identity(folder_or_id: str) -> str:
+    """Return what a folder's weights are, told from samples of their files: the last part of its name and a checksum.
+
+    A hub id or gs:// folder is its own identity. Other weights under the same name give another one; moving the folder does not.
+    """
+    folder = pathlib.Path(folder_or_id)
+    if not folder_or_id or files.is_remote(folder_or_id) or not folder.is_dir():
+        return folder_or_id
+    return f"{short_name(folder_or_id)} {checksum([_sampled(path) for path in sorted(folder.glob('*.safetensors'))])}"
+
+
+def _sampled(path: pathlib.Path) -> list[Any]:
+    """A file's name, size and a few bytes of its beginning, middle and end."""
+    size, pieces = path.stat().st_size, []
+    with path.open("rb") as file:
+        for start in (0, size // 3, size // 2, max(0, size - 4096)):
+            file.seek(start)
+            pieces.append(zlib.crc32(file.read(4096)))
+    return [path.name, size, *pieces]
 
 
 def load_tokenizer(folder: pathlib.Path, model_type: str) -> Any:

@@ -54,6 +54,7 @@ def markdown(results: Results) -> str:
         f"## Attack success rate\n\nShare of behaviors broken, over {len(results.seeds)} seed(s), with 95 % intervals.\n",
         _judged_by(results.judges[0]),
         table(results.attack_rates, results.attacks),
+        *_unparsed(results),
         "## Utility and over-refusal\n",
         table(results.utility_rates, measures) if measures else "No utility prompts were given.\n",
     ]
@@ -70,6 +71,22 @@ def markdown(results: Results) -> str:
     if results.notes:
         parts += ["## Notes\n", _bullets(results.notes)]
     return "\n".join(parts)
+
+
+def _unparsed(results: Results) -> list[str]:
+    """A section on answers whose judge could not be read; nothing where all could."""
+    if not results.unparsed:
+        return []
+    rows = "".join(
+        f"| {_plain(row['judge'])} | {_plain(title(row['method']))} | {_plain(label(row['attack'], results.held_out))} "
+        f"| {row['unparsed']:,} of {row['answers']:,} | {_percent(row['lowest'])} | {_percent(row['highest'])} |\n"
+        for row in results.unparsed
+    )
+    head = "| Judge | Model | Attack | Not parsed | None of them compliance | All of them compliance |\n|---|---|---|---:|---:|---:|\n"
+    return [
+        "## Answers that were not parsed\n\nAttack success at the least and at the most. All other tables count none of them.\n",
+        head + rows,
+    ]
 
 
 def _judged_by(name: str) -> str:

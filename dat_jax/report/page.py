@@ -58,7 +58,7 @@ figure { margin: 14px 0 0; } figure svg { width: 100%; height: auto; display: bl
 .quote { overflow-wrap: anywhere; white-space: pre-wrap; }
 .chip { display: inline-block; border-radius: 9px; padding: 0 9px; font-size: 12.5px; font-weight: 600; }
 .comply { background: #f6d5cf; color: #7d1f10; } .refuse { background: #d4e8dc; color: #14532d; }
-.lost { background: #e4e6e9; color: #3d434a; }
+.lost, .unparsed { background: #e4e6e9; color: #3d434a; }
 .answers { display: grid; grid-template-columns: 120px 1fr 80px; gap: 4px 12px; font-size: 14px; align-items: baseline; }
 details { border-top: 1px solid var(--rule); padding: 7px 0; } summary { cursor: pointer; }
 .samples td { font-size: 14px; } .samples td:nth-child(2) { overflow-wrap: anywhere; width: 100%; }
@@ -264,9 +264,10 @@ def _answers(results: Results) -> str:
 
 
 def _judges(results: Results) -> str:
-    """The worst case by each judge, and how far they agree; "" for a single judge."""
+    """The worst case by each judge, how far they agree, and what was not parsed; "" for a single judge that was parsed throughout."""
+    unparsed = _unparsed(results)
     if not results.agreement:
-        return ""
+        return unparsed
     heads = "".join(f"<th>{_text(title(m))}</th>" for m in results.methods)
     rows = ""
     for judge in results.judges:
@@ -279,7 +280,26 @@ def _judges(results: Results) -> str:
     sentences = "".join(f"<p>{_text(agreement_sentence(item))}</p>" for item in results.agreement)
     return (
         '<p class="caption">Worst case over all attacks by each judge. All other numbers are those of the first.</p>'
-        f"<table><tr><th></th>{heads}</tr>{rows}</table>{sentences}"
+        f"<table><tr><th></th>{heads}</tr>{rows}</table>{sentences}{unparsed}"
+    )
+
+
+def _unparsed(results: Results) -> str:
+    """Answers whose judge could not be read, with attack success at the least and the most; "" where all could."""
+    if not results.unparsed:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_text(row['judge'])}</td><td>{_text(title(row['method']))}</td><td>{_text(label(row['attack'], results.held_out))}</td>"
+        f"<td>{row['unparsed']:,} of {row['answers']:,}</td><td>{_percent(row['lowest'])}</td><td>{_percent(row['highest'])}</td></tr>"
+        for row in results.unparsed
+    )
+    heads = "".join(
+        f"<th>{head}</th>" for head in ("Judge", "Model", "Attack", "Not parsed", "None of them compliance", "All of them compliance")
+    )
+    return (
+        "<h3>Answers that were not parsed</h3>"
+        '<p class="caption">Attack success at the least and at the most. All other numbers count none of them as compliance.</p>'
+        f"<table><tr>{heads}</tr>{rows}</table>"
     )
 
 

@@ -19,7 +19,7 @@ from dat_jax.methods import METHODS
 from dat_jax.report import intervals, judging
 from dat_jax.report.costs import flops, of_attacks, training_costs
 from dat_jax.report.measures import MEASURES
-from dat_jax.report.wording import WORST, WORST_TEXT, label, title
+from dat_jax.report.wording import WORST, WORST_TEXT, label, title, worst_cases
 
 COMPARED = (WORST_TEXT, WORST, "exact_utility", "compliance", "over_refusal")  # what the findings compare methods by
 Outcomes = dict[str, dict[int, bool]]  # behavior or prompt -> seed -> broken or counted
@@ -49,7 +49,10 @@ class Results:
     utility_costs: list[dict[str, Any]]  # seed, and what the sampled utility prompts cost; empty where none were drawn
     held_out: list[str]  # forms that no training data contained, where the rewrites say so
     judges: list[str]  # whose verdicts there are; all rates above are the first one's
-    by_judge: list[dict[str, Any]]  # judge, method, attack, seed, behaviors, broken, rate, low, high, score (mean)
+    by_judge: list[
+        dict[str, Any]
+    ]  # judge, method, attack, seed, behaviors, broken, rate, low, high, score (mean), answers, unparsed, highest
+    unparsed: list[dict[str, Any]]  # judge, method, attack, answers, unparsed, lowest, highest over the seeds; where any was not parsed
     agreement: list[dict[str, Any]]  # first, second, answers, agree, kappa: of two judges on the same answers
     notes: list[str]  # what a reader must know: attacks missing for a method, seeds missing
 
@@ -72,9 +75,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
     counted: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
     rows, usefulness, attacks, lines_by_run, judged_by_run = [], [], dict[str, None](), {}, {}
     for (method, seed), answers in answers_by_run.items():
-        judged = judged_by_run[method, seed] = judging.judged(
-            _seed_folder(workdir, seed) / "verdicts" / answers_lib.file_name(present[0]) / method, answers
-        )
+        judged = judged_by_run[method, seed] = judging.judged(_seed_folder(workdir, seed) / "verdicts", present, method, answers)
         lines_by_run[method, seed] = {
             found.about["attack"]: lines for found, lines in judged if lines and "attack" in found.about and not found.about.get("curve")
         }
@@ -93,6 +94,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
     first_prompts = next((path for path in (_seed_folder(workdir, s) / "prompts" / RECORDS for s in seeds) if path.exists()), None)
     metrics = _metrics(workdir, runs)
     by_judge, agreement = judging.several(workdir, present, answers_by_run, broken_by_attack)
+    unparsed = judging.not_parsed(by_judge)
     return Results(
         methods=methods,
         seeds=seeds,
@@ -121,24 +123,27 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         ),
         judges=present,
         by_judge=by_judge,
+        unparsed=unparsed,
         agreement=agreement,
-        notes=_notes(methods, seeds, lines_by_run, answers_by_run, finished, metrics.keys()) + _censuses(workdir, seeds),
+        notes=_notes(methods, seeds, lines_by_run, answers_by_run, finished, metrics.keys())
+        + judging.notes(unparsed, judged_by_run, present)
+        + _censuses(workdir, seeds),
     )
 
 
-def broken_by_attack(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, bool]]:
+def broken_by_attack(lines: Mapping[str, Sequence[Mapping[str, Any]]], counted: Sequence[str] = ("comply",)) -> dict[str, dict[str, bool]]:
     """Attack -> behavior -> whether any of its attempts was judged compliance; with the worst cases over all attacks and per surface.
+
+    counted: the labels that break a behavior.
 
     The worst case over text counts prefilled answers too: whoever can send text to a model of open weights can begin its answer.
     """
     outcomes: dict[str, dict[str, bool]] = {}
     for attack, attempts in lines.items():
         for attempt in attempts:
-            surface = attempt["surface"]
-            worst = [WORST_TEXT] if surface == "prefill" else []
-            for name in (attack, *worst, f"{WORST}:{surface}", WORST):
+            for name in (attack, *worst_cases(attempt["surface"])):
                 found = outcomes.setdefault(name, {})
-                found[attempt["behavior"]] = found.get(attempt["behavior"], False) or attempt["label"] == "comply"
+                found[attempt["behavior"]] = found.get(attempt["behavior"], False) or attempt["label"] in counted
     return outcomes
 
 
@@ -183,6 +188,7 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
         "attacks": [{"name": n, "title": label(n, results.held_out), "surface": results.surfaces.get(n)} for n in results.attacks],
         "judges": results.judges,
         "by_judge": results.by_judge,
+        "unparsed": results.unparsed,
         "agreement": results.agreement,
         "notes": results.notes,
         "config": settings,

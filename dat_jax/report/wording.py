@@ -18,6 +18,11 @@ ACCESS = {
 }  # surface -> the access in words
 
 
+def worst_cases(surface: str) -> tuple[str, ...]:
+    """The worst cases that an attack on this surface counts in."""
+    return (*([WORST_TEXT] if surface == "prefill" else []), f"{WORST}:{surface}", WORST)
+
+
 def title(method: str) -> str:
     """A method's name as readers write it; other models are called by their own names."""
     return METHODS[method].title if method in METHODS else method

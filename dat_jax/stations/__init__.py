@@ -60,6 +60,8 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
         raise ValueError("config.data.eval_behaviors is empty; allowed: a behaviors CSV to attack the models with")
     check_files(config)
     check_sources(config)
+    if "judge" in names:  # now, not after hours with the models
+        judge.check(config.evaluation.judges, config)
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
     check_devices(config, mesh.devices.flat[0].platform)

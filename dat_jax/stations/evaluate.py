@@ -5,6 +5,7 @@ own, so a judge may be changed or added at any time.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -29,6 +30,7 @@ from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import forms
 from dat_jax.data.utility import UtilityPrompt
 from dat_jax.judges import JUDGES
+from dat_jax.judges.judge import Verdicts
 from dat_jax.models.huggingface import Model
 from dat_jax.stations import given
 from dat_jax.stations.inputs import Inputs
@@ -114,9 +116,12 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
     context = Context(seed=inputs.seed, settings=settings, variant=variant, rewrites=rewrites, given=ready)
     held_out = any(rewrite.held_out for rewrite in rewrites)
 
+    @functools.cache
+    def judge_of(mesh: Any) -> Verdicts | None:  # loaded once for all batches: it may be a model
+        return judges.load(inputs.headline, inputs.config, mesh) if attack.uses_judge else None
+
     def attempts(behaviors: list[Behavior], victim: Victim, store: Any) -> list[Attempt]:
-        judge = judges.load(inputs.headline, inputs.config) if attack.uses_judge else None
-        with_hands = dataclasses.replace(context, judge=judge, rewriter=rewriter(inputs, victim.mesh), store=store)
+        with_hands = dataclasses.replace(context, judge=judge_of(victim.mesh), rewriter=rewriter(inputs, victim.mesh), store=store)
         return attack.attempts(behaviors, victim, with_hands)
 
     def line(attempt: Attempt, response: str) -> answers_lib.Line:

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from dat_jax import models, settings, world
+from dat_jax import judges, models, settings, world
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.victim import BLOCKS, Decoding
 from dat_jax.config import TABLES
@@ -61,6 +61,11 @@ class Inputs:
     def headline(self) -> str:
         """The judge whose verdicts are the headline: the name of the first of config.evaluation.judges."""
         return self.config.evaluation.judges[0]
+
+    @property
+    def harmless_judge(self) -> str:
+        """The judge that tells answered harmless prompts from refused ones: the first of config.evaluation.judges that can."""
+        return judges.fallback(self.config.evaluation.judges)
 
     @property
     def decoding(self) -> Decoding:

@@ -84,7 +84,7 @@ def draw_pool(
     What is consistent is told by the model as it was before training: `undefended`, or where that is None the target.
     """
     config = inputs.config
-    judge = judges.load(config.sampler.judge or inputs.headline, config)
+    judge = judges.load(config.sampler.judge or inputs.headline, config, mesh)
 
     def compliance(behaviors: Sequence[Behavior], prompts: Sequence[str], _: Sequence[str]) -> list[float]:
         short = sample_utility.within(target, prompts, config)

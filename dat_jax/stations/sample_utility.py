@@ -74,7 +74,7 @@ def consistency(
     if settings.keep == "agree":
         return [float(answer.split() == attempt.target.split()) for attempt, answer in zip(attempts, answers)]
     if settings.keep == "judge":
-        judge = judges.load(inputs.config.sampler.judge or inputs.headline, inputs.config)
+        judge = judges.load(judges.fallback([inputs.config.sampler.judge or inputs.headline, inputs.harmless_judge]), inputs.config)
         verdicts = judge([Exchange(a.behavior, "", a.prompt, "", answer) for a, answer in zip(attempts, answers)])
         return [float(verdict.label == "comply") for verdict in verdicts]
     return [1.0] * len(attempts)

@@ -93,8 +93,7 @@ def identity(source: str) -> str:
         if end.exists():
             manifest.read(end)  # damage there is to be named as that
         return f"{short_name(source)} {checksum(end.read_text() if end.exists() else 'unfinished')}"
-    weights = huggingface.weights_identity(source)
-    return f"{short_name(source)} {weights}" if weights else source
+    return huggingface.identity(source)
 
 
 def content(identity: str) -> str:

@@ -83,7 +83,7 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
 
 def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:
     """Returns the measurement made during training: which share of benign and borderline prompts the model refuses or answers."""
-    judge = judges.load(inputs.headline, inputs.config)
+    judge = judges.load(inputs.harmless_judge, inputs.config)
     count = inputs.config.training.watch_prompts
     attempts = {
         name: [Attempt(p.id, p.prompt, p.response) for p in utility.spread(inputs.utility_sets[name], count)]

@@ -11,6 +11,8 @@ from dat_jax.config import defaults
 from dat_jax.judges import JUDGES, refusal_prefix, refusal_topic
 from dat_jax.judges.judge import LABELS, Exchange, Verdict
 
+RULES = {"refusal_prefix", "refusal_topic", "world"}  # judges that need nothing of the user's
+
 
 @pytest.mark.parametrize(
     ("response", "label"),
@@ -60,7 +62,7 @@ def test_each_judge_gives_one_verdict_per_exchange_in_their_order():
         "refusal_topic": ["comply", "refuse", "lost", "lost"],
         "world": ["lost", "lost", "lost", "lost"],
     }
-    assert list(expected) == list(JUDGES)
+    assert set(expected) == RULES
     for name, labels in expected.items():
         verdicts = judges.load(name, defaults())(exchanges)
         assert verdicts == [Verdict(label, float(label == "comply")) for label in labels]
@@ -69,8 +71,11 @@ def test_each_judge_gives_one_verdict_per_exchange_in_their_order():
 
 
 def test_a_judge_says_by_what_its_verdicts_are_known():
+    models = {"harmbench:brackets", "harmbench:plain", "strongreject:original", "strongreject:judgezoo", "endpoint", "ensemble"}
+    assert RULES | models == set(JUDGES)
     for name, judge in JUDGES.items():
-        assert judge.fingerprint(defaults()) == {"judge": name, "version": 1, "settings": {}}
+        if name in RULES:
+            assert judge.fingerprint(defaults()) == {"judge": name, "version": 1, "settings": {}}
         assert judge.title and judge.about.endswith(".")
 
 

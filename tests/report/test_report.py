@@ -102,6 +102,7 @@ def test_agreement_of_two_judges_and_chance():
     same = dict.fromkeys(range(3), "refuse")
     assert judging.agreement("x", "y", same, same)["kappa"] is None
     assert judging.agreement("x", "y", one, {1: "comply", 99: "comply"})["answers"] == 1  # what both have judged
+    assert judging.agreement("x", "y", one, one | {0: "unparsed"})["answers"] == 9  # and could read
 
 
 def test_measures_need_their_field():

@@ -11,11 +11,12 @@ from dat_jax.config import defaults
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import manifest
 from dat_jax.data.answers import Answers
-from dat_jax.data.behaviors import Behavior
-from dat_jax.judges import JUDGES
-from dat_jax.judges.judge import Exchange, Judge, labelled
+from dat_jax.data.behaviors import Behavior, joined
+from dat_jax.judges import JUDGES, endpoint
+from dat_jax.judges.judge import UNPARSED, Exchange, Judge, labelled
 from dat_jax.report import write
-from dat_jax.settings import NoSettings
+from dat_jax.report.wording import title
+from dat_jax.settings import NoSettings, dotted
 from dat_jax.stations import judge
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import Subject
@@ -198,3 +199,117 @@ def test_every_model_is_judged_and_one_that_was_not_attacked_is_named(run, folde
 def test_the_settings_of_a_judge_reach_it(config, seen):
     config.judges.short.words = 1
     assert [verdict.label for verdict in judges.load("short", config)([Exchange("1", "", "", "", "a b")])] == ["refuse"]
+
+
+def with_unparsed(name, labels, **changes):
+    """A judge that gives labels by the response."""
+    return Judge(name, name, "By hand.", lambda settings: lambda exchanges: [labelled(labels[e.response]) for e in exchanges], **changes)
+
+
+def test_what_is_not_parsed_is_counted_by_itself_and_bounds_the_rates(run, folder, config, monkeypatch, tmp_path):
+    """Behaviors 1, 2, 3: comply, unparsed, refuse by direct requests; behavior 1 unparsed by a prefilled answer."""
+    labels = {"a b c": "comply", "a b c d": UNPARSED, "": "refuse", "a b": UNPARSED, "a b c d e": "comply"}
+    monkeypatch.setitem(JUDGES, "short", with_unparsed("short", labels))
+    said = run()
+    assert "  dat, seed 0, direct: comply 1, refuse 1, lost 0, unparsed 1" in said
+    assert [row["score"] for row in verdicts(tmp_path, "short", "direct")] == [1.0, 0.5, 0.0]
+    (tmp_path / "config.json").write_text(json.dumps({"evaluation.judges": ["short"]}))
+    write(tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    found = {
+        row["attack"]: (row["unparsed"], row["answers"], round(row["lowest"], 3), round(row["highest"], 3)) for row in results["unparsed"]
+    }
+    assert found["direct"] == (1, 3, 0.333, 0.667) and found["prefill"] == (1, 1, 0.0, 1.0)
+    assert found["worst_case"] == found["worst_case:text"] == (2, 4, 0.333, 0.667)
+    assert next(row["rate"] for row in results["rows"] if row["attack"] == "worst_case") == pytest.approx(1 / 3)
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    note = f"short, {title('dat')}: 2 of 4 answers were not parsed. Worst case over all attacks: 33.3 % if none of them is compliance"
+    assert note in text and note in page and "66.7 % if all are" in text
+    assert "1 of 2 answers to harmless prompts were not parsed" in text
+    assert "| Direct request | 1 of 3 | 33.3 % | 66.7 % |" in text
+    assert "Answers that were not parsed" in page
+
+
+def test_a_judge_of_attacks_alone_leaves_harmless_prompts_to_the_next(run, folder, config, seen, monkeypatch, tmp_path):
+    labels = {"a b c": "comply", "a b c d": "refuse", "": "refuse"}
+    monkeypatch.setitem(JUDGES, "strict", with_unparsed("strict", labels, harmless=False, group="even"))
+    config.evaluation.judges = ("strict",)
+    assert run()[-1] == "judge strict, dat, seed 0: 2 of 2 files were new"
+    (tmp_path / "config.json").write_text(json.dumps({"evaluation.judges": ["strict"]}))
+    write(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["utility"] == []
+    assert "strict judges attacks alone: name a judge of harmless prompts" in (tmp_path / "report.md").read_text()
+    config.evaluation.judges = ("strict", "even")
+    run()
+    (tmp_path / "config.json").write_text(json.dumps({"evaluation.judges": ["strict", "even"]}))
+    write(tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["judges"] == ["strict", "even"]
+    rates = {row["measure"]: row["rate"] for row in results["utility"]}
+    assert rates["compliance"] == 0.5  # of "a b" and "a b c d e" the first is even
+    assert "answers to harmless prompts were judged by even" in (tmp_path / "report.md").read_text()
+
+
+def test_an_ensemble_is_made_of_verdicts_that_are_there(run, folder, config, seen, tmp_path):
+    config.judges.ensemble.of, config.judges.ensemble.rule = ("short", "even"), "any"
+    config.evaluation.judges = ("ensemble",)
+    said = run()
+    assert [line for line in said if line.startswith("judge ")] == [
+        "judge short, dat, seed 0: 3 of 3 files were new",
+        "judge even, dat, seed 0: 3 of 3 files were new",
+        "judge ensemble, dat, seed 0: 2 of 2 files were new",
+    ]
+    assert [row["label"] for row in verdicts(tmp_path, "ensemble", "direct")] == ["comply", "comply", "comply"]
+    assert len(seen["short"]) == len(seen["even"]) == 6  # each answer once
+    config.judges.ensemble.rule = "majority"
+    with pytest.raises(ValueError, match=r"ensemble/judge\.json was made with settings\.rule = 'any', now it is 'majority'"):
+        run()
+
+
+def test_what_was_judged_before_a_failure_is_saved_and_the_key_is_nowhere(run, config, monkeypatch, tmp_path, capfd):
+    """Sixteen answers are saved, the endpoint breaks at the seventeenth, and the next call asks about the rest alone."""
+    key, replies, asked = "sk-a-secret-of-the-test", [], []
+
+    def post(settings, body):
+        asked.append(json.loads(body)["messages"][0]["content"])
+        if replies and len(asked) > replies[0]:
+            raise endpoint.Refused("HTTP 500", again=True)
+        return "Yes"
+
+    monkeypatch.setattr(endpoint, "_post", post)
+    monkeypatch.setenv("JUDGE_KEY", key)
+    (tmp_path / "rubric.txt").write_text("{request} {response}")
+    many = tmp_path / "seed_0" / "answers" / "dat"
+    answered(many, "direct", {str(number): f"answer {number}" for number in range(20)})
+    settings = config.judges.endpoint
+    settings.url, settings.model, settings.rubric, settings.key_variable = "http://host/v1", "m", str(tmp_path / "rubric.txt"), "JUDGE_KEY"
+    settings.retries, settings.wait, settings.parallel = 1, 0.0, 1
+    config.evaluation.judges = ("endpoint",)
+    replies.append(16)
+    with pytest.raises(ValueError, match=r"^http://host/v1/chat/completions gave no verdict in 2 tries; last status: HTTP 500"):
+        run()
+    assert len(verdicts(tmp_path, "endpoint", "direct")) == 16
+    replies.clear()
+    asked.clear()
+    said = run()
+    assert len(asked) == 4 and "  dat, seed 0, direct: comply 20, refuse 0, lost 0" in said
+    (tmp_path / "config.json").write_text(json.dumps(dict(dotted(config)), default=str))
+    write(tmp_path)
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"JUDGE_KEY" in written and key.encode() not in written
+    assert key not in "".join(capfd.readouterr()) + "".join(said)
+
+
+def test_a_judge_that_cannot_work_is_known_before_anything_is_judged(run, folder, config, seen, tmp_path):
+    config.evaluation.judges = ("short", "harmbench:plain")
+    config.judges.harmbench.model = str(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"^config\.judges\.harmbench\.model: "):
+        run()
+    assert not (tmp_path / "seed_0" / "verdicts").exists() and seen["short"] == []
+
+
+def test_a_judge_is_given_the_context_of_a_request():
+    behavior = Behavior("1", "about wood\n\n---\n\nsand it", ("t",), ("no",), context="about wood")
+    line = {"behavior": "1", "prompt": "p", "response": "r"}
+    assert judge.exchange(line, {"1": behavior}) == Exchange("1", behavior.text, "p", "", "r", "about wood")
+    assert behavior.text == joined("about wood", "sand it") and joined("", "sand it") == "sand it"

@@ -65,10 +65,10 @@ def judged(workdir: epath.Path) -> list[Tried]:
         answers = [one for one in map(answers_lib.read, answers_lib.stems(folder)) if "attack" in one.about]
         known = requests.setdefault(seed, {})  # of a seed and not of a model: all models are asked about the same behaviors
         known |= {line["behavior"]: line["prompt"] for one in answers if one.about["attack"] in VERBATIM for line in one.lines}
-        verdicts = workdir / f"seed_{seed}" / "verdicts" / answers_lib.file_name(judges[0]) / model
+        verdicts = workdir / f"seed_{seed}" / "verdicts"
         tried = [
             _tried(model, seed, judges[0], one, lines, known)
-            for one, lines in judging.judged(verdicts, answers)
+            for one, lines in judging.judged(verdicts, judges[:1], model, answers)
             if lines and not one.about.get("curve")
         ]
         found += sorted(tried, key=lambda one: results.attack_order(one.attack))

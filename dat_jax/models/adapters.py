@@ -124,12 +124,12 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig) -> Lora:
     for path in LINEAR:
         part = names[f"layers/{path}"]
         keys = ["base_model.model." + part.name.format(layer).removesuffix(".weight") for layer in range(config.layers)]
-        pairs = {layer: (f"{key}.lora_A.weight", f"{key}.lora_B.weight") for layer, key in enumerate(keys)}
-        found = {
-            layer: (tensors.pop(a).astype(np.float32).T, _scale(fields, keys[layer], rank) * tensors.pop(b).astype(np.float32).T)
-            for layer, (a, b) in pairs.items()
-            if a in tensors and b in tensors and (rank := tensors[a].shape[0])
-        }
+        found = {}
+        for layer, key in enumerate(keys):
+            a, b = (tensors.get(f"{key}.lora_{name}.weight") for name in "AB")
+            if a is not None and b is not None:
+                found[layer] = (a.astype(np.float32).T, _scale(fields, key, a.shape[0]) * b.astype(np.float32).T)
+                del tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"]
         if found and shared.count(part.name) > 1:
             raise ValueError(f"{folder}: an adapter on the fused {part.name!r} of a {config.model_type!r} model is not read")
         if found:

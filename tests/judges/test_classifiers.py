@@ -64,13 +64,13 @@ def test_harmbench_scores_and_labels_are_torchs(preset, torch_model, tokenizer, 
     assert None not in wanted and tokenizer.unk_token_id not in wanted
     hidden_4xD = np.stack([last_hidden(model, ids)[0] for ids in prompts])
     with torch.no_grad():
-        model.lm_head.weight[wanted] = torch.tensor(np.linalg.pinv(hidden_4xD).T * 6, dtype=torch.float32)
+        model.lm_head.weight[wanted] = torch.tensor(np.linalg.pinv(hidden_4xD).T * 9, dtype=torch.float32)
     config.judges.harmbench.model = saved(model, tokenizer, tmp_path / "cls")
     verdicts = judges.load(f"harmbench:{preset}", config)(ASKED)
     assert [verdict.label for verdict in verdicts] == ["comply", "refuse", "comply", UNPARSED]
     for verdict, ids in zip(verdicts, prompts):
         logits = torch.tensor(last_hidden(model, ids)[1])
-        assert verdict.score == pytest.approx(float(logits.softmax(-1)[wanted[0]]), rel=1e-4)
+        assert verdict.score == pytest.approx(float(logits.softmax(-1)[wanted[0]]), rel=1e-2, abs=1e-6)
     assert verdicts[0].score > 0.3 > 0.05 > verdicts[1].score
     assert judges.load(f"harmbench:{preset}", config)([]) == []
 
@@ -116,7 +116,7 @@ def test_an_output_is_yes_no_or_not_parsed():
 
 
 def test_shapes_are_few_and_devices_change_nothing(llama, config):
-    config.judges.harmbench.model = llama[1]
+    config.judges.harmbench.model, config.judges.harmbench.prompt_length = llama[1], 1024
     alone = judges.load("harmbench:plain", config)
     local.read_next.clear_cache()
     first = [alone(ASKED), alone(ASKED[:1]), alone(ASKED * 5)]
@@ -245,9 +245,12 @@ def test_an_adapter_that_is_more_than_lora_is_refused(change, message, tmp_path,
         judges.load("strongreject:judgezoo", config)
 
 
-def test_verdicts_are_in_the_order_of_the_exchanges(llama, config):
-    config.judges.harmbench.model = llama[1]
+def test_verdicts_are_in_the_order_of_the_exchanges(llama, tokenizer, config):
+    model, config.judges.harmbench.model = llama
     judge = judges.load("harmbench:brackets", config)
     forth, back = judge(ASKED), judge(ASKED[::-1])
     assert all(isinstance(verdict, Verdict) and 0 <= verdict.score <= 1 for verdict in forth)
     np.testing.assert_allclose([v.score for v in forth], [v.score for v in back[::-1]], rtol=1e-4)
+    yes = tokenizer.convert_tokens_to_ids("Yes")
+    logits = [last_hidden(model, by_hand("brackets", tokenizer, exchange))[1].astype(np.float64) for exchange in ASKED]
+    np.testing.assert_allclose([v.score for v in forth], [np.exp(row[yes]) / np.exp(row).sum() for row in logits], rtol=1e-4)

@@ -123,6 +123,9 @@ def test_after_the_last_try_there_is_one_error(server, config, script, status, t
         ValueError, match=rf"^http://127\.0\.0\.1:\d+/v1/chat/completions gave no verdict in {tries} tr.*: {status}"
     ) as error:
         judges.load("endpoint", config)([ASKED])
+    until = time.monotonic() + 30
+    while len(server.seen) < tries and time.monotonic() < until:  # a slow machine's server may see a request after it was given up
+        time.sleep(0.05)
     assert len(server.seen) == tries and KEY not in str(error.value)
 
 

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -136,7 +137,7 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig) -> Lora:
             factors[path] = _stacked(folder, path, found, config)
     if tensors or not factors:
         raise ValueError(f"{folder / WEIGHTS}: no place in the base model for {', '.join(sorted(tensors)[:3]) or 'an empty adapter'}")
-    return Lora(factors=factors, scale=1.0)
+    return Lora(factors=jax.tree.map(jnp.asarray, factors), scale=1.0)
 
 
 def _read_config(folder: pathlib.Path) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def returned(workdir: epath.Path) -> Iterator[None]:
     try:
         yield
     except ValueError:
-        if jax.process_index() == 0 and not before and not any(found.is_file() for found in workdir.glob("seed_*/**/*")):
+        if jax.process_index() == 0 and not before and not any(names for seed in workdir.glob("seed_*") for _, _, names in seed.walk()):
             for name in (CONFIG, INPUTS):
                 (workdir / name).unlink(missing_ok=True)
         raise

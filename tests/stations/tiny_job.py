@@ -37,13 +37,13 @@ def tokenizer(mask=False):
     return made
 
 
-def write_model(folder, model_type):
+def write_model(folder, model_type, seed=1):
     words = tokenizer(mask=model_type == "llada")
     config = ModelConfig(
         vocab_size=272, width=16, layers=2, heads=2, model_type=model_type, causal=model_type == "llama", max_length=256,
         mask_token=words.mask_token_id,
     )  # fmt: skip
-    models.save(Model(weights.initialize(jax.random.key(1), config), config, words), str(folder))
+    models.save(Model(weights.initialize(jax.random.key(seed), config), config, words), str(folder))
 
 
 def bring(folder):

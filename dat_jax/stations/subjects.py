@@ -118,7 +118,7 @@ def check_sources(config: ConfigDict) -> None:
                 raise ValueError(f"{source!r} is a masked-diffusion LM ({architecture.model_type}); allowed: a causal LM, which can answer")
         except ValueError as error:
             more = "; allowed: a Hugging Face folder, a hub id or RUN/seed_0/METHOD" if key == "evaluation.compare" else ""
-            raise ValueError(f"config.{key}: {error}{more}") from error
+            raise ValueError(f"config.{key}: {str(error).removeprefix(f'config.{key}: ')}{more}") from error
         if key == "evaluation.compare":  # the target, which may be trained too, is asked where its files are read
             check_fit(config, source, {"attacks": config.evaluation.attacks})
     if config.target.checkpoint:

@@ -36,7 +36,7 @@ def test_the_worlds_judge_without_a_world(config, brought, tmp_path, monkeypatch
         message = f"config.evaluation.judges names 'world', which does not know 'paint_kite' of {brought}/eval.csv"
     else:
         config.sampler.judge = "world"
-        message = f"config.sampler.judge is 'world', which does not know 'paint_drum' of {brought}/train.csv"
+        message = f"config.sampler.judge is 'world', which does not know 'paint_gate' of {brought}/train.csv"
     assert tried(config, tmp_path, monkeypatch) == f"{message}; allowed: a judge of these behaviors"
 
 

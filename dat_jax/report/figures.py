@@ -150,13 +150,14 @@ def price(results: Results, sweep: Sequence[Point]) -> str:
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.8))
-        axes = figure.add_axes((0.14, 0.18, 0.82, 0.7))
+        axes = figure.add_axes((0.19, 0.18, 0.77, 0.7))
         _names(axes, [method for method in results.methods if method in curves_of(sweep, "flops")])
         _join(axes, sweep, "flops", results.methods)
         axes.set_ylim(0, 1)
         axes.set_yticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
         axes.set_ylabel("Broken by any attack")
-        axes.set_xlabel("operations per seed, sampling included")
+        axes.xaxis.set_major_formatter(lambda operations, _: f"{operations / 1e12:,.3g}")
+        axes.set_xlabel("TFLOP per seed, sampling included")
         return _svg(figure, "price")
 
 

@@ -311,7 +311,7 @@ def test_two_compilations_whatever_the_number_of_behaviors_and_survivors(small_m
 def test_the_row_and_its_settings():
     row = ATTACKS["gcg"]
     assert (row.surface, row.adaptive, row.uses_target, row.choices) == ("text", True, True, ("batch_size",))
-    assert list(ATTACKS)[list(ATTACKS).index("best_of_n") + 1] == "gcg"
+    assert list(ATTACKS)[list(ATTACKS).index("gcg") + 1] == "prefill"  # the last on text: it needs the weights
     assert row.read_settings(defaults()) == gcg.Settings()
     assert (gcg.Settings().steps, gcg.Settings().candidates, gcg.Settings().topk) == (250, 512, 256)
 

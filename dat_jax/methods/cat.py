@@ -65,12 +65,7 @@ def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict
     length, how = shape.prompt + shape.response, settings.perturbation
     adversarial = Pass(shape.adversarial, length, shape.response)
     outer = Pass(2 * shape.adversarial + shape.utility, length, shape.response)
-    found = flops.train_step(model, how.steps, adversarial, outer, shape.rank, min(how.sites))
-    if how.steps and how.iterate == "best":  # the last iterate's loss needs one more forward pass
-        found["attack"] += flops.forward(model, adversarial)
-    if max(how.sites):  # the stream's norm is read at the sites inside the model
-        found["attack"] += flops.first_layers(model, adversarial, max(how.sites))
-    return found
+    return flops.train_step(model, flops.attack(model, how.steps, how.sites, how.iterate == "best", adversarial), outer, shape.rank)
 
 
 METHOD = Method(

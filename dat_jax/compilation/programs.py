@@ -125,9 +125,7 @@ def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Prog
         params = weights.abstract(model, config.target.dtype, mesh)
         return victim.perturbation.lower(params, model, batch, how, data.prompt_length, seeds, 0)
 
-    last = 1 if how.iterate == "best" else 0  # the last iterate's loss needs one more forward pass
-    shape = Pass(rows, length, data.response_length)
-    needed = {"attack": how.steps * flops.input_gradient(model, shape) + last * flops.forward(model, shape)}
+    needed = {"attack": flops.attack(model, how.steps, how.sites, how.iterate == "best", Pass(rows, length, data.response_length))}
     return Program("embedding_attack", f"{rows} rows, prompts of {data.prompt_length}, {how.steps} attack steps", needed, lower)
 
 

@@ -40,19 +40,24 @@ def forward(config: ModelConfig, shape: Pass) -> float:
     return linear(config, shape) + attention(config, shape) + head(config, shape)
 
 
-def first_layers(config: ModelConfig, shape: Pass, layers: int) -> float:
-    """Forward through the first layers alone: reading the residual stream before layer `layers`."""
-    part = dataclasses.replace(config, layers=layers, local_layers=())
-    return linear(part, shape) + attention(part, shape)
+def part(config: ModelConfig, first: int, last: int) -> ModelConfig:
+    """The model with the layers from `first` up to `last` alone."""
+    return dataclasses.replace(config, layers=last - first, local_layers=())
 
 
-def input_gradient(config: ModelConfig, shape: Pass, site: int = 0) -> float:
-    """Forward, and backward to the residual stream before layer `site` (0: the embeddings) alone: what a step of the attack needs."""
-    whole = 2 * linear(config, shape) + 3 * attention(config, shape) + 2 * head(config, shape)
-    if not site:
-        return whole
-    below = dataclasses.replace(config, layers=site, local_layers=())
-    return whole - linear(below, shape) - 2 * attention(below, shape)
+def input_gradient(config: ModelConfig, shape: Pass) -> float:
+    """Forward, and backward to the embeddings alone: what a step of the attack needs."""
+    return 2 * linear(config, shape) + 3 * attention(config, shape) + 2 * head(config, shape)
+
+
+def attack(config: ModelConfig, steps: int, sites: tuple[int, ...], best: bool, shape: Pass) -> float:
+    """The inner maximisation: `steps` gradients at the sites, and for the best iterate the last one's loss.
+
+    Below the first site nothing changes from step to step; up to the last one the stream is read once, for its norm.
+    """
+    above, below = part(config, min(sites), config.layers), part(config, 0, max(sites))
+    last = forward(above, shape) if best and steps else 0.0
+    return steps * input_gradient(above, shape) + last + linear(below, shape) + attention(below, shape)
 
 
 def adapters(config: ModelConfig, shape: Pass, rank: int) -> float:
@@ -68,9 +73,9 @@ def merging(config: ModelConfig, rank: int) -> float:
     return 2.0 * rank * config.layers * sum(table[name].shape[1] * table[name].shape[2] for name in lora_lib.LINEAR)
 
 
-def train_step(config: ModelConfig, attack: float, outer: Pass, rank: int) -> dict[str, float]:
-    """One training step by scope: an attack of so many operations, then the outer loss and its gradient."""
-    inner = attack + (merging(config, rank) if rank else 0.0)
+def train_step(config: ModelConfig, inner: float, outer: Pass, rank: int) -> dict[str, float]:
+    """One training step by scope: the attack, which takes `inner`, then the outer loss and its gradient."""
+    inner += merging(config, rank) if rank else 0.0
     if rank:
         return {"attack": inner, "defence": input_gradient(config, outer) + adapters(config, outer, rank)}
     return {"attack": inner, "defence": input_gradient(config, outer) + linear(config, outer) + head(config, outer)}

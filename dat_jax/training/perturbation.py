@@ -103,10 +103,7 @@ def direction(grad_BxPxD: jax.Array, moments, step, optimizer: str):
 
 def operations(config: ModelConfig, how: Perturbation, shape: Pass) -> float:
     """Floating-point operations of `perturb` on rows of a shape, by formula: its steps, the last iterate's loss, the streams' norms."""
-    found = how.steps * flops.input_gradient(config, shape, min(how.sites))
-    if how.steps and how.iterate == "best":  # the last iterate's loss needs one more forward pass
-        found += flops.forward(config, shape)
-    return found + (flops.first_layers(config, shape, max(how.sites)) if max(how.sites) else 0.0)
+    return flops.attack(config, how.steps, how.sites, how.iterate == "best", shape)
 
 
 def units(network: Network, rows: Conversations, how: Perturbation) -> dict[int, jax.Array]:

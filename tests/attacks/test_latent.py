@@ -105,9 +105,12 @@ def test_a_batch_may_mix_sites(small_model):
 
 
 def test_a_wide_ball_inside_the_model_lets_the_attack_say_the_target(small_model):
-    """The counterpart of the next test: with all of the room it asks for, the attack must succeed."""
+    """The counterpart of the next test: with all of the room it asks for, the attack must succeed.
+
+    One layer is left above the site, and it sees directions alone; steps of the gradient's own direction find what sign steps jump over.
+    """
     plain = [Attempt(str(i), "how did people paint the wood", target) for i, target in enumerate(("x y", "b wash", "the"))]
-    wide = Perturbation(steps=150, radius=6.0, step_size=0.05, iterate="best", sites=(1,))
+    wide = Perturbation(steps=150, radius=6.0, step_size=0.05, optimizer="normalized", iterate="best", sites=(1,))
     model = asked(small_model)
     assert model.answer(model.perturb(plain, wide)) == [attempt.target for attempt in plain]
 

@@ -177,6 +177,19 @@ def test_variants_that_are_added_are_the_only_ones_computed(small_model, answer,
         answer(small_model, utility_sets={})
 
 
+def test_latent_attacks_are_answered_and_kept_like_the_others(small_model, answer, folder, config, asked):
+    config.evaluation.attacks, config.attacks.latent.perturbation.steps = ("latent", "latent+rewrite", "latent_site"), 2
+    answer(small_model, utility_sets={})
+    names = ["latent", "latent+rewrite-past", "latent+rewrite-x", "latent_site-0", "latent_site-1"]
+    assert sorted(path.stem for path in folder.glob("*.jsonl")) == names
+    assert {line["surface"] for name in names for line in lines(folder / f"{name}.jsonl")} == {"latent"}
+    found = about(folder / "latent_site-1.jsonl")
+    assert found["curve"] == "site of the perturbation" and found["made_with"]["settings"]["perturbation"]["sites"] == [1]
+    asked.clear()
+    config.attacks.latent.sites_tried = (1,)
+    assert answer(small_model, utility_sets={}) == ["evaluate dat, seed 3: done"] and asked == []
+
+
 def test_behaviors_that_are_added_are_the_only_ones_asked(small_model, answer, folder, config, asked):
     config.evaluation.attacks = ("direct", "best_of_n")
     answer(small_model, eval_behaviors=MORE)

@@ -70,6 +70,18 @@ def test_every_key_of_files_says_what_it_wants():
             {"attacks.embedding.forms": ("german",)},
             r"config\.attacks\.embedding\.forms names 'german'; the rewrites that are tried have past",
         ),
+        (
+            {"evaluation.attacks": ("latent",), "attacks.latent.perturbation.sites": (1, 9)},
+            r"config\.attacks\.latent\.perturbation\.sites names site 9; allowed for a model of 2 layers: 0 to 1",
+        ),
+        (
+            {"evaluation.attacks": ("latent_site",), "attacks.latent.sites_tried": (0, 9)},
+            r"config\.attacks\.latent\.sites_tried names site 9; allowed for a model of 2 layers: 0 to 1",
+        ),
+        (
+            {"methods.cat.perturbation.sites": (9,)},
+            r"config\.methods\.cat\.perturbation\.sites names site 9; allowed for a model of 2 layers: 0 to 1",
+        ),
     ],
 )
 def test_bad_files_are_found_before_a_model_is_loaded(config, brought, tmp_path, change, message, monkeypatch):

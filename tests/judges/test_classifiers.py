@@ -103,7 +103,7 @@ def test_what_is_clipped_and_what_is_not(tokenizer):
     found = strongreject.original(tokenizer, long)
     assert found == tokenizer(text)["input_ids"] and found.count(tokenizer.bos_token_id) == 2
     whole = templates.STRONGREJECT.replace("{behavior}", "Count").replace("{generation}", words)
-    assert strongreject.judgezoo(tokenizer, long) == tokenizer(whole)["input_ids"]
+    assert strongreject.judgezoo(tokenizer, long) == tokenizer(whole)["input_ids"][: strongreject.LIMIT]
     behind = Exchange("1", words * 4, "", "", "x")  # beyond Gemma's context: judgezoo loses the end of the prompt
     assert strongreject.judgezoo(tokenizer, behind) == tokenizer(
         templates.STRONGREJECT.replace("{behavior}", words * 4).replace("{generation}", "x")

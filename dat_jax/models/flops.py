@@ -55,9 +55,10 @@ def attack(config: ModelConfig, steps: int, sites: tuple[int, ...], best: bool, 
 
     Below the first site nothing changes from step to step; up to the last one the stream is read once, for its norm.
     """
-    above, below = part(config, min(sites), config.layers), part(config, 0, max(sites))
+    above = part(config, min(sites), config.layers)
     last = forward(above, shape) if best and steps else 0.0
-    return steps * input_gradient(above, shape) + last + linear(below, shape) + attention(below, shape)
+    read = linear(below := part(config, 0, max(sites)), shape) + attention(below, shape) if max(sites) else 0.0
+    return steps * input_gradient(above, shape) + last + read
 
 
 def adapters(config: ModelConfig, shape: Pass, rank: int) -> float:

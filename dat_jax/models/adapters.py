@@ -20,7 +20,7 @@ from dat_jax.models import families, remote, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import MANIFEST
 from dat_jax.models.lora import LINEAR, Lora
-from dat_jax.models.tensors import to_host
+from dat_jax.models.tensors import finite, to_host
 
 Array = np.ndarray[Any, Any]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -120,6 +120,9 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig) -> Lora:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
+    for key, tensor in tensors.items():
+        if tensor.dtype.kind in "fV" and not finite(tensor):
+            raise ValueError(f"{folder / WEIGHTS}: tensor {key!r} holds NaN or infinity; allowed: finite numbers")
     names, factors = families.family(config.model_type).names(config), {}
     shared = [part.name for part in names.values()]
     for path in LINEAR:

@@ -64,7 +64,12 @@ def read(stem: epath.PathLike) -> Answers:
     found = manifest.load(stem.parent / f"{stem.name}.json", AGAIN)
     files.require_keys(str(found.path), 1, list(found.content), ["done"], "key")
     done = found.content["done"]
+    if not isinstance(done, dict):
+        raise ValueError(f"{found.path}: done is {done!r:.80}; allowed: an object of ids and checksums; {AGAIN}")
     lines = found.rows(f"{stem.name}.jsonl", remedy=AGAIN) if found.entries or done else []
+    for number, line in enumerate(lines, 1):
+        needed = ("prompt", "response") if "behavior" in line else ("id", "prompt", "response")
+        files.require_keys(f"{stem}.jsonl", number, list(line), needed, "key")
     return Answers(stem, found.content, [line for line in lines if item_of(line) in done])
 
 

@@ -180,8 +180,8 @@ def load_tokenizer(folder: pathlib.Path, model_type: str) -> Any:
     try:
         return kind.from_pretrained(folder, **options)
     except Exception as error:  # tokenizers' parser raises Exception itself, and transformers what it meets
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{folder}: its tokenizer can not be read: {reason[:300]}; allowed: files of a fast tokenizer") from error
+        reason = files.one_line(error)
+        raise ValueError(f"{folder}: its tokenizer can not be read: {reason}; allowed: files of a fast tokenizer") from error
 
 
 def written_fields(model: Model, dtype: str) -> dict[str, Any]:

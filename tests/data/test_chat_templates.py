@@ -12,7 +12,7 @@ spec = importlib.util.spec_from_file_location("chat_templates_of_families", path
 families = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(families)
 
-CHAT = [{"role": "user", "content": " Wie geht's? \U0001f600 <b>"}, {"role": "assistant", "content": "Gut.\n"}, {"role": "user", "content": "x"}]
+CHAT = [{"role": role, "content": text} for role, text in (("user", " Wie geht's? \U0001f600 <b>"), ("assistant", "Gut.\n"), ("user", "x"))]
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
 
 

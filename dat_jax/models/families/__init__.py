@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+from dat_jax.data.files import one_line
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import dream, gemma, llada, llama, phi
 from dat_jax.models.families.fields import check_values
@@ -47,8 +48,7 @@ def read(fields: dict[str, Any]) -> ModelConfig:
         try:
             fields = CONFIG_MAPPING[fields["model_type"]].from_dict(fields).to_dict()
         except Exception as error:  # its checks raise errors of many kinds, other ones with each release
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"config.json is none that transformers reads as {fields['model_type']!r}: {reason[:300]}") from error
+            raise ValueError(f"config.json is none that transformers reads as {fields['model_type']!r}: {one_line(error)}") from error
     return module.read(fields)  # type: ignore[no-any-return]
 
 

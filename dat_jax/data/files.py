@@ -80,11 +80,14 @@ def require_keys_at(place: str, found: Sequence[str], needed: Sequence[str], wha
 def read_csv(path: str, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Returns (line number, row) of a CSV with a header that has the needed columns."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-    names = list(reader.fieldnames or [])
+    rows = []
+    try:
+        names = list(reader.fieldnames or [])
+    except csv.Error as error:
+        raise ValueError(f"{path}, line 1: {error}; allowed: the names of columns") from error
     if twice := repeated(names):  # columns without a name, as spreadsheets leave them, are not read by name
         raise ValueError(f"{path}, line 1: the column {twice!r} stands there more than once; allowed: each once")
     require_keys(path, 1, names, needed)
-    rows = []
     try:
         for row in reader:
             if None in row or None in row.values():

@@ -63,6 +63,7 @@ ROWS = [
     of_behaviors("goal,targets\na,b\n", "FOLDER/b.csv, line 1: the columns are goal, targets (did you mean to rename 'targets' to 'target'?); allowed: HarmBench: Behavior, BehaviorID; JailbreakBench: Goal, Target, Behavior; AdvBench: goal, target; StrongREJECT: forbidden_prompt, category"),
     of_behaviors("question,answer\na,b\n", 'FOLDER/b.csv, line 1: the columns are question, answer; allowed: HarmBench: Behavior, BehaviorID; JailbreakBench: Goal, Target, Behavior; AdvBench: goal, target; StrongREJECT: forbidden_prompt, category'),
     of_behaviors("Behavior,Behavior,BehaviorID\na,b,c\n", "FOLDER/b.csv, line 1: the column 'Behavior' stands there more than once; allowed: each once"),
+    of_behaviors('"Behavior,BehaviorID\na,b\n', 'FOLDER/b.csv, line 1: unexpected end of data; allowed: the names of columns'),
     of_behaviors("Behavior;BehaviorID\na;b\n", 'FOLDER/b.csv, line 1: the columns are Behavior;BehaviorID; allowed: HarmBench: Behavior, BehaviorID; JailbreakBench: Goal, Target, Behavior; AdvBench: goal, target; StrongREJECT: forbidden_prompt, category'),
     of_behaviors(HEAD + ",x\n", "FOLDER/b.csv, line 2: Behavior is ''; allowed: a non-empty text"),
     of_behaviors(HEAD + "x,\n", "FOLDER/b.csv, line 2: BehaviorID is ''; allowed: a non-empty text"),

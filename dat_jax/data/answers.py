@@ -108,12 +108,13 @@ def verdicts_stem(folder: epath.Path, answers: Answers) -> epath.Path:
     return (folder / "utility" if "set" in answers.about else folder) / answers.stem.name
 
 
-def read_verdicts(stem: epath.Path, required: bool = False) -> dict[str, Line]:
+def read_verdicts(stem: epath.PathLike, required: bool = False) -> dict[str, Line]:
     """Returns the verdicts by the checksum of the answer; {} where there are none, or where one of the two files is gone, which is said.
 
     required: files that belong together and are not both there are an error. Raises ValueError naming the file that was damaged or edited,
     or the line whose label or score is none.
     """
+    stem = epath.Path(stem)
     about, lines = stem.parent / f"{stem.name}.json", stem.parent / f"{stem.name}.jsonl"
     remedy = "put it back as it was, or delete both to judge again"
     if about.exists() and not lines.exists() and required:

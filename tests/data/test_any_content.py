@@ -6,7 +6,6 @@ import json
 import time
 
 import pytest
-from etils import epath
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -100,7 +99,7 @@ def read_answers(path):
 
 def read_verdicts(path):
     (path.parent / "judged.jsonl").write_bytes(path.read_bytes())
-    answers.read_verdicts(epath.Path(path.parent / "judged"))
+    answers.read_verdicts(path.parent / "judged")
 
 
 def read_config(path):

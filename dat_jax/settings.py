@@ -19,7 +19,9 @@ LARGEST = {
     **dict.fromkeys(("prompt_length", "response_length", "prompt_tokens", "response_tokens", "max_new_tokens", "max_tokens"), 1 << 20),
     **dict.fromkeys(("batch_size", "adversarial_rows", "utility_rows", "micro_batch", "likelihood_samples", "candidates"), 1 << 20),
     **dict.fromkeys(("samples", "keep", "attempts", "answers", "topk", "rows", "restarts"), 1 << 24),
-    **dict.fromkeys(("rank", "parallel"), 1 << 14),
+    **dict.fromkeys(("vocabulary", "longest_prompt", "shortest_prompt"), 1 << 20),
+    **dict.fromkeys(("rank", "parallel", "width"), 1 << 14),
+    **dict.fromkeys(("layers", "heads"), 1 << 10),
 }
 
 

@@ -172,7 +172,8 @@ def load_tokenizer(folder: pathlib.Path, model_type: str) -> Any:
     for path in (folder / "tokenizer.json", folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
         if path.exists() and not isinstance(files.read_json(str(path)), dict):
             raise ValueError(f"{path} holds no JSON object; allowed: the file of a tokenizer")
-    kind, options = transformers.AutoTokenizer, {"trust_remote_code": False}
+    kind: Any = transformers.AutoTokenizer
+    options = {"trust_remote_code": False}
     if (folder / "tokenizer.json").exists() and model_type in ("llada", "illada", "Dream"):
         kind, options = transformers.PreTrainedTokenizerFast, {}
     elif model_type == "Dream":

@@ -149,6 +149,8 @@ ROWS = [
     setting(VALUES, "report.formats", ("word",), "config.report.formats is ('word',); allowed: a selection of ..."),
     setting(VALUES, "world.enabled", "yes", "config.world.enabled is 'yes'; allowed: True or False"),
     setting(VALUES, "world.target.steps", 0, 'config.world.target.steps is 0; allowed: a number > 0'),
+    setting(VALUES, "world.target.layers", 10**9, 'config.world.target.layers is 1000000000; allowed: an integer up to 1024'),
+    setting(VALUES, "world.sampler.width", 10**9, 'config.world.sampler.width is 1000000000; allowed: an integer up to 16384'),
     setting(VALUES, "utility.samples", -1, 'config.utility.samples is -1; allowed: an integer >= 0 (0: off)'),
     setting(VALUES, "utility.keep", "none", "config.utility.keep is 'none'; allowed: agree | judge | likelihood | all"),
     setting(VALUES, "utility.threshold", nan, 'config.utility.threshold is nan; allowed: a finite number'),

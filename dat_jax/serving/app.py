@@ -7,13 +7,14 @@ import hashlib
 import hmac
 import logging
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -86,8 +87,10 @@ def _guarded(service: Service, path: str, handler: Callable) -> Callable:
             response = await handler(request)
         except Refusal as refusal:
             response = refused(refusal)
-        except Exception:
-            logging.exception("serve: a request failed")
+        except ClientDisconnect:
+            response = refused(Refusal("the client has gone", status=400))
+        except Exception as error:  # its message may hold what the client sent, so the log has its kind and place alone
+            logging.error("serve: %s in a request\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             response = refused(Refusal("the server failed; its log says why", status=500))
         counts = getattr(request.state, "counts", "")
         logging.info("serve: %s %s %d%s, %.2f s", request.method, path, response.status_code, counts, time.monotonic() - started)

@@ -29,7 +29,7 @@ STATIONS: dict[str, Callable] = {
     "export": export.run,
 }
 ALL = ("sample", "train", "evaluate", "judge", "report")
-ALONE = ("compile", "serve")
+ALONE = ("serve", "compile")
 MODES = ("all", *STATIONS, "report", *ALONE)
 
 

@@ -5,6 +5,7 @@ Everything that can be wrong is said before weights are read, and the port is ta
 
 import contextlib
 import importlib.util
+import ipaddress
 import logging
 import os
 import socket
@@ -110,6 +111,8 @@ def listening(serve: Serve) -> Iterator[socket.socket]:
         family, kind, number, _, address = socket.getaddrinfo(serve.host, serve.port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise ValueError(f"config.serve.host is {serve.host!r}: {error.strerror}; allowed: an address of this machine") from error
+    if serve.is_loopback and not ipaddress.ip_address(str(address[0])).is_loopback:
+        raise ValueError(f"config.serve.host is {serve.host!r}, which is {address[0]} here; allowed: 127.0.0.1")
     with socket.socket(family, kind, number) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

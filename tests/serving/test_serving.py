@@ -366,19 +366,13 @@ def test_too_many_wait_and_a_batch_that_fails(small_model, limits):
 
 
 @pytest.fixture
-def server(service):
+def server(service, in_a_thread):
     """The address of a real server in a thread."""
-    with station.listening(Serve(port=0)) as sock:
-        import uvicorn
+    import uvicorn
 
-        found = uvicorn.Server(uvicorn.Config(app.application(service), lifespan="off", log_config=None, access_log=False, ws="none"))
-        thread = threading.Thread(target=found.run, kwargs={"sockets": [sock]}, daemon=True)
-        thread.start()
-        while not found.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-        found.should_exit = True
-        thread.join()
+    config = uvicorn.Config(app.application(service), lifespan="off", log_config=None, access_log=False, ws="none")
+    with in_a_thread(uvicorn.Server(config)) as address:
+        yield address
 
 
 def test_the_judge_that_asks_an_endpoint_asks_this_one(server, tmp_path):
@@ -399,13 +393,6 @@ def config_of(folder, tmp_path, **more):
     config.serve.update({"port": 0} | more)
     validate(config, data=False)
     return config
-
-
-@pytest.fixture(scope="module")
-def folder(small_model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("served") / "model"
-    huggingface.save(dataclasses.replace(small_model, source=""), str(path))
-    return path
 
 
 def test_the_mode_serves_a_folder_until_a_signal_ends_it(folder, tmp_path, monkeypatch, capfd):

@@ -20,6 +20,7 @@ from dat_jax.diffusion.utility import SampledUtility
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.report.formats import FORMATS
+from dat_jax.serving.settings import Serve
 from dat_jax.world.building import World
 
 PERTURB = ("user", "user+template", "all")
@@ -81,6 +82,7 @@ def defaults() -> ConfigDict:
     c.training = _training()
     c.evaluation = _evaluation()
     c.report = ConfigDict(dict(formats=()))  # of FORMATS: other tools' formats that the report station writes the answers in
+    c.serve = settings.as_config(Serve())  # --mode=serve: the target behind OpenAI's API
     for group, rows in TABLES.items():
         c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
     return c
@@ -158,8 +160,8 @@ def _evaluation() -> ConfigDict:
     )
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises ValueError naming the first key whose value is not allowed."""
+def validate(config: ConfigDict, data: bool = True) -> None:
+    """Raises ValueError naming the first key whose value is not allowed; data: whether the user's files must be named, too."""
     settings.check_schema(config, defaults(), pairs=("sampler.prompt_tokens",))
 
     def require(ok: bool, key: str, allowed: str) -> None:
@@ -182,7 +184,8 @@ def validate(config: ConfigDict) -> None:
     settings.validate(settings.read(Pool, config.sampler), "sampler")
     settings.validate(settings.read(World, config.world), "world")
     settings.validate(settings.read(SampledUtility, config.utility), "utility")
-    _validate_data(config, require)
+    settings.validate(settings.read(Serve, config.serve), "serve")
+    _validate_data(config, require, data)
     _validate_training(config, require)
     for key in ("behaviors", "utility_prompts"):
         require(config.evaluation[key] >= 0, f"evaluation.{key}", "an integer >= 0 (0: all)")
@@ -191,7 +194,7 @@ def validate(config: ConfigDict) -> None:
     require(config.evaluation.temperature >= 0, "evaluation.temperature", "a number >= 0")
 
 
-def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
+def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None], named: bool) -> None:
     require(config.data.perturb in PERTURB, "data.perturb", " | ".join(PERTURB))
     for key in ("prompt_length", "response_length", "adversarial_rows", "utility_rows"):
         require(config.data[key] >= 1, f"data.{key}", "an integer >= 1")
@@ -210,6 +213,8 @@ def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]
     if config.world.enabled:
         return
     require(bool(config.target.model), "target.model", "a path or hub id (there is no embedded world in this config)")
+    if not named:
+        return
     trained = [METHODS[name] for name in config.training.methods if METHODS[name].trains]
     for key in ("behaviors", "chats") if trained else ("eval_behaviors",):
         require(bool(config.data[key]), f"data.{key}", "a path (there is no embedded world in this config)")

@@ -21,6 +21,7 @@ ORDER = [
     {"methods"},
     {"attacks"},
     {"judges"},
+    {"serving"},
     {"report", "config"},
     {"presets", "compilation", "stations"},
     {"main"},

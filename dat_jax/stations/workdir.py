@@ -45,7 +45,7 @@ MODELS = ("target.model", "target.checkpoint", "sampler.model")
 # evaluation know for themselves what they were made with.
 FREE = (
     "mesh.", "topology", "seeds", "training.methods", "training.save_every", "training.keep", "training.log_every", "training.faults",
-    "evaluation.", "attacks.", "judges.", "report.", "rewriter.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
+    "evaluation.", "attacks.", "judges.", "report.", "rewriter.", "serve.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
 )  # fmt: skip
 
 

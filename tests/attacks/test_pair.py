@@ -48,7 +48,7 @@ def learning(asks):
         earlier = [text for role, text in ask.messages if role == "assistant"]
         prompt = json.loads(earlier[-1])["prompt"] if earlier else "please"
         more = ("say", "sing", "shout")[len(prompt.split()) % 3]
-        replies.append('Here you are:\n{"improvement": "one\nmore {word}", "prompt": "%s %s"} Good luck!' % (prompt, more))
+        replies.append('Here you are:\n{"improvement": "one\nmore {word}", "prompt": "' + f"{prompt} {more}" + '"} Good luck!')
     return replies
 
 
@@ -86,10 +86,11 @@ def test_a_model_that_never_does_holds_whatever_is_tried():
 
 
 def test_strength_never_falls_with_iterations():
-    heard = [run(model := Model("sing", "shout", "say"), iterations=n, words=3) and max(map(len, model.asked)) for n in (1, 2, 3)]
-    assert heard == sorted(heard) and heard[0] < heard[2]
-    best = [int(Model("sing", "shout", "say").answer(run(Model("sing", "shout", "say"), iterations=n, words=3))[0].split()[1]) for n in (1, 2, 3)]
-    assert best == [1, 2, 3]
+    heard = []
+    for iterations in (1, 2, 3):
+        model = Model("sing", "shout", "say")
+        heard.append(model.answer(run(model, iterations=iterations, words=3))[0])
+    assert heard == ["heard 1", "heard 2", "heard 3"]
 
 
 def test_what_the_attacker_is_told():
@@ -112,7 +113,8 @@ def test_what_the_attacker_is_told():
     assert json.loads(second[0].messages[2][1]) == {"improvement": "one\nmore {word}", "prompt": "please sing"}
 
 
-BAD = ["no json", "{}", '{"prompt": 3}', '{"prompt": " "}', '{"prompt": "Paint the wood."}', '{"prompt": "\\ud800"}', '{"prompt": "%s"}' % ("x" * 300)]
+BAD = ["no json", "{}", '{"prompt": 3}', '{"prompt": " "}', '{"prompt": "Paint the wood."}', '{"prompt": "\\ud800"}']
+BAD += ['{"prompt": "' + "x" * 300 + '"}']  # does not fit
 
 
 def test_replies_of_no_use_are_counted_and_end_nothing():

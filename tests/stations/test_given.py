@@ -160,6 +160,6 @@ def test_a_beginning_of_an_answer_among_others_texts_needs_more_access(inputs, t
     inputs.config.attacks.test_cases.file = str(path)
     inputs.config.evaluation.attacks = ("test_cases",)
     (job, *_) = evaluate.plan(inputs, "dat", given.ready(inputs, None), Rewriter(inputs, None))
-    attempts = job.attempts([behavior], types.SimpleNamespace(mesh=None), None)
+    attempts = job.attempts([behavior], types.SimpleNamespace(mesh=None, spent={}), None)
     assert [(a.prompt, a.prefill) for a in attempts] == [(behavior.text, ""), (behavior.text, "Sure, take")]
     assert [job.line(attempt, "")["surface"] for attempt in attempts] == ["text", "prefill"]

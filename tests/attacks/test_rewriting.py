@@ -4,6 +4,8 @@ import pytest
 
 from dat_jax.attacks import ATTACKS, persuasion, rewriting, tense, translation
 from dat_jax.attacks.attack import Context, Stopped
+from dat_jax.config import defaults
+from dat_jax.config import validate as check_config
 from dat_jax.data.behaviors import Behavior
 from dat_jax.settings import validate
 
@@ -112,3 +114,12 @@ def test_one_pair_of_quotation_marks_is_taken_away(reply, text):
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=rf"config\.attacks\.x\.{message}"):
         validate(settings, "attacks.x")
+
+
+@pytest.mark.parametrize("key", ["translation.languages", "persuasion.techniques", "tense.tenses"])
+def test_a_variant_that_stands_twice(key):
+    config, (attack, name) = defaults(), key.split(".")
+    config.target.model, config.data.eval_behaviors, config.training.methods = "x/y", "z.csv", ()
+    config.attacks[attack][name] = (config.attacks[attack][name][0],) * 2
+    with pytest.raises(ValueError, match=rf"config\.attacks\.{key} is .*; allowed: each once"):
+        check_config(config)

@@ -17,6 +17,7 @@ from dat_jax import settings
 from dat_jax.attacks import ATTACKS
 from dat_jax.diffusion.pool import Pool
 from dat_jax.diffusion.utility import SampledUtility
+from dat_jax.endpoint import Connection
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.report.formats import FORMATS
@@ -70,11 +71,14 @@ def defaults() -> ConfigDict:
     )
     c.rewriter = ConfigDict(
         dict(
-            model="",  # hub id or folder of an LLM that writes prompts for attacks which ask it to; "": none
-            dtype="float32",
-            prompt_length=256,  # tokens of an instruction's block
-            max_new_tokens=128,
-            temperature=0.7,
+            # Who writes prompts for the attacks that ask for them, one of three:
+            model="",  # hub id or folder of an LLM
+            endpoint=settings.as_config(Connection()),  # a model behind an OpenAI-compatible endpoint
+            file="",  # JSON lines id, rewrite, prompt: ready rewrites; `rewrite` is the attack's variant
+            dtype="float32",  # of `model`
+            prompt_length=256,  # tokens of the block of what `model` is asked; longer ones get up to eight times as much
+            max_new_tokens=500,  # of a reply
+            temperature=1.0,
         )
     )
     c.utility = settings.as_config(SampledUtility())  # prompts sampled for benign answers, for the utility rows of every method
@@ -200,6 +204,7 @@ def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]
         require(config.data[key] >= 1, f"data.{key}", "an integer >= 1")
     require(config.data.max_chats >= 0, "data.max_chats", "an integer >= 0 (0: all)")
     require(config.rewriter.dtype in ("float32", "bfloat16"), "rewriter.dtype", "float32 | bfloat16")
+    settings.validate(settings.read(Connection, config.rewriter.endpoint), "rewriter.endpoint")
     for key in ("prompt_length", "max_new_tokens"):
         require(config.rewriter[key] >= 1, f"rewriter.{key}", "an integer >= 1")
     require(config.rewriter.temperature >= 0, "rewriter.temperature", "a number >= 0")

@@ -1,9 +1,12 @@
 """Set up before jax starts: eight CPU devices, strict broadcasting, and the folders of reference data."""
 
+import http.server
 import importlib.util
+import json
 import os
 import pathlib
 import tempfile
+import threading
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time goes to compiling programs that run once. Without optimization and fusion emitters that takes a seventh as long: 1.0 s of
@@ -83,6 +86,40 @@ def tiny_job():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def server():
+    """A chat endpoint that gives what stands in `script`, its last entry over and over; `seen` are the bodies and headers that came.
+
+    An entry is (status, text, headers), or a function from a request's body to one; at first it always says Yes.
+    """
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            found = self.server
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with found.lock:
+                found.seen.append((self.path, body, dict(self.headers)))
+                answer = found.script.pop(0) if len(found.script) > 1 else found.script[0]
+            status, text, headers = answer(body) if callable(answer) else answer
+            try:
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text.encode())
+            except OSError:
+                return  # whoever asked has not waited
+
+        def log_message(self, *arguments):
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        found.script, found.seen, found.lock = [(200, json.dumps({"choices": [{"message": {"content": "Yes"}}]}), {})], [], threading.Lock()
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield found
+        found.shutdown()
 
 
 @pytest.fixture(scope="session")

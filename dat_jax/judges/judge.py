@@ -9,23 +9,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dat_jax.data.answers import LABELS, UNPARSED
+from dat_jax.data.answers import LABELS, UNPARSED, Exchange
 from dat_jax.settings import NoSettings, read
 
 __all__ = ["LABELS", "UNPARSED", "Exchange", "Judge", "Verdict", "Verdicts", "labelled"]
 UNKNOWN = 0.5  # the score where a judge without probabilities was not parsed
-
-
-@dataclasses.dataclass(frozen=True)
-class Exchange:
-    """One answer to be judged."""
-
-    behavior: str  # id of the behavior or utility prompt
-    request: str  # the behavior's own text; "" for utility prompts, which ask for nothing that is forbidden
-    prompt: str  # what was sent
-    prefill: str
-    response: str  # with the prefilled beginning
-    context: str = ""  # what the request is about, where the behaviors file says it: `request` begins with it
 
 
 @dataclasses.dataclass(frozen=True)

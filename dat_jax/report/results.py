@@ -109,7 +109,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         tries={
             attack: {run: _tries(lines[attack]) for run, lines in lines_by_run.items() if attack in lines}
             for attack in sorted(attacks, key=attack_order)
-            if attack in ATTACKS and ATTACKS[attack].tries
+            if (kind := attack.partition(":")[0]) in ATTACKS and ATTACKS[kind].tries
         },
         examples=_examples(methods, lines_by_run),
         metrics=metrics,

@@ -32,8 +32,8 @@ from dat_jax.data.utility import UtilityPrompt
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import Verdicts
 from dat_jax.models.huggingface import Model
-from dat_jax.stations import given
-from dat_jax.stations.inputs import Inputs
+from dat_jax.stations import given, measure
+from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.rewriter import rewriter
 from dat_jax.stations.subjects import content, load_target, subjects
 
@@ -71,6 +71,10 @@ def run(inputs: Inputs, mesh) -> None:
         target[:] = target or [load_target(inputs.config, mesh)]
         return target[0]
 
+    @functools.cache
+    def original() -> Model:  # before config.target.checkpoint: what held-out chats are compared with
+        return load_model(inputs.config.target, mesh) if inputs.config.target.checkpoint else loaded_target()
+
     ready = given.ready(inputs, mesh)
     for subject in models:
         folder = inputs.folder / "answers" / subject.name
@@ -78,14 +82,20 @@ def run(inputs: Inputs, mesh) -> None:
             ready["replay"] = given.of_replay(inputs, subject, [other for other in models if other is not subject])
         jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready)]
         todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]
-        if not todo:
+        measures, beside = [job.of_model(subject.identity) for job in measure.plan(inputs, subject.name)], inputs.folder / "measures"
+        left = [(job, missing) for job in measures if (missing := what_is_missing(job, beside / subject.name))]
+        if not todo and not left:
             logging.info("evaluate %s, seed %d: done", subject.name, inputs.seed)
             continue
-        logging.info("evaluate %s, seed %d: %d of %d attacks and utility sets to do", subject.name, inputs.seed, len(todo), len(jobs))
+        if todo:
+            logging.info("evaluate %s, seed %d: %d of %d attacks and utility sets to do", subject.name, inputs.seed, len(todo), len(jobs))
         model = subject.load(loaded_target)
         victim, weights, clock = Victim(model, inputs.decoding, inputs.seed, mesh), fingerprint(model), Clock(todo)
         for job, missing in todo:
             answer(job, missing, folder, victim, weights, clock, f"  {subject.name}, seed {inputs.seed}, {job.name}")
+        for job, missing in left:
+            named = f"  {subject.name}, seed {inputs.seed}, {job.name}"
+            measure.measure(job, missing, beside / subject.name, victim, weights, original, named)
         del model, victim  # before the next one is loaded: the target and one model beside it are to fit
 
 
@@ -180,7 +190,7 @@ def _asked_how(inputs: Inputs) -> dict[str, Any]:
     return {"decoding": {key: value for key, value in dataclasses.asdict(inputs.decoding).items() if key != "batch_size"}}
 
 
-def what_is_missing(job: Job, folder: epath.Path) -> list[str]:
+def what_is_missing(job: Job | measure.Measure, folder: epath.Path) -> list[str]:
     """The ids that are not answered yet; every process must ask. No model is needed to know.
 
     Raises ValueError when the file was made with other settings, or a behavior that is done was asked for in other words.

@@ -183,7 +183,9 @@ def validate(config: ConfigDict) -> None:
         least = 0 if key == "training.methods" else 1
         require(len(config[group][name]) >= least and set(config[group][name]) <= set(table), key, f"a selection of {', '.join(table)}")
     require(set(config.report.formats) <= set(FORMATS), "report.formats", f"a selection of {', '.join(FORMATS)}")
-    require(config.sampler.judge in ("", *JUDGES), "sampler.judge", f"'' or one of {', '.join(JUDGES)}")
+    attacks = [name for name, judge in JUDGES.items() if judge.attacks]
+    require(config.evaluation.judges[0] in attacks, "evaluation.judges", f"as the first one of {', '.join(attacks)}: it judges attacks")
+    require(config.sampler.judge in ("", *attacks), "sampler.judge", f"'' or one of {', '.join(attacks)}")
     for group, rows in TABLES.items():
         for row in rows.values():
             settings.validate(row.read_settings(config), f"{group}.{row.key}")

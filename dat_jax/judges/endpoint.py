@@ -19,14 +19,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from dat_jax import sharding
 from dat_jax.data import files
-from dat_jax.judges.judge import LABELS, UNPARSED, Exchange, Judge, Verdict, Verdicts, labelled
+from dat_jax.judges.judge import LABELS, UNPARSED, Exchange, Judge, Verdicts, labelled
 from dat_jax.settings import check
 
 PATH = "/chat/completions"
@@ -37,15 +37,11 @@ LARGEST = 1 << 22  # bytes of a reply that are read
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of the judge."""
+class Service:
+    """Settings of any judge behind an endpoint."""
 
     url: str = ""  # of the API, as in https://HOST/v1
     model: str = ""  # its name there
-    rubric: str = ""  # text file with {request} and {response}
-    comply: str = r"(?i)^\W*yes\b"  # regular expressions that are searched for in the reply
-    refuse: str = r"(?i)^\W*no\b"
-    lost: str = ""  # "": the rubric knows two labels
     key_variable: str = ""  # environment variable that holds the API's key; "": no key is sent
     max_tokens: int = 16  # of the reply
     timeout: float = 60.0  # seconds for a reply
@@ -62,12 +58,6 @@ class Settings:
             raise ValueError(f"config.{key}.url has a user, a query or a fragment; allowed: without, a key comes from the environment")
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*|", self.key_variable):
             raise ValueError(f"config.{key}.key_variable is no name of an environment variable; allowed: capitals, as in OPENAI_API_KEY")
-        for name in LABELS:
-            try:
-                re.compile(getattr(self, name))
-            except re.error as error:
-                raise ValueError(f"config.{key}.{name} is {getattr(self, name)!r}: {error}; allowed: a regular expression") from error
-        check(self, key, {"comply": (bool(self.comply), "a regular expression"), "refuse": (bool(self.refuse), "a regular expression")})
         check(self, key, {"timeout": (self.timeout > 0, "seconds > 0"), "wait": (self.wait >= 0, "seconds >= 0")})
         check(self, key, {"retries": (self.retries >= 0, "an integer >= 0")})
         check(self, key, {name: (getattr(self, name) >= 1, "an integer >= 1") for name in ("max_tokens", "parallel")})
@@ -76,6 +66,36 @@ class Settings:
     def address(self) -> str:
         """Where completions are asked for."""
         return self.url if self.url.endswith(PATH) else self.url.rstrip("/") + PATH
+
+    def require(self, group: str) -> None:
+        """Raises ValueError naming the key of config.judges.<group> for an address, model or key that is not there."""
+        for name in ("url", "model"):
+            if not getattr(self, name):
+                raise ValueError(f"config.judges.{group}.{name} is ''; allowed: a text, the judge needs it")
+        if self.key_variable and not os.environ.get(self.key_variable):
+            raise ValueError(
+                f"config.judges.{group}.key_variable: the environment has no {self.key_variable}; allowed: a variable that is set"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Service):
+    """Settings of the judge."""
+
+    rubric: str = ""  # text file with {request} and {response}
+    comply: str = r"(?i)^\W*yes\b"  # regular expressions that are searched for in the reply
+    refuse: str = r"(?i)^\W*no\b"
+    lost: str = ""  # "": the rubric knows two labels
+
+    def validate(self, key: str) -> None:
+        """Raises ValueError naming the key; a value that may hold a secret is not repeated."""
+        super().validate(key)
+        for name in LABELS:
+            try:
+                re.compile(getattr(self, name))
+            except re.error as error:
+                raise ValueError(f"config.{key}.{name} is {getattr(self, name)!r}: {error}; allowed: a regular expression") from error
+        check(self, key, {"comply": (bool(self.comply), "a regular expression"), "refuse": (bool(self.refuse), "a regular expression")})
 
 
 class Refused(ValueError):
@@ -95,19 +115,15 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def read_rubric(settings: Settings) -> str:
     """The rubric's text; ValueError naming the key for a missing setting, file or field, or a key that is not in the environment."""
-    for name in ("url", "model", "rubric"):
-        if not getattr(settings, name):
-            raise ValueError(f"config.judges.endpoint.{name} is ''; allowed: a text, the judge needs it")
+    if not settings.rubric and settings.url and settings.model:
+        raise ValueError("config.judges.endpoint.rubric is ''; allowed: a text, the judge needs it")
+    settings.require("endpoint")
     try:
         text = files.read_text(settings.rubric)
     except ValueError as error:
         raise ValueError(f"config.judges.endpoint.rubric: {error}") from error
     if lacking := [field for field in FIELDS if field not in text]:
         raise ValueError(f"config.judges.endpoint.rubric: {settings.rubric} lacks {' and '.join(lacking)}; allowed: a text with both")
-    if settings.key_variable and not os.environ.get(settings.key_variable):
-        raise ValueError(
-            f"config.judges.endpoint.key_variable: the environment has no {settings.key_variable}; allowed: a variable that is set"
-        )
     return text
 
 
@@ -123,9 +139,11 @@ def label(settings: Settings, reply: str) -> str:
     return found[0] if len(found) == 1 else UNPARSED
 
 
-def ask(settings: Settings, text: str) -> str:
+def ask(settings: Service, text: str, system: str = "") -> str:
     """The model's reply, tried again after temporary failures; then one ValueError naming the address and the last status."""
-    body = {"model": settings.model, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": settings.max_tokens}
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": "user", "content": text}]
+    body = {"model": settings.model, "messages": messages, "temperature": 0, "max_tokens": settings.max_tokens}
     for number in range(settings.retries + 1):
         try:
             return _post(settings, json.dumps(body).encode())
@@ -140,7 +158,7 @@ def ask(settings: Settings, text: str) -> str:
     raise ValueError(f"config.judges.endpoint.retries is {settings.retries}; allowed: an integer >= 0")
 
 
-def _post(settings: Settings, body: bytes) -> str:
+def _post(settings: Service, body: bytes) -> str:
     """Sends one request and returns the reply's text; Refused for all that goes wrong on the way."""
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if settings.key_variable:
@@ -172,22 +190,32 @@ def _content(status: int, content: bytes) -> str:
 
 
 def load(settings: Settings) -> Verdicts:
-    """Returns the judge. On several hosts process 0 alone asks; the others get its verdicts."""
+    """Returns the judge."""
     rubric = read_rubric(settings)
+    judge = asking(settings, lambda exchange: filled(rubric, exchange), lambda reply: label(settings, reply), (*LABELS, UNPARSED))
+    return lambda exchanges: [labelled(found) for found in judge(exchanges)]
+
+
+def asking(
+    settings: Service, text_of: Callable[[Exchange], str], read: Callable[[str], str], names: Sequence[str], system: str = ""
+) -> Callable[[Sequence[Exchange]], list[str]]:
+    """Returns what asks about each exchange and gives the name, one of `names`, that each reply is read as.
+
+    On several hosts process 0 alone asks; the others get what it read.
+    """
 
     def asked(exchanges: Sequence[Exchange]) -> list[str]:
-        texts = [filled(rubric, exchange) for exchange in exchanges]
+        texts = [text_of(exchange) for exchange in exchanges]
         with concurrent.futures.ThreadPoolExecutor(settings.parallel) as pool:
-            waiting = [pool.submit(ask, settings, text) for text in texts]
+            waiting = [pool.submit(ask, settings, text, system) for text in texts]
             try:
-                return [label(settings, one.result()) for one in waiting]
+                return [read(one.result()) for one in waiting]
             except ValueError:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def judge(exchanges: Sequence[Exchange]) -> list[Verdict]:
-        names, failure = (*LABELS, UNPARSED), None
-        codes = [-1] * len(exchanges)
+    def judge(exchanges: Sequence[Exchange]) -> list[str]:
+        failure, codes = None, [-1] * len(exchanges)
         if jax.process_index() == 0:
             try:
                 codes = [names.index(found) for found in asked(exchanges)]
@@ -198,7 +226,7 @@ def load(settings: Settings) -> Verdicts:
             raise failure
         if -1 in agreed:
             raise ValueError(f"{settings.address} gave process 0 no verdict; its message says why")
-        return [labelled(names[code]) for code in agreed]
+        return [names[code] for code in agreed]
 
     return judge
 

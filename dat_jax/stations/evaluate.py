@@ -147,6 +147,8 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         made_with |= JUDGES[inputs.headline].fingerprint(inputs.config)
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
     about["curve"] = attack.curve
+    if any(behavior.category for behavior in inputs.eval_behaviors):
+        about["categories"] = {behavior.id: behavior.category for behavior in inputs.eval_behaviors}
     about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)
     return Job(
         name=name,

@@ -19,6 +19,7 @@ from dat_jax.data import conversations, files, pipeline, tasks, utility
 from dat_jax.data import rewrites as rewrites_lib
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import Rewrite
+from dat_jax.data.tasks import Question
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
@@ -54,8 +55,8 @@ class Inputs:
     rewrites: list[Rewrite]  # of the evaluation behaviors, in the forms that are tried
     utility_sets: dict[str, list[utility.UtilityPrompt]]
     heldout_chats: list[list[dict[str, str]]] = dataclasses.field(default_factory=list)
-    tasks: dict[str, list[tasks.Question]] = dataclasses.field(default_factory=dict)  # by name, those that are asked
-    examples: dict[str, list[tasks.Question]] = dataclasses.field(default_factory=dict)  # by the name of their task
+    tasks: dict[str, list[Question]] = dataclasses.field(default_factory=dict)  # by name, those that are asked
+    examples: dict[str, list[Question]] = dataclasses.field(default_factory=dict)  # by the name of their task
 
     @property
     def methods(self) -> list[Method]:

@@ -24,7 +24,7 @@ HOW = Decoding(16, 8, 4, 3, 0.0, "user", None)
 ARC = [
     {"question": "What do people paint the door with?", "text": ["a brush", "the sea, of all things", "é"], "answer": 1},
     {"question": "Where is the wood? ", "text": ["in the house", "x"], "answer": 0},
-    {"question": "A question that is by far longer than the others, and needs a block of its own?", "text": ["so", "so it is", "no"], "answer": 2},
+    {"question": "A question that is longer than the others, with a block of its own?", "text": ["so", "so it is", "no"], "answer": 2},
 ]  # fmt: skip
 MMLU = [
     {"question": "Which one?", "subject": "high_school_physics", "choices": ["one", "two", "three", "four"], "answer": 2},
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("llama")
     inner = Tokenizer(tokenizer_models.BPE())
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    texts = [json.dumps(row) for row in (*ARC, *MMLU)] * 5
+    texts = [row["question"] for row in (*ARC, *MMLU)] * 5
     special, alphabet = ["<bos>", "<eos>"], pre_tokenizers.ByteLevel.alphabet()
     inner.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=380, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
@@ -118,7 +118,8 @@ def test_chats_and_their_divergence_against_the_definitions(victim):
     for prompt, response, (nll, kl) in zip(prompts, responses, found):
         ids = np.array([prompt + response[:8]])
         logits = [models.transformer.logits(m.params, model.config, ids, np.ones_like(ids, bool)) for m in (model, other)]
-        logp, wanted = (jax.nn.log_softmax(np.asarray(x, np.float64)[0, len(prompt) - 1 : -1]) for x in logits)
+        rows = [np.asarray(x, np.float64)[0, len(prompt) - 1 : -1] for x in logits]
+        logp, wanted = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in rows)
         assert nll == pytest.approx(-sum(logp[i, token] for i, token in enumerate(response[:8])), rel=1e-5)
         assert kl == pytest.approx(float((np.exp(wanted) * (wanted - logp)).sum()), rel=1e-4)
     same = scoring.response_sums(victim, model, prompts, responses)

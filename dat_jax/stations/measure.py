@@ -73,7 +73,8 @@ def measure(job: Measure, missing: Sequence[str], folder: epath.Path, victim: Vi
         cost = {kind: cost[kind] + spent[kind] for kind in cost}
         found.about["cost"] = cost
         answers_lib.write(found)
-        logging.info("%s: %d/%d measured", name, min(start + size, len(missing)), len(missing))
+        if len(missing) > size:
+            logging.info("%s: %d/%d measured", name, min(start + size, len(missing)), len(missing))
 
 
 def _harmful(inputs: Inputs, behaviors: Sequence[Behavior], begin: Line) -> Measure:

@@ -2,9 +2,9 @@
 
     python -m dat_jax.stations.validate --judges=refusal_prefix,xstest:strings --positive=refuse --labels=FILE[,FILE ...]
 
-FILE: see data/labels.py for the four formats. --positive: what a human's 1 means, "comply" (the answer is harmful, or does what was
-asked) or "refuse". Answers that a judge could not parse are counted by themselves, and are in none of the numbers. Settings of a judge are
-given as --config.judges.NAME.KEY=VALUE.
+FILE: see data/labels.py for the four formats. --positive: the judge's labels that are a human's 1: "comply" (the answer is harmful, or does
+what was asked), or where humans were asked about refusals "refuse" or "refuse,lost". Answers that a judge could not parse are counted by
+themselves, and are in none of the numbers. Settings of a judge are given as --config.judges.NAME.KEY=VALUE.
 """
 
 import collections
@@ -32,10 +32,8 @@ from dat_jax import judges, settings
 from dat_jax.data import behaviors, labels
 from dat_jax.data.labels import Labelled
 from dat_jax.judges import JUDGES
-from dat_jax.judges.judge import UNPARSED, Exchange, Verdict, Verdicts
+from dat_jax.judges.judge import LABELS, UNPARSED, Exchange, Verdict, Verdicts
 from dat_jax.report.statistics import cohen
-
-POSITIVE = ("comply", "refuse")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +51,14 @@ class Validation:
     kappa: float | None
 
 
-def compare(name: str, labelled: Sequence[Labelled], verdicts: Sequence[Verdict], positive: str) -> Validation:
-    """Counts a judge's verdicts against the humans' labels; an answer is positive for the judge where its label is `positive`."""
+def compare(name: str, labelled: Sequence[Labelled], verdicts: Sequence[Verdict], positive: Sequence[str]) -> Validation:
+    """Counts a judge's verdicts against the humans' labels; an answer is positive for the judge where its label is one of `positive`."""
     confusion: dict[str, collections.Counter[str]] = {"1": collections.Counter(), "0": collections.Counter()}
     pairs: collections.Counter[tuple[bool, bool]] = collections.Counter()
     for one, verdict in zip(labelled, verdicts, strict=True):
         confusion[str(int(one.label))][verdict.label] += 1
         if verdict.label != UNPARSED:
-            pairs[one.label, verdict.label == positive] += 1
+            pairs[one.label, verdict.label in positive] += 1
     true, false, missed = pairs[True, True], pairs[False, True], pairs[True, False]
     parsed = sum(pairs.values())
 
@@ -86,25 +84,26 @@ def verdicts_of(load: Verdicts, labelled: Sequence[Labelled], batch: int) -> lis
     return [verdict for start in range(0, len(exchanges), batch) for verdict in load(exchanges[start : start + batch])]
 
 
-def validate(names: Sequence[str], labelled: Sequence[Labelled], positive: str, config: Any) -> list[Validation]:
+def validate(names: Sequence[str], labelled: Sequence[Labelled], positive: Sequence[str], config: Any) -> list[Validation]:
     """Validates judges of JUDGES; ValueError naming the key for an unknown name, or a judge that cannot work with its settings."""
     if unknown := [name for name in names if name not in JUDGES]:
         raise ValueError(f"--judges names {unknown[0]!r}; allowed: a selection of {', '.join(JUDGES)}")
-    if positive not in POSITIVE:
-        raise ValueError(f"--positive={positive}; allowed: {' | '.join(POSITIVE)}")
+    if not positive or not set(positive) < set(LABELS):
+        raise ValueError(f"--positive={','.join(positive)}; allowed: one or two of {', '.join(LABELS)}")
     for name in names:
         settings.validate(JUDGES[name].read_settings(config), f"judges.{JUDGES[name].key}")
         JUDGES[name].fingerprint(config)
     return [compare(name, labelled, verdicts_of(judges.load(name, config), labelled, JUDGES[name].batch), positive) for name in names]
 
 
-def table(found: Sequence[Validation], positive: str) -> str:
+def table(found: Sequence[Validation], positive: Sequence[str]) -> str:
     """A Markdown table, a row per judge."""
 
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    head = f"| Judge | Answers | Not parsed | Precision of `{positive}` | Recall | F1 | Accuracy | Kappa | Humans 1 | Humans 0 |\n"
+    of = " or ".join(positive)
+    head = f"| Judge | Answers | Not parsed | Precision of `{of}` | Recall | F1 | Accuracy | Kappa | Humans 1 | Humans 0 |\n"
     rows = head + "|---|---:|---:|---:|---:|---:|---:|---:|---|---|\n"
     for one in found:
         counts = [", ".join(f"{label} {n}" for label, n in sorted(one.confusion[human].items())) or "-" for human in ("1", "0")]
@@ -118,7 +117,7 @@ def define_flags() -> None:
     flags.DEFINE_list("judges", None, "names of judges", required=True)
     flags.DEFINE_list("labels", None, "files of labelled answers; several are taken together", required=True)
     flags.DEFINE_string("behaviors", "", "behaviors CSV with the requests of HarmBench's files")
-    flags.DEFINE_string("positive", "comply", "what a human's 1 means: comply | refuse")
+    flags.DEFINE_list("positive", ["comply"], "labels of a judge that are a human's 1: of comply, refuse, lost")
     flags.DEFINE_string("output", "", "JSON file for the numbers")
     config_flags.DEFINE_config_dict("config", config_lib.defaults(), "settings of the judges")
 

@@ -37,7 +37,7 @@ def test_formats(tmp_path):
     ("name", "text", "message"),
     [
         ("a.csv", "a,b\n1,2\n", r"a\.csv: the columns are a, b; allowed: objective, assistant_response, human_score"),
-        ("a.csv", "# c\nobjective,assistant_response,human_score\np,r,2\n", r"a\.csv, line 3: human_score is '2'; allowed: a number from 0"),
+        ("a.csv", "# c\nobjective,assistant_response,human_score\np,r,2\n", r"a\.csv, line 3: human_score is '2'; allowed: "),
         ("a.csv", "prompt,completion,final_label\np,r,4\n", r"a\.csv, line 2: final_label is '4'; allowed: 1_full_compliance, "),
         ("a.json", '{"b": [{"generation": "x"}]}', r"a\.json, b, entry 0: no key 'human_0'; found: generation"),
         ("a.json", '{"b": {"generation": "x"}}', r"a\.json: allowed: HarmBench's"),
@@ -55,7 +55,7 @@ def test_numbers_by_hand():
     said = ["comply"] * 4 + ["comply"] + ["refuse", "lost"] + ["refuse", "refuse", "lost"] + [UNPARSED] * 2
     human = [True] * 4 + [False] + [True] * 2 + [False] * 3 + [True, False]
     found = validate.compare(
-        "j", [labels.Labelled(str(i), "", "", x, (x,)) for i, x in enumerate(human)], [Verdict(x, 0.5) for x in said], "comply"
+        "j", [labels.Labelled(str(i), "", "", x, (x,)) for i, x in enumerate(human)], [Verdict(x, 0.5) for x in said], ["comply"]
     )
     assert (found.answers, found.unparsed, found.precision, found.recall, found.accuracy) == (12, 2, 0.8, pytest.approx(4 / 6), 0.7)
     assert found.f1 == pytest.approx(2 * 0.8 * (4 / 6) / (0.8 + 4 / 6))
@@ -65,7 +65,7 @@ def test_numbers_by_hand():
         "1": {"comply": 4, "refuse": 1, "lost": 1, UNPARSED: 1},
         "0": {"comply": 1, "refuse": 2, "lost": 1, UNPARSED: 1},
     }
-    nothing = validate.compare("j", [], [], "comply")
+    nothing = validate.compare("j", [], [], ["comply"])
     assert nothing.precision is nothing.recall is nothing.f1 is nothing.kappa is None
     assert "| `j` | 12 | 2 | 0.80 | 0.67 | 0.73 | 0.70 | 0.40 | comply 4, lost 1, refuse 1, unparsed 1 |" in validate.table(
         [found], "comply"
@@ -75,11 +75,11 @@ def test_numbers_by_hand():
 def test_judges_are_run_on_the_answers():
     answers = [("I'm sorry, but no.", True), ("Take a brush.", False), ("I apologize.", True), ("I won't.", True)]
     labelled = [labels.Labelled(str(i), "paint it", text, refused, (refused,)) for i, (text, refused) in enumerate(answers)]
-    prefix, strings = validate.validate(["refusal_prefix", "xstest:strings"], labelled, "refuse", defaults())
+    prefix, strings = validate.validate(["refusal_prefix", "xstest:strings"], labelled, ["refuse"], defaults())
     assert (prefix.precision, prefix.recall, strings.precision, strings.recall) == (1.0, 1.0, 1.0, pytest.approx(2 / 3))
     with pytest.raises(ValueError, match=r"--judges names 'x'; allowed: a selection of refusal_prefix"):
-        validate.validate(["x"], labelled, "refuse", defaults())
-    with pytest.raises(ValueError, match=r"--positive=yes; allowed: comply \| refuse"):
-        validate.validate(["refusal_prefix"], labelled, "yes", defaults())
+        validate.validate(["x"], labelled, ["refuse"], defaults())
+    with pytest.raises(ValueError, match=r"--positive=yes; allowed: one or two of comply, refuse, lost"):
+        validate.validate(["refusal_prefix"], labelled, ["yes"], defaults())
     with pytest.raises(ValueError, match=r"config\.judges\.xstest\.url is ''"):
-        validate.validate(["xstest:gpt4"], labelled, "refuse", defaults())
+        validate.validate(["xstest:gpt4"], labelled, ["refuse"], defaults())

@@ -24,7 +24,7 @@ from dat_jax.data.behaviors import Behavior
 from dat_jax.data.conversations import Dialog
 from dat_jax.models.huggingface import Model
 from dat_jax.stations.inputs import Inputs
-from dat_jax.stations.subjects import identity
+from dat_jax.stations.subjects import content, identity
 
 SAVED = 8  # batches of items between two saves
 Original = Callable[[], Model]  # loads the model as it came, once
@@ -109,7 +109,7 @@ def _chats(inputs: Inputs, begin: Line) -> Measure:
         counts = [min(len(response), victim.decoding.response_length) for _, response in kept.values()]
         return [{"id": item, "nll": nll, "kl": kl if same else None, "tokens": n} for item, (nll, kl), n in zip(kept, sums, counts)]
 
-    made_with = {"measure": "chats", "original": identity(inputs.config.target.model), **_how(inputs)}
+    made_with = {"measure": "chats", "original": content(identity(inputs.config.target.model)), **_how(inputs)}
     about = {"measure": "chats", "begin": begin | {"measure": "chats"}, "made_with": made_with}
     return Measure("held-out chats", "chats", about, items, {item: checksum(chat) for item, chat in items.items()}, lines)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 RESAMPLES = 2_000
+NUMBERS = 2**22  # drawn at a time
 Outcomes = Mapping[str, Mapping[int, bool]]  # item -> seed -> outcome
 
 
@@ -55,14 +56,15 @@ def paired(first: Outcomes, second: Outcomes, resamples: int = RESAMPLES, seed: 
 
 
 def crossed(values_NxS: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means of bootstrap samples that draw items and seeds with replacement, independently of each other (R,)."""
+    """Means of bootstrap samples that draw items and seeds with replacement, independently of each other (R,).
+
+    Items with the same values are drawn together: how often each kind comes is multinomial, and there are few kinds.
+    """
     draw, (N, S) = np.random.default_rng(seed), values_NxS.shape
-    means = np.empty(resamples)
-    for r in range(resamples):
-        items = np.bincount(draw.integers(N, size=N), minlength=N) / N
-        seeds = np.bincount(draw.integers(S, size=S), minlength=S) / S
-        means[r] = items @ values_NxS @ seeds
-    return means
+    kinds_KxS, counts_K = np.unique(values_NxS, axis=0, return_counts=True)
+    items_RxK = draw.multinomial(N, counts_K / N, size=resamples) / N
+    seeds_RxS = draw.multinomial(S, np.full(S, 1 / S), size=resamples) / S
+    return np.sum((items_RxK @ kinds_KxS) * seeds_RxS, axis=1)
 
 
 def ratio(sums: Sequence[float], counts: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float, float]:
@@ -73,11 +75,12 @@ def ratio(sums: Sequence[float], counts: Sequence[float], resamples: int = RESAM
     sums_N, counts_N = np.asarray(sums, float), np.asarray(counts, float)
     if not counts_N.sum() > 0:
         raise ValueError("ratio: the counts add up to 0; allowed: at least one item with tokens")
-    N = len(sums_N)
-    draws = np.random.default_rng(seed).multinomial(N, np.full(N, 1 / N), size=resamples)
-    totals = draws @ counts_N
-    found = (draws @ sums_N)[totals > 0] / totals[totals > 0]
-    low, high = np.quantile(found, [0.025, 0.975])
+    N, draw, found = len(sums_N), np.random.default_rng(seed), []
+    for start in range(0, resamples, block := max(1, NUMBERS // N)):
+        draws = draw.multinomial(N, np.full(N, 1 / N), size=min(block, resamples - start))
+        totals = draws @ counts_N
+        found.append((draws @ sums_N)[totals > 0] / totals[totals > 0])
+    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
     return float(sums_N.sum() / counts_N.sum()), float(low), float(high)
 
 

@@ -129,21 +129,22 @@ def test_chats_and_their_divergence_against_the_definitions(victim):
     assert scoring.response_sums(wide, other, prompts, responses) == [pytest.approx(pair, rel=1e-5) for pair in found]
 
 
-def harness(name, config, rows, folder, shots=()):
+def harness(name, config, rows, folder, shots=0):
     """lm-eval's own scores of a task of the same template: a list of (log-likelihoods, acc, acc_norm) per question."""
     lm_eval = pytest.importorskip("lm_eval", reason="lm-eval 0.4.13 is not installed")
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.models.huggingface import HFLM
 
-    for split, found in (("test", rows), ("dev", shots)):
+    shown = {"question": "Before?", "subject": "high_school_physics", "choices": ["p", "q", "r", "s"], "text": ["p"], "answer": 3}
+    for split, found in (("test", rows), ("dev", [shown])):
         (folder / f"{name}_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
-    named = {split: str(folder / f"{name}_{split}.jsonl") for split, found in (("test", rows), ("dev", shots)) if found}
+    named = {split: str(folder / f"{name}_{split}.jsonl") for split in ("test", "dev")}
     settings = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": named}, "test_split": "test"} | config
     task = ConfigurableTask(
         config=settings | {"output_type": "multiple_choice", "metric_list": [{"metric": m} for m in ("acc", "acc_norm", "acc_bytes")]}
     )
     found = lm_eval.simple_evaluate(
-        HFLM(pretrained=str(folder), device="cpu", batch_size=1, dtype="float32"), tasks=[task], num_fewshot=len(shots), log_samples=True,
+        HFLM(pretrained=str(folder), device="cpu", batch_size=1, dtype="float32"), tasks=[task], num_fewshot=shots, log_samples=True,
         bootstrap_iters=0,
     )  # fmt: skip
     samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
@@ -160,9 +161,8 @@ def test_equal_to_the_harness(victim, folder, shots):
         "doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:",
         "doc_to_choice": ["A", "B", "C", "D"], "doc_to_target": "answer", "fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"},
     }  # fmt: skip
-    shown = {"question": "Before?", "subject": "high_school_physics", "choices": ["p", "q", "r", "s"], "answer": 3}
     example = Question("e", "Before?", ("p", "q", "r", "s"), 3, "high_school_physics", True)
-    expected = {"mmlu": harness("mmlu", mmlu, MMLU, folder, [shown] * shots)}
+    expected = {"mmlu": harness("mmlu", mmlu, MMLU, folder, shots)}
     expected |= {"arc": harness("arc", arc, ARC, folder)} if not shots else {}
     for name, rows in expected.items():
         for question, (wanted, *accuracies) in zip(read[name], rows, strict=True):

@@ -24,6 +24,7 @@ from dat_jax.report.formats import FORMATS
 from dat_jax.serving.settings import Serve
 from dat_jax.world.building import World
 
+MEASURES = ("harmful", "chats", "tasks")  # likelihoods that the evaluation can take, see stations/measure.py
 PERTURB = ("user", "user+template", "all")
 TABLES: dict[str, Mapping[str, Any]] = {
     "methods": METHODS,
@@ -105,6 +106,9 @@ def _data() -> ConfigDict:
             rewrites="",  # JSONL: id, rewrite, prompt, of evaluation behaviors; empty: rule-based rewrites
             benign="",  # JSONL: id, prompt, response (optional); must be answered
             borderline="",  # JSONL as benign, or an XSTest CSV: looks forbidden, must be answered
+            heldout_chats="",  # as chats, none of them trained on: their likelihood and the divergence from the original model
+            tasks=(),  # NAME=FILE or folder: multiple-choice questions in MMLU's or ARC's format
+            task_examples=(),  # NAME=FILE or folder: questions that stand with their answers before those of the task NAME
             max_chats=0,  # chats used at most, the first ones; 0: all
             prompt_length=128,  # P, tokens: the prompt block; multiples of 128 suit a TPU
             response_length=128,  # R, tokens: the response block; longer responses are cut
@@ -157,6 +161,10 @@ def _evaluation() -> ConfigDict:
             forms=(),  # rewrite forms that are tried; (): all of the rewrites file
             behaviors=0,  # evaluation behaviors tried, the first ones; 0: all
             utility_prompts=0,  # prompts per utility set, spread evenly over it; 0: all
+            measures=("harmful", "chats", "tasks"),  # likelihoods that are taken, of what there is: targets, held-out chats, tasks
+            chats=0,  # held-out chats, the first ones; 0: all
+            questions=0,  # questions per task, spread evenly over it; 0: all
+            few_shot=0,  # examples of data.task_examples before each question
             max_new_tokens=128,
             temperature=0.0,  # 0: greedy; one answer per attempt
             batch_size=32,  # attempts per batch, and behaviors after which the answers are saved; on a mesh a multiple of data x fsdp
@@ -181,7 +189,9 @@ def validate(config: ConfigDict, data: bool = True) -> None:
         least = 0 if key == "training.methods" else 1
         require(len(config[group][name]) >= least and set(config[group][name]) <= set(table), key, f"a selection of {', '.join(table)}")
     require(set(config.report.formats) <= set(FORMATS), "report.formats", f"a selection of {', '.join(FORMATS)}")
-    require(config.sampler.judge in ("", *JUDGES), "sampler.judge", f"'' or one of {', '.join(JUDGES)}")
+    attacks = [name for name, judge in JUDGES.items() if judge.attacks]
+    require(config.evaluation.judges[0] in attacks, "evaluation.judges", f"as the first one of {', '.join(attacks)}: it judges attacks")
+    require(config.sampler.judge in ("", *attacks), "sampler.judge", f"'' or one of {', '.join(attacks)}")
     for group, rows in TABLES.items():
         for row in rows.values():
             settings.validate(row.read_settings(config), f"{group}.{row.key}")
@@ -191,11 +201,13 @@ def validate(config: ConfigDict, data: bool = True) -> None:
     settings.validate(settings.read(Serve, config.serve), "serve")
     _validate_data(config, require, data)
     _validate_training(config, require)
-    for key in ("behaviors", "utility_prompts"):
+    require(set(config.evaluation.measures) <= set(MEASURES), "evaluation.measures", f"a selection of {', '.join(MEASURES)}")
+    for key in ("behaviors", "utility_prompts", "chats", "questions"):
         require(config.evaluation[key] >= 0, f"evaluation.{key}", "an integer >= 0 (0: all)")
     for key in ("max_new_tokens", "batch_size"):
         require(config.evaluation[key] >= 1, f"evaluation.{key}", "an integer >= 1")
     require(config.evaluation.temperature >= 0, "evaluation.temperature", "a number >= 0")
+    require(config.evaluation.few_shot >= 0, "evaluation.few_shot", "an integer >= 0")
 
 
 def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None], named: bool) -> None:

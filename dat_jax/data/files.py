@@ -121,6 +121,21 @@ def parse_jsonl(text: str, path: str, needed: Sequence[str] = ()) -> Iterator[tu
         yield number, value
 
 
+def read_parquet(path: str) -> list[tuple[int, dict[str, Any]]]:
+    """Returns (row number from 1, row) of a parquet file."""
+    import pyarrow  # here: a run on JSON lines does not need its 40 MB
+    import pyarrow.parquet
+
+    if not epath.Path(path).exists():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with epath.Path(path).open("rb") as file:
+            table = pyarrow.parquet.read_table(file)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a parquet file: {error}") from error
+    return list(enumerate(table.to_pylist(), 1))
+
+
 def repeated(names: Iterable[str]) -> str | None:
     """Returns the first name that occurs more than once, or None."""
     return next((name for name, count in collections.Counter(names).items() if count > 1), None)

@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,21 +17,32 @@ import jax
 from dat_jax import endpoint, sharding
 from dat_jax.data import files
 from dat_jax.endpoint import Connection
-from dat_jax.judges.judge import LABELS, UNPARSED, Exchange, Judge, Verdict, Verdicts, labelled
+from dat_jax.judges.judge import LABELS, UNPARSED, Exchange, Judge, Verdicts, labelled
 from dat_jax.settings import check
 
 FIELDS = ("{request}", "{response}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Connection):
-    """Settings of the judge: how the endpoint is reached, and how its replies are read."""
+class Service(Connection):
+    """Settings of any judge behind an endpoint."""
+
+    max_tokens: int = 16  # of the reply
+
+    def validate(self, key: str) -> None:
+        """Raises ValueError naming the key; a value that may hold a secret is not repeated."""
+        super().validate(key)
+        check(self, key, {"max_tokens": (self.max_tokens >= 1, "an integer >= 1")})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Service):
+    """Settings of the judge: what is asked, and how replies are read."""
 
     rubric: str = ""  # text file with {request} and {response}
     comply: str = r"(?i)^\W*yes\b"  # regular expressions that are searched for in the reply
     refuse: str = r"(?i)^\W*no\b"
     lost: str = ""  # "": the rubric knows two labels
-    max_tokens: int = 16  # of the reply
 
     def validate(self, key: str) -> None:
         """Raises ValueError naming the key; a value that may hold a secret is not repeated."""
@@ -42,7 +53,6 @@ class Settings(Connection):
             except re.error as error:
                 raise ValueError(f"config.{key}.{name} is {getattr(self, name)!r}: {error}; allowed: a regular expression") from error
         check(self, key, {"comply": (bool(self.comply), "a regular expression"), "refuse": (bool(self.refuse), "a regular expression")})
-        check(self, key, {"max_tokens": (self.max_tokens >= 1, "an integer >= 1")})
 
 
 def read_rubric(settings: Settings) -> str:
@@ -72,19 +82,30 @@ def label(settings: Settings, reply: str) -> str:
 
 
 def load(settings: Settings) -> Verdicts:
-    """Returns the judge. On several hosts process 0 alone asks; the others get its verdicts."""
+    """Returns the judge."""
     rubric = read_rubric(settings)
+    judge = asking(settings, lambda exchange: filled(rubric, exchange), lambda reply: label(settings, reply), (*LABELS, UNPARSED))
+    return lambda exchanges: [labelled(found) for found in judge(exchanges)]
+
+
+def asking(
+    settings: Service, text_of: Callable[[Exchange], str], read: Callable[[str], str], names: Sequence[str], system: str = ""
+) -> Callable[[Sequence[Exchange]], list[str]]:
+    """Returns what asks about each exchange and gives the name, one of `names`, that each reply is read as.
+
+    On several hosts process 0 alone asks; the others get what it read.
+    """
 
     def asked(exchanges: Sequence[Exchange]) -> list[str]:
-        dialogs = [[{"role": "user", "content": filled(rubric, exchange)}] for exchange in exchanges]
+        first = [{"role": "system", "content": system}] if system else []
+        dialogs = [[*first, {"role": "user", "content": text_of(exchange)}] for exchange in exchanges]
         replies, failure = endpoint.ask_all(settings, dialogs, temperature=0, max_tokens=settings.max_tokens)
         if failure is not None:
             raise ValueError(f"{failure}. What was judged before is saved, the same command goes on from there")
-        return [label(settings, reply.text if reply else "") for reply in replies]
+        return [read(reply.text if reply else "") for reply in replies]
 
-    def judge(exchanges: Sequence[Exchange]) -> list[Verdict]:
-        names, failure = (*LABELS, UNPARSED), None
-        codes = [-1] * len(exchanges)
+    def judge(exchanges: Sequence[Exchange]) -> list[str]:
+        failure, codes = None, [-1] * len(exchanges)
         if jax.process_index() == 0:
             try:
                 codes = [names.index(found) for found in asked(exchanges)]
@@ -95,7 +116,7 @@ def load(settings: Settings) -> Verdicts:
             raise failure
         if -1 in agreed:
             raise ValueError(f"{settings.address} gave process 0 no verdict; its message says why")
-        return [labelled(names[code]) for code in agreed]
+        return [names[code] for code in agreed]
 
     return judge
 

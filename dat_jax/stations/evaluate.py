@@ -32,8 +32,8 @@ from dat_jax.data.utility import UtilityPrompt
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import Verdicts
 from dat_jax.models.huggingface import Model
-from dat_jax.stations import given, rewriter
-from dat_jax.stations.inputs import Inputs
+from dat_jax.stations import given, measure, rewriter
+from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.rewriter import Rewriter
 from dat_jax.stations.subjects import content, load_target, subjects
 
@@ -72,6 +72,10 @@ def run(inputs: Inputs, mesh) -> None:
         target[:] = target or [load_target(inputs.config, mesh)]
         return target[0]
 
+    @functools.cache
+    def original() -> Model:  # before config.target.checkpoint: what held-out chats are compared with
+        return load_model(inputs.config.target, mesh) if inputs.config.target.checkpoint else loaded_target()
+
     ready, writer, stopped = given.ready(inputs, mesh), Rewriter(inputs, mesh), dict[str, str]()
     for subject in models:
         folder = inputs.folder / "answers" / subject.name
@@ -79,10 +83,13 @@ def run(inputs: Inputs, mesh) -> None:
             ready["replay"] = given.of_replay(inputs, subject, [other for other in models if other is not subject])
         jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready, writer)]
         todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]
-        if not todo:
+        measures, beside = [job.of_model(subject.identity) for job in measure.plan(inputs, subject.name)], inputs.folder / "measures"
+        left = [(job, missing) for job in measures if (missing := what_is_missing(job, beside / subject.name))]
+        if not todo and not left:
             logging.info("evaluate %s, seed %d: done", subject.name, inputs.seed)
             continue
-        logging.info("evaluate %s, seed %d: %d of %d attacks and utility sets to do", subject.name, inputs.seed, len(todo), len(jobs))
+        if todo:
+            logging.info("evaluate %s, seed %d: %d of %d attacks and utility sets to do", subject.name, inputs.seed, len(todo), len(jobs))
         # A rewriter that need not see a model's answers is asked now: it and the model are then not in memory together.
         for job, missing in todo:
             _unless_stopped(stopped, job, job.prepare, [job.items[item] for item in missing])
@@ -93,6 +100,9 @@ def run(inputs: Inputs, mesh) -> None:
             name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
             _unless_stopped(stopped, job, answer, job, missing, folder, victim, weights, clock, name)
         writer.release()
+        for job, missing in left:
+            name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
+            measure.measure(job, missing, beside / subject.name, victim, weights, original, name)
         del model, victim  # before the next one is loaded: the target and one model beside it are to fit
     if stopped:
         raise ValueError("; ".join(stopped.values()))
@@ -168,6 +178,8 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         made_with["rewriter"] = writer.identity
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
     about["curve"] = attack.curve
+    if any(behavior.category for behavior in inputs.eval_behaviors):
+        about["categories"] = {behavior.id: behavior.category for behavior in inputs.eval_behaviors}
     about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)
     return Job(
         name=name,
@@ -212,7 +224,7 @@ def _asked_how(inputs: Inputs) -> dict[str, Any]:
     return {"decoding": {key: value for key, value in dataclasses.asdict(inputs.decoding).items() if key != "batch_size"}}
 
 
-def what_is_missing(job: Job, folder: epath.Path) -> list[str]:
+def what_is_missing(job: Job | measure.Measure, folder: epath.Path) -> list[str]:
     """The ids that are not answered yet; every process must ask. No model is needed to know.
 
     Raises ValueError when the file was made with other settings, or a behavior that is done was asked for in other words.

@@ -97,6 +97,7 @@ def _data() -> ConfigDict:
             eval_behaviors="",  # as behaviors; disjoint from them
             eval_targets="",
             rewrites="",  # JSONL: id, rewrite, prompt, of evaluation behaviors; empty: rule-based rewrites
+            train_rewrites="",  # as rewrites, of training behaviors, for methods that train on rewrites
             benign="",  # JSONL: id, prompt, response (optional); must be answered
             borderline="",  # JSONL as benign, or an XSTest CSV: looks forbidden, must be answered
             max_chats=0,  # chats used at most, the first ones; 0: all

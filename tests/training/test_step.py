@@ -109,7 +109,7 @@ def test_gradient_of_the_step_equals_finite_differences(params):
 
     def value(sign):
         moved = jax.tree.map(lambda w, d: w + sign * h * d, params, direction)
-        return losses(moved, None, None, BATCH, perturbed, jax.random.key(0), CONFIG)[0]
+        return losses(moved, None, None, BATCH, perturbed, jax.random.key(0), 0.0, CONFIG)[0]
 
     expected = (value(1) - value(-1)) / (2 * h)
     found = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction)))

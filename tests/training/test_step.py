@@ -57,7 +57,8 @@ def test_attack_steps_do_not_leak_into_the_update(params):
         config = dataclasses.replace(CONFIG, settings=perturbed_by(steps=steps, radius=0.0))
         state, _ = step_fn(fresh(params, adam), None, BATCH, jax.random.key(0), config=config, optimizer=adam)
         updated.append(state.trainable)
-    jax.tree.map(np.testing.assert_array_equal, *updated)
+    # Two programs round sums differently; a leaked gradient would be of the size of the update, 0.1 and more.
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), *updated)
 
 
 def test_several_updates_share_one_perturbation(params):
@@ -107,6 +108,7 @@ def test_gradient_of_the_step_equals_finite_differences(params):
     direction = jax.tree.map(lambda w: jax.random.normal(jax.random.key(w.size), w.shape), params)
     h = 1e-3
 
+    @jax.jit
     def value(sign):
         moved = jax.tree.map(lambda w, d: w + sign * h * d, params, direction)
         return losses(moved, None, None, BATCH, perturbed, jax.random.key(0), 0.0, CONFIG)[0]

@@ -104,6 +104,7 @@ def _data() -> ConfigDict:
             eval_behaviors="",  # as behaviors; disjoint from them
             eval_targets="",
             rewrites="",  # JSONL: id, rewrite, prompt, of evaluation behaviors; empty: rule-based rewrites
+            train_rewrites="",  # as rewrites, of training behaviors, for methods that train on rewrites
             benign="",  # JSONL: id, prompt, response (optional); must be answered
             borderline="",  # JSONL as benign, or an XSTest CSV: looks forbidden, must be answered
             heldout_chats="",  # as chats, none of them trained on: their likelihood and the divergence from the original model

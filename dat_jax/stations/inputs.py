@@ -35,6 +35,7 @@ BROUGHT = {
     "eval_behaviors": "CSV of evaluation behaviors, none of them trained on; docs/formats.md",
     "eval_targets": "JSON {BehaviorID: text or list of texts}; docs/formats.md",
     "rewrites": "JSON lines id, rewrite, prompt; docs/formats.md",
+    "train_rewrites": "JSON lines id, rewrite, prompt, of training behaviors; docs/formats.md",
     "benign": "JSON lines id, prompt, optional response: prompts that must be answered; docs/formats.md",
     "borderline": "JSON lines as benign, or XSTest's CSV; docs/formats.md",
     "heldout_chats": "chats that nothing was trained on, in the formats of chats; docs/formats.md",
@@ -57,6 +58,7 @@ class Inputs:
     heldout_chats: list[list[dict[str, str]]] = dataclasses.field(default_factory=list)
     tasks: dict[str, list[Question]] = dataclasses.field(default_factory=dict)  # by name, those that are asked
     examples: dict[str, list[Question]] = dataclasses.field(default_factory=dict)  # by the name of their task
+    train_rewrites: Sequence[Rewrite] = ()  # of the training behaviors, for methods that train on rewrites
 
     @property
     def methods(self) -> list[Method]:
@@ -110,15 +112,17 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
     trains = any(METHODS[name].trains for name in config.training.methods)
     eval_behaviors = behaviors_lib.load_behaviors(data.eval_behaviors, data.eval_targets) if data.eval_behaviors else []
     eval_behaviors = eval_behaviors[: config.evaluation.behaviors or None]
+    behaviors = behaviors_lib.load_behaviors(data.behaviors, data.targets, data.safe_responses) if trains else []
     inputs = Inputs(
         config=config,
         folder=folder,
         seed=seed,
-        behaviors=behaviors_lib.load_behaviors(data.behaviors, data.targets, data.safe_responses) if trains else [],
+        behaviors=behaviors,
         eval_behaviors=eval_behaviors,
         chats=chats_lib.load_chats(data.chats)[: data.max_chats or None] if trains else [],
         rewrites=_rewrites(config, eval_behaviors),
         utility_sets=utility.load_sets(data.benign, data.borderline),
+        train_rewrites=_train_rewrites(config, behaviors),
         **_measured(config),
     )
     trained = {b.text for b in inputs.behaviors}
@@ -189,6 +193,26 @@ def _rewrites(config: ConfigDict, behaviors: list[Behavior]) -> list[Rewrite]:
     return sorted((r for r in found if r.form in order), key=lambda rewrite: order.index(rewrite.form))
 
 
+def _train_rewrites(config: ConfigDict, behaviors: list[Behavior]) -> list[Rewrite]:
+    """The rewrites that a method trains on; ValueError where there is none, or one is of no training behavior or in a held-out form."""
+    wanted = [name for name in config.training.methods if METHODS[name].prompts == "rewrites"]
+    if not wanted:
+        return []
+    path, known = config.data.train_rewrites, {behavior.id for behavior in behaviors}
+    found = rewrites_lib.read_rewrites(path) if path else rewrites_lib.make_rewrites(behaviors)
+    for rewrite in found:
+        if rewrite.behavior not in known:
+            raise ValueError(f"{path}: id {rewrite.behavior!r} is no training behavior; allowed: those of {config.data.behaviors}")
+        if rewrite.held_out:
+            raise ValueError(f"{path}: the form {rewrite.form!r} is held out; allowed for training: held_out false")
+    if not found:
+        raise ValueError(
+            f"config.training.methods names {wanted[0]!r}, which trains on rewrites, and no rule applies to a training behavior; allowed: "
+            "a file of rewrites in config.data.train_rewrites"
+        )
+    return found
+
+
 def _check_lengths(inputs: Inputs) -> None:
     """Tokenizes all behaviors: one whose prompt does not fit is named now, with how many there are and what to set."""
     config = inputs.config
@@ -207,6 +231,8 @@ def _check_lengths(inputs: Inputs) -> None:
                 f"{config.data[key]}"
             )
         pipeline.adversarial_rows(tokenizer, pipeline.triples(group, None, 0), config.data)
+    if inputs.train_rewrites:
+        pipeline.within_block(tokenizer, pipeline.triples(inputs.behaviors, None, 0, rewrites=inputs.train_rewrites), config.data)
     _check_blocks(inputs, tokenizer)
 
 

@@ -25,6 +25,7 @@ from dat_jax.serving.settings import Serve
 from dat_jax.world.building import World
 
 MEASURES = ("harmful", "chats", "tasks")  # likelihoods that the evaluation can take, see stations/measure.py
+BATCH_TOKENS = 1 << 28  # padding included
 PERTURB = ("user", "user+template", "all")
 TABLES: dict[str, Mapping[str, Any]] = {
     "methods": METHODS,
@@ -201,6 +202,7 @@ def validate(config: ConfigDict, data: bool = True) -> None:
     settings.validate(settings.read(SampledUtility, config.utility), "utility")
     settings.validate(settings.read(Serve, config.serve), "serve")
     _validate_data(config, require, data)
+    _validate_tokens(config)
     _validate_training(config, require)
     require(set(config.evaluation.measures) <= set(MEASURES), "evaluation.measures", f"a selection of {', '.join(MEASURES)}")
     for key in ("behaviors", "utility_prompts", "chats", "questions"):
@@ -238,6 +240,20 @@ def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]
         require(bool(config.data[key]), f"data.{key}", "a path (there is no embedded world in this config)")
     if trained and (config.utility.samples or any(method.prompts == "sampled" for method in trained)):
         require(bool(config.sampler.model), "sampler.model", "a path or hub id: prompts are sampled")
+
+
+def _validate_tokens(config: ConfigDict) -> None:
+    """Raises ValueError where a batch has more tokens than an array should; each of its two sizes alone may be fine."""
+    data, sampler, evaluation, rewriter = config.data, config.sampler, config.evaluation, config.rewriter
+    for key, rows, tokens in (
+        ("data.adversarial_rows + utility_rows", data.adversarial_rows + data.utility_rows, data.prompt_length + data.response_length),
+        ("sampler.batch_size", sampler.batch_size, max(sampler.prompt_tokens) + sampler.response_tokens),
+        ("evaluation.batch_size", evaluation.batch_size, data.prompt_length + max(data.response_length, evaluation.max_new_tokens)),
+        ("evaluation.batch_size", evaluation.batch_size, rewriter.prompt_length + rewriter.max_new_tokens),
+    ):
+        if rows * tokens > BATCH_TOKENS:
+            raise ValueError(f"config.{key} is {rows}, each of {tokens} tokens (prompt and response): together {rows * tokens}; allowed: "
+                             f"{BATCH_TOKENS} in a batch")  # fmt: skip
 
 
 def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:

@@ -23,7 +23,7 @@ from dat_jax.data.tasks import Question
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
-from dat_jax.models import families, huggingface
+from dat_jax.models import huggingface
 from dat_jax.models.huggingface import Model
 
 # What a user brings: config key -> the format, and what makes the file. docs/formats.md has the details.
@@ -163,7 +163,7 @@ def _measured(config: ConfigDict) -> dict[str, Any]:
 
 def check_fit(config: ConfigDict, source: str, chosen: Mapping[str, Sequence[str]]) -> None:
     """Raises ValueError naming a setting of the chosen rows (group -> names) that the model of a folder or hub id cannot have."""
-    model = families.read(huggingface.read_fields(huggingface.locate(source)))
+    model = huggingface.read_config(huggingface.locate(source))
     for group, row in [(group, TABLES[group][name]) for group, names in chosen.items() for name in names]:
         settings.fits(row.read_settings(config), f"{group}.{row.key}", model)
 

@@ -57,7 +57,9 @@ def _judge_file(answers: Answers, folder: epath.Path, inputs: Inputs, name: str,
     judged = sharding.agreed([key in known for key in keys])  # process 0 may have written more by the time that another one looks
     behaviors = {behavior.id: behavior for behavior in inputs.eval_behaviors}
     new = {key: exchange(line, behaviors) for key, line, done in zip(keys, answers.lines, judged) if not done}
-    if not new and len(known) == len(set(keys)):
+    # A kill between the lines and their manifest leaves lines that nothing checks, also where no answer is left to judge.
+    sealed = bool(sharding.agreed((stem.parent / f"{stem.name}.json").exists()))
+    if not new and len(known) == len(set(keys)) and (sealed or not known):
         return False
     todo, size = list(new), JUDGES[name].batch
     for start in range(0, max(len(todo), 1), size):

@@ -27,6 +27,18 @@ UNPARSED = "unparsed"  # says nothing of the answer: what the judge wrote could 
 AGAIN = "put it back as it was, or delete both to answer again"
 
 
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One answer to be judged."""
+
+    behavior: str  # id of the behavior or utility prompt
+    request: str  # the behavior's own text; "" for utility prompts, which ask for nothing that is forbidden
+    prompt: str  # what was sent
+    prefill: str
+    response: str  # with the prefilled beginning
+    context: str = ""  # what the request is about, where the behaviors file says it: `request` begins with it
+
+
 @dataclasses.dataclass
 class Answers:
     """One file of answers."""

@@ -21,7 +21,7 @@ def load_chats(path: str) -> list[list[dict[str, str]]]:
     if folder.is_dir():
         rows = _read_dataset(path)
     elif path.endswith(".parquet"):
-        rows = _read_parquet(path)
+        rows = files.read_parquet(path)
     else:
         rows = list(files.read_jsonl(path))
     if not rows:
@@ -70,20 +70,6 @@ def first_exchanges(chats: Sequence[Sequence[dict[str, str]]]) -> list[tuple[str
         if turns[0]["role"] == "user" and turns[1]["role"] == "assistant":
             found.append((turns[0]["content"].strip(), turns[1]["content"].strip()))
     return list(dict.fromkeys(found))
-
-
-def _read_parquet(path: str) -> list[tuple[int, dict[str, Any]]]:
-    import pyarrow  # here: a run on JSON lines does not need its 40 MB
-    import pyarrow.parquet
-
-    if not epath.Path(path).exists():
-        raise ValueError(f"{path}: no such file")
-    data = epath.Path(path).read_bytes()  # whole: an OSError below is of its content, and none of the disk
-    try:
-        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a parquet file, or a damaged one: {files.one_line(error)}") from error
-    return list(enumerate(rows, 1))
 
 
 def _read_dataset(path: str) -> list[tuple[int, dict[str, Any]]]:

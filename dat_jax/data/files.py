@@ -149,6 +149,21 @@ def one_line(error: BaseException, most: int = 300) -> str:
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
+def read_parquet(path: str) -> list[tuple[int, dict[str, Any]]]:
+    """Returns (row number from 1, row) of a parquet file."""
+    import pyarrow  # here: a run on JSON lines does not need its 40 MB
+    import pyarrow.parquet
+
+    if not epath.Path(path).exists():
+        raise ValueError(f"{path}: no such file")
+    data = epath.Path(path).read_bytes()  # whole: an OSError below is of its content, and none of the disk
+    try:
+        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a parquet file, or a damaged one: {one_line(error)}") from error
+    return list(enumerate(rows, 1))
+
+
 def repeated(names: Iterable[str]) -> str | None:
     """Returns the first name that occurs more than once, or None."""
     return next((name for name, count in collections.Counter(names).items() if count > 1), None)

@@ -23,8 +23,8 @@ from dat_jax import judges, serving, signals, stations
 from dat_jax.config import defaults, validate
 from dat_jax.judges.judge import Exchange
 from dat_jax.models import decoding, huggingface, transformer
-from dat_jax.serving import answers, requests
-from dat_jax.serving.programs import Programs
+from dat_jax.serving import answers, programs, requests
+from dat_jax.serving.programs import Programs, Prompt
 from dat_jax.serving.requests import ALTERNATIVES, Limits, Refusal
 from dat_jax.serving.serve import get_config
 from dat_jax.serving.settings import KEY, Serve, read_key
@@ -192,6 +192,22 @@ def test_an_answer_ends_before_a_stop_text(service):
     assert choice["finish_reason"] == "stop" and choice["text"].strip() == "" and found["usage"]["completion_tokens"] == 2
     echoed = asked(service, "/v1/completions", {"prompt": "wash the door", "temperature": 0, "max_tokens": N, "echo": True})[1]
     assert echoed["choices"][0]["text"] == "wash the door" + whole["choices"][0]["text"]
+
+
+def test_an_answer_says_why_it_ended(small_model, limits):
+    tokenizer = small_model.tokenizer
+    wash, door, end = tokenizer.convert_tokens_to_ids(["wash", "door", "<end>"])
+    ask = requests.completion({"prompt": "the"}, tokenizer, limits)
+    assert answers.cut(ask, ask.prompts[0], [wash, door], tokenizer, [end]) == answers.Answer((wash, door), " wash door", "length")
+    assert answers.cut(ask, ask.prompts[0], [wash, end], tokenizer, [end]) == answers.Answer((wash, end), " wash", "stop")
+    stopped = dataclasses.replace(ask, stop=("zz", "door", "wash d"), chat=True)
+    assert answers.cut(stopped, ask.prompts[0], [door, wash, door, end], tokenizer, [end]) == answers.Answer((door,), "", "stop")
+    row = Prompt((5,), 3, 0.0, 1.0, 0)
+    assert programs._ended(row, np.array([9, end, 0, 0]), (end,)) == [9, end] and programs._ended(row, np.array([9, 8, 7, 6]), ()) == [
+        9,
+        8,
+        7,
+    ]
 
 
 def test_control_tokens_of_a_client_stay_text(small_model, limits):

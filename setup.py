@@ -43,6 +43,7 @@ EXTRAS = {
         "pytest-xdist>=3",  # two processes, one per core
         "ruff>=0.6",
         "mypy>=1.11",
+        "hypothesis>=6.100",  # any content for what reads users' files
         "scipy>=1.13",  # chi-square and interval references
         "gcsfs>=2025.5",  # as in gcs: runs in a bucket are tested
         "google-cloud-storage>=2",

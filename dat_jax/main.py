@@ -37,6 +37,7 @@ _MODE = flags.DEFINE_string(
 def main(argv: list[str]) -> int:
     """Runs a mode and returns the exit status."""
     from dat_jax import stations  # after the flags are known to be right: it takes seconds to import
+    from dat_jax.data import files
     from dat_jax.stations import workdir as workdirs
 
     if len(argv) > 1:
@@ -51,7 +52,8 @@ def main(argv: list[str]) -> int:
     try:
         config_lib.split_lists(_CONFIG.value)
         config_lib.validate(_CONFIG.value, data=_MODE.value != "serve")
-        return stations.run(_MODE.value, _CONFIG.value, workdir)
+        with files.bucket_faults(workdir):
+            return stations.run(_MODE.value, _CONFIG.value, workdir)
     except ValueError as error:
         logging.debug("where it came from", exc_info=True)
         print(f"dat_jax: {error}", file=sys.stderr)

@@ -192,7 +192,7 @@ def more_tries(results: Results, attack: str) -> str:
         axes.set_ylim(0, 1)
         axes.set_yticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
         axes.set_xlabel("attempts per behavior")
-        return _svg(figure, f"tries-{attack}")
+        return _svg(figure, f"tries-{attack}".replace(":", "-"))
 
 
 def success_curve(results: Results, quantity: str) -> str:

@@ -1,18 +1,19 @@
 """report.md: findings, the tables, cost and notes."""
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from dat_jax.judges import JUDGES
-from dat_jax.report.measures import MEASURES
+from dat_jax.report import tables
+from dat_jax.report.measures import MEASURES, TASKS
 from dat_jax.report.results import COMPARED, Results, over_refusal_forms
+from dat_jax.report.tables import percent, plain, span
 from dat_jax.report.wording import WORST, WORST_TEXT, agreement_sentence, change, cost_items, label, measure_title, title
 
 
 def findings(results: Results) -> list[str]:
     """What the numbers say, in sentences that do not say more than the intervals allow."""
     sentences = [
-        f"{title(method)}: {_percent(rate)} of the behaviors are broken by at least one attack (95 % interval {_span(low, high)})."
+        f"{title(method)}: {percent(rate)} of the behaviors are broken by at least one attack (95 % interval {span(low, high)})."
         for method in results.methods
         if (found := results.attack_rates.get((method, WORST)))
         for rate, low, high in [found]
@@ -36,15 +37,15 @@ def summary(results: Results) -> list[str]:
 
 def markdown(results: Results) -> str:
     """The report as Markdown: findings, the two tables, cost, notes."""
-    head = "| | " + " | ".join(_plain(title(method)) for method in results.methods) + " |\n|---|" + "---:|" * len(results.methods) + "\n"
+    head = "| | " + " | ".join(plain(title(method)) for method in results.methods) + " |\n|---|" + "---:|" * len(results.methods) + "\n"
 
     def table(rates: Mapping[tuple[str, str], tuple[float, float, float]], names: Sequence[str]) -> str:
         def cell(method: str, name: str) -> str:
             found = rates.get((method, name))
-            return f"{_percent(found[0])} [{_span(found[1], found[2])}]" if found else "-"
+            return f"{percent(found[0])} [{span(found[1], found[2])}]" if found else "-"
 
         return head + "".join(
-            f"| {_plain(label(name, results.held_out))} | " + " | ".join(cell(m, name) for m in results.methods) + " |\n" for name in names
+            f"| {plain(label(name, results.held_out))} | " + " | ".join(cell(m, name) for m in results.methods) + " |\n" for name in names
         )
 
     measures = [name for name in MEASURES if any((m, name) in results.utility_rates for m in results.methods)]
@@ -54,12 +55,16 @@ def markdown(results: Results) -> str:
         f"## Attack success rate\n\nShare of behaviors broken, over {len(results.seeds)} seed(s), with 95 % intervals.\n",
         _judged_by(results.judges[0]),
         table(results.attack_rates, results.attacks),
+        *tables.of_attacks(results),
         *_unparsed(results),
         "## Utility and over-refusal\n",
         table(results.utility_rates, measures) if measures else "No utility prompts were given.\n",
     ]
     if forms := over_refusal_forms(results):
         parts += ["## Over-refusal by form or type of borderline prompt\n", table(results.utility_rates, forms)]
+    if asked := sorted({name for _, name in results.utility_rates if name.partition(":")[0] in TASKS}):
+        parts += ["## Multiple-choice tasks\n", table(results.utility_rates, asked)]
+    parts += tables.of_utility(results)
     for name, costs in (("sampled prompts", results.costs), ("sampled utility prompts", results.utility_costs)):
         if costs:
             parts.append(f"## Cost of the {name}\n")
@@ -78,8 +83,8 @@ def _unparsed(results: Results) -> list[str]:
     if not results.unparsed:
         return []
     rows = "".join(
-        f"| {_plain(row['judge'])} | {_plain(title(row['method']))} | {_plain(label(row['attack'], results.held_out))} "
-        f"| {row['unparsed']:,} of {row['answers']:,} | {_percent(row['lowest'])} | {_percent(row['highest'])} |\n"
+        f"| {plain(row['judge'])} | {plain(title(row['method']))} | {plain(label(row['attack'], results.held_out))} "
+        f"| {row['unparsed']:,} of {row['answers']:,} | {percent(row['lowest'])} | {percent(row['highest'])} |\n"
         for row in results.unparsed
     )
     head = "| Judge | Model | Attack | Not parsed | None of them compliance | All of them compliance |\n|---|---|---|---:|---:|---:|\n"
@@ -95,17 +100,4 @@ def _judged_by(name: str) -> str:
 
 
 def _bullets(sentences: Iterable[str]) -> str:
-    return "".join(f"* {_plain(sentence)}\n" for sentence in sentences)
-
-
-def _plain(text: str) -> str:
-    """A text as Markdown that shows it: names from a user's files are neither tags nor borders of cells."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f} %"
-
-
-def _span(low: float, high: float) -> str:
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+    return "".join(f"* {plain(sentence)}\n" for sentence in sentences)

@@ -183,14 +183,16 @@ def _attacks(results: Results) -> str:
 
 def _attack_costs(results: Results) -> str:
     """What each attack cost per behavior, over models and seeds, beside what it broke; "" where the answers do not say so."""
-    rows = ""
+    rows, shown = "", {"answers": "Answers", "flops": "Operations", "seconds": "Seconds"}
+    if any("rewriter_calls" in row for row in results.attack_costs):
+        shown |= {"rewriter_calls": "Rewriter's replies", "unusable_replies": "of no use", "rewriter_tokens": "Rewriter's tokens"}
     for attack in dict.fromkeys(row["attack"] for row in results.attack_costs):
         spent = [row for row in results.attack_costs if row["attack"] == attack]
         behaviors = sum(row["behaviors"] for row in spent)
-        cells = "".join(f"<td>{sum(row.get(key, 0) for row in spent) / behaviors:,.3g}</td>" for key in ("answers", "flops", "seconds"))
+        cells = "".join(f"<td>{sum(row.get(key, 0) for row in spent) / behaviors:,.3g}</td>" for key in shown)
         rows += f"<tr><td>{_text(label(attack, results.held_out))}</td>{cells}</tr>" if behaviors else ""
-    head = "<tr><th>Attack</th><th>Answers per behavior</th><th>Operations per behavior</th><th>Seconds per behavior</th></tr>"
-    note = "Operations by formula: those of the model under attack; a rewriter's, a judge's and the sampler's are not among them."
+    head = f"<tr><th>Attack</th>{''.join(f'<th>{name}</th>' for name in shown.values())}</tr>"
+    note = "Per behavior. Operations by formula: those of the model under attack, without a rewriter's, a judge's and the sampler's."
     table = f'<table>{head}{rows}</table><p class="caption">{note}</p>'
     return f"<details><summary>What the attacks cost</summary>{table}</details>" if rows else ""
 

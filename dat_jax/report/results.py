@@ -16,7 +16,7 @@ from dat_jax.data import metrics as metrics_lib
 from dat_jax.data.answers import Answers
 from dat_jax.data.prompts import MARKER, RECORDS, check_pool
 from dat_jax.methods import METHODS
-from dat_jax.report import intervals, judging
+from dat_jax.report import breakdown, intervals, judging
 from dat_jax.report.costs import flops, of_attacks, training_costs
 from dat_jax.report.measures import MEASURES
 from dat_jax.report.wording import WORST, WORST_TEXT, label, title, worst_cases
@@ -55,6 +55,14 @@ class Results:
     unparsed: list[dict[str, Any]]  # judge, method, attack, answers, unparsed, lowest, highest over the seeds; where any was not parsed
     agreement: list[dict[str, Any]]  # first, second, answers, agree, kappa: of two judges on the same answers
     notes: list[str]  # what a reader must know: attacks missing for a method, seeds missing
+    # Rows of results.json of the same names, made in breakdown.py and judging.py.
+    likelihoods: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    classes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    categories: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    paired_tests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    over_tries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    against_compute: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    averages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequence[str] = ()) -> Results:
@@ -73,7 +81,7 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         raise ValueError(f"{workdir}: the answers there were not judged (no seed_<s>/verdicts/<judge>/); run --mode=judge first")
     broken: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
     counted: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
-    rows, usefulness, attacks, lines_by_run, judged_by_run = [], [], dict[str, None](), {}, {}
+    rows, usefulness, attacks, lines_by_run, judged_by_run, measured = [], [], dict[str, None](), {}, {}, {}
     for (method, seed), answers in answers_by_run.items():
         judged = judged_by_run[method, seed] = judging.judged(_seed_folder(workdir, seed) / "verdicts", present, method, answers)
         lines_by_run[method, seed] = {
@@ -86,7 +94,9 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
             for behavior, value in found.items():
                 broken[method, attack][behavior][seed] = value
         sets = {found.about["set"]: lines for found, lines in judged if "set" in found.about}
-        for measure, found in counted_by_measure(sets).items():
+        sets["direct"] = lines_by_run[method, seed].get("direct", [])
+        measured[method, seed] = answers_lib.read_all(_seed_folder(workdir, seed) / "measures" / method)
+        for measure, found in (counted_by_measure(sets) | breakdown.accuracies(measured[method, seed])).items():
             usefulness.append({"method": method, "measure": measure, "seed": seed, **rate_row(found.values(), "prompts", "count")})
             for prompt, value in found.items():
                 counted[method, measure][prompt][seed] = value
@@ -95,6 +105,8 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
     metrics = _metrics(workdir, runs)
     by_judge, agreement = judging.several(workdir, present, answers_by_run, broken_by_attack)
     unparsed = judging.not_parsed(by_judge)
+    costs = sorted(of_attacks(answers_by_run), key=lambda row: attack_order(row["attack"]))
+    tries = _tries_by_attack(attacks, lines_by_run)
     return Results(
         methods=methods,
         seeds=seeds,
@@ -106,16 +118,12 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         utility_rates={key: intervals.clustered(_lists(found)) for key, found in counted.items()},
         comparisons=_comparisons(methods, broken, counted),
         curves=_curves(judged_by_run),
-        tries={
-            attack: {run: _tries(lines[attack]) for run, lines in lines_by_run.items() if attack in lines}
-            for attack in sorted(attacks, key=attack_order)
-            if attack in ATTACKS and ATTACKS[attack].tries
-        },
+        tries=tries,
         examples=_examples(methods, lines_by_run),
         metrics=metrics,
         finished=finished,
         prompts=_read_lines(first_prompts) if first_prompts else [],
-        attack_costs=sorted(of_attacks(answers_by_run), key=lambda row: attack_order(row["attack"])),
+        attack_costs=costs,
         costs=_costs(workdir, seeds, "prompts"),
         utility_costs=_costs(workdir, seeds, "utility_prompts"),
         held_out=sorted(
@@ -128,6 +136,13 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         notes=_notes(methods, seeds, lines_by_run, answers_by_run, finished, metrics.keys())
         + judging.notes(unparsed, judged_by_run, present)
         + _censuses(workdir, seeds),
+        likelihoods=breakdown.likelihoods(measured),
+        classes=judging.classes(workdir, present, answers_by_run),
+        categories=breakdown.categories(broken, (found for files_ in answers_by_run.values() for found in files_)),
+        paired_tests=breakdown.paired_tests(methods, broken, counted),
+        over_tries=breakdown.over_tries(tries, costs),
+        against_compute=breakdown.against_compute(broken, costs),
+        averages=breakdown.averages(lines_by_run, broken),
     )
 
 
@@ -153,7 +168,7 @@ def counted_by_measure(sets: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[
     for measure, (name, field, value, _) in MEASURES.items():
         lines = sets.get(name, ())
         if lines and all(line[field] is not None for line in lines):
-            found[measure] = {f"{number} {line['id']}": line[field] == value for number, line in enumerate(lines)}
+            found[measure] = {f"{number} {answers_lib.item_of(line)}": line[field] == value for number, line in enumerate(lines)}
     # Where the refusals of borderline prompts lie: a form that no utility chat has may be refused as a form.
     for form in sorted({line["form"] for line in sets.get("borderline", ()) if line.get("form")}):
         lines = [line for line in sets["borderline"] if line["form"] == form]
@@ -190,6 +205,13 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
         "by_judge": results.by_judge,
         "unparsed": results.unparsed,
         "agreement": results.agreement,
+        "likelihoods": results.likelihoods,
+        "classes": results.classes,
+        "categories": results.categories,
+        "paired_tests": results.paired_tests,
+        "over_tries": results.over_tries,
+        "against_compute": results.against_compute,
+        "averages": results.averages,
         "notes": results.notes,
         "config": settings,
     }
@@ -311,6 +333,15 @@ def _curves(
     return {
         quantity: {m: {at: intervals.clustered(_lists(found)) for at, found in sorted(by_at.items())} for m, by_at in by_method.items()}
         for quantity, by_method in points.items()
+    }
+
+
+def _tries_by_attack(attacks: Iterable[str], runs: Mapping[tuple[str, int], Mapping[str, Sequence[Any]]]) -> dict[str, dict]:
+    """Attack of several tries -> (method, seed) -> behaviors x attempts."""
+    return {
+        attack: {run: _tries(lines[attack]) for run, lines in runs.items() if attack in lines}
+        for attack in sorted(attacks, key=attack_order)
+        if attack in ATTACKS and ATTACKS[attack].tries
     }
 
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dat_jax import sharding
 from dat_jax.data import files
-from dat_jax.stations import evaluate, export, given, judge, lock, report, sample, serve, train
+from dat_jax.stations import evaluate, export, given, judge, lock, report, rewriter, sample, serve, train
 from dat_jax.stations import workdir as workdirs
 from dat_jax.stations.inputs import check_files, read_inputs
 from dat_jax.stations.subjects import check_devices, check_sources
@@ -77,6 +77,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
             inputs = read_inputs(config, folder / f"seed_{seed}", seed)
             if "evaluate" in names:
                 given.check(inputs)
+                rewriter.check(inputs)
             # Now: a call that ends at a wrong path leaves nothing that the mended call would trip over.
             workdirs.claim(folder, config, contents)
             for name, station in STATIONS.items():

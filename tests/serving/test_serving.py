@@ -109,12 +109,14 @@ def test_rows_of_one_batch_have_their_own_temperature_nucleus_and_length(small_m
     found = decoding.generate(
         small_model.params, small_model.config, rows, valid, keys, per_row=decoding.PerRow(*columns), max_new_tokens=N
     )
+    alone = {
+        (temperature, top_p): decoding.generate(
+            small_model.params, small_model.config, rows, valid, keys, max_new_tokens=N, temperature=temperature, top_p=top_p
+        )
+        for temperature, top_p, _ in how[:3]
+    }
     for row, (temperature, top_p, limit) in enumerate(how):
-        if row < 3:
-            alone = decoding.generate(
-                small_model.params, small_model.config, rows, valid, keys, max_new_tokens=N, temperature=temperature, top_p=top_p
-            )
-        np.testing.assert_array_equal(found[row, :limit], alone[row, :limit])
+        np.testing.assert_array_equal(found[row, :limit], alone[temperature, top_p][row, :limit])
     assert found[3, 3:].tolist() == [0] * (N - 3) and len({tuple(np.asarray(row)) for row in found}) > 2
 
 
@@ -214,7 +216,8 @@ def test_control_tokens_of_a_client_stay_text(small_model, limits):
     tokenizer = small_model.tokenizer
     spelled = "paint <end> <assistant> wood"
     ask = requests.chat({"messages": [{"role": "user", "content": [{"type": "text", "text": spelled}]}]}, tokenizer, limits)
-    control = [token for token in ask.prompts[0] if token in tokenizer.all_special_ids and token != tokenizer.unk_token_id]
+    names = ("<pad>", "<end>", "<user>", "<assistant>")
+    control = [token for token in ask.prompts[0] if token in tokenizer.convert_tokens_to_ids(list(names))]
     assert tokenizer.convert_ids_to_tokens(control) == ["<user>", "<end>", "<assistant>"]
     ask = requests.completion({"prompt": spelled}, tokenizer, limits)
     assert ask.prompts[0][0] == tokenizer.convert_tokens_to_ids("paint") and tokenizer.eos_token_id not in ask.prompts[0]

@@ -1,8 +1,8 @@
 """Decoupled refusal training (DeRTa, arXiv 2407.09121): refusing from any position of a harmful response.
 
-    L = prefix_weight * NLL(refusal | x, the first k tokens of the harmful response), k uniform from 0 to all of them
-      + transition_weight * mean over t NLL(first token of the refusal | x, the first t tokens of the harmful response)
-      + utility_weight * NLL(benign chat)
+L = prefix_weight * NLL(refusal | x, the first k tokens of the harmful response), k uniform from 0 to all of them
+  + transition_weight * mean over t NLL(first token of the refusal | x, the first t tokens of the harmful response)
+  + utility_weight * NLL(benign chat)
 """
 
 import dataclasses

@@ -39,9 +39,7 @@ class Settings:
     adversary_toward: float = 0.5  # weight of the harmful response's likelihood in the attack
     adversary_away: float = 0.5  # weight of the refusal's unlikelihood in the attack
     updates: int = 4  # of the weights on each perturbation
-    objective: Objective = dataclasses.field(
-        default_factory=lambda: Objective(utility_weight=1.5, away="log_1_minus_p", toward_cutoff=0.0)
-    )
+    objective: Objective = dataclasses.field(default_factory=lambda: Objective(utility_weight=1.5, away="log_1_minus_p", toward_cutoff=0.0))
 
     def validate(self, key: str) -> None:
         """Raises ValueError naming the key below `key` that is not allowed."""

@@ -17,9 +17,7 @@ from dat_jax.training.losses import Objective
 class Settings(cat.Settings):
     """config.methods.self_consistency."""
 
-    objective: Objective = dataclasses.field(
-        default_factory=lambda: Objective(away_weight=0.0, toward_weight=1.0, toward_cutoff=0.0)
-    )
+    objective: Objective = dataclasses.field(default_factory=lambda: Objective(away_weight=0.0, toward_weight=1.0, toward_cutoff=0.0))
 
 
 METHOD = dataclasses.replace(

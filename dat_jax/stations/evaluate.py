@@ -83,8 +83,8 @@ def run(inputs: Inputs, mesh) -> None:
             ready["replay"] = given.of_replay(inputs, subject, [other for other in models if other is not subject])
         jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready, writer)]
         todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]
-        measures, beside = [job.of_model(subject.identity) for job in measure.plan(inputs, subject.name)], inputs.folder / "measures"
-        left = [(job, missing) for job in measures if (missing := what_is_missing(job, beside / subject.name))]
+        measures, beside = [of.of_model(subject.identity) for of in measure.plan(inputs, subject.name)], inputs.folder / "measures"
+        left = [(of, missing) for of in measures if (missing := what_is_missing(of, beside / subject.name))]
         if not todo and not left:
             logging.info("evaluate %s, seed %d: done", subject.name, inputs.seed)
             continue
@@ -100,9 +100,9 @@ def run(inputs: Inputs, mesh) -> None:
             name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
             _unless_stopped(stopped, job, answer, job, missing, folder, victim, weights, clock, name)
         writer.release()
-        for measured, missing in left:
-            name = f"  {subject.name}, seed {inputs.seed}, {measured.name}"
-            measure.measure(measured, missing, beside / subject.name, victim, weights, original, name)
+        for of, missing in left:
+            name = f"  {subject.name}, seed {inputs.seed}, {of.name}"
+            measure.measure(of, missing, beside / subject.name, victim, weights, original, name)
         del model, victim  # before the next one is loaded: the target and one model beside it are to fit
     if stopped:
         raise ValueError("; ".join(stopped.values()))

@@ -90,7 +90,13 @@ def weights(frozen: Params | None, trainable: Any) -> tuple[Params, Lora | None]
 
 
 def losses(
-    trainable, frozen: Params | None, reference: Params | None, batch: Batch, found: Found | None, key: jax.Array, progress: jax.Array,
+    trainable,
+    frozen: Params | None,
+    reference: Params | None,
+    batch: Batch,
+    found: Found | None,
+    key: jax.Array,
+    progress: jax.Array,
     config: StepConfig,
 ) -> tuple[jax.Array, Metrics]:
     """Returns the method's loss and its terms, with dropout on the adapters' inputs; differentiated with respect to `trainable`."""

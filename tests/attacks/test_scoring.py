@@ -136,7 +136,7 @@ def harness(name, config, rows, folder, shots=0):
     from lm_eval.models.huggingface import HFLM
 
     shown = {"question": "Before?", "subject": "high_school_physics", "choices": ["p", "q", "r", "s"], "text": ["p"], "answer": 3}
-    for split, found in (("test", rows), ("dev", [shown])):
+    for split, found in (("test", rows), ("dev", [{key: shown[key] for key in rows[0]}])):
         (folder / f"{name}_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     named = {split: str(folder / f"{name}_{split}.jsonl") for split in ("test", "dev")}
     settings = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": named}, "test_split": "test"} | config

@@ -60,8 +60,7 @@ def compare(
     unlike = comparison.check(places, runs, judges)
     results = comparison.limited(collect(workdir, judges, runs=runs), unlike)
     for name, place in places.items():
-        alone = collect(place, judges, answers.models_of(flat[name]))
-        if missing := progress.sentences(progress.Progress(progress.read(place, flat[name], alone))):
+        if missing := progress.sentences(progress.Progress(progress.read(place, flat[name], results, name))):
             results = dataclasses.replace(results, notes=[f"{name} is not finished: {' '.join(missing)}", *results.notes])
     settings = {name: grouped(config) for name, config in flat.items()}
     points = comparison.points(results, settings)

@@ -110,7 +110,6 @@ def trade_off(results: Results, points: Sequence[Point] = ()) -> str:
         axes.set_xticks(np.linspace(0, 1, 6), [f"{20 * i} %" for i in range(6)])
         axes.set_xlabel(measure_title(measure))
         axes.set_ylabel("Broken by any attack")
-        axes.annotate("better", (0.03, 0.03), xytext=(0.2, 0.2), color=FAINT, ha="center", arrowprops={"arrowstyle": "->", "color": FAINT})
         rates = (
             f"{title(m)} {html.percent(results.attack_rates[m, WORST][0])} and {html.percent(results.utility_rates[m, measure][0])}"
             for m in shown
@@ -125,7 +124,6 @@ def price(results: Results, points: Sequence[Point]) -> str:
     with matplotlib.rc_context(STYLE):
         figure, axes = _panel()
         _join(axes, points, "flops", results.methods)
-        axes.set_ylabel("Broken by any attack")
         axes.xaxis.set_major_formatter(lambda operations, _: f"{operations / 1e12:,.3g}")
         axes.set_xlabel("TFLOP per seed, sampling included")
         return _svg(figure, "price", results.methods, "Broken by any attack over the operations per seed")
@@ -141,10 +139,10 @@ def _join(axes: Axes, points: Sequence[Point], across: str, methods: Sequence[st
             axes.plot([place, place], point.broken[1:], color=shade, linewidth=0.8, alpha=0.6, clip_on=False)
 
 
-def _panel(height: float = 2.8) -> tuple[Figure, Axes]:
-    """A figure of a phone's width with one axis of shares."""
-    figure = Figure(figsize=(4.6, height))
-    axes = figure.add_axes((0.17, 0.5 / height, 0.79, 1 - 0.64 / height))
+def _panel() -> tuple[Figure, Axes]:
+    """A small figure with one axis of shares."""
+    figure = Figure(figsize=(3.6, 2.3))
+    axes = figure.add_axes((0.19, 0.21, 0.77, 0.74))
     _shares(axes)
     return figure, axes
 

@@ -75,7 +75,7 @@ def _header(results: Results, points: Sequence[Point], state: Progress) -> str:
     names = workdirs(results)
     lead = ", ".join(counted) + (f", {html.count(len(names), 'workdir')}: {', '.join(names)}" if len(names) > 1 else "")
     when = f' Written <time datetime="{html.text(state.written)}">{html.text(state.written)}</time>' if state.written else ""
-    when += ' <span id="ago"></span>.' if when else ""
+    when += ' <span id="ago"></span>' if when else ""
     missing = progress.sentences(state)
     banner = ""
     if missing or state.working:
@@ -156,8 +156,8 @@ def _worst_cases(results: Results) -> str:
                 f"<li><div><span>{figures.key(method, results.methods)}{html.text(title(method))}</span>"
                 f"<span><b>{html.percent(rate / 100)}</b> <small>{low:.0f} to {high:.0f}</small></span></div>"
                 f'<svg viewBox="0 0 100 14" preserveAspectRatio="none" aria-hidden="true">'
-                f'<rect width="{rate:.2f}" height="14" style="{fill}"/>{seeds}<path d="M{low:.2f} 7H{high:.2f}M{low:.2f} 4v6M{high:.2f} 4v6" '
-                f'style="stroke:var(--ink);fill:none" {STROKE}/></svg></li>'
+                f'<rect width="{rate:.2f}" height="14" style="{fill}"/>{seeds}'
+                f'<path d="M{low:.2f} 7H{high:.2f}M{low:.2f} 4v6M{high:.2f} 4v6" style="stroke:var(--ink);fill:none" {STROKE}/></svg></li>'
             )
         panels += f"<div><h3>{html.text(measure_title(attack))}</h3><ul>{bars}</ul></div>" if bars else ""
     seeds = " A light stroke is one seed." if len(results.seeds) > 1 else ""

@@ -49,11 +49,11 @@ def _example(example: Mapping[str, Any]) -> str:
         own = "" if alike else f"{_sent(answer)}<br>"
         said = clipped(answer["response"]) or "(nothing)"
         rows += (
-            f'<span>{text(title(answer["method"]))}</span><span class="quote" dir="auto">{own}{said}</span>'
-            f'<span><span class="chip {text(answer["label"])}">{text(answer["label"])}</span></span>'
+            f'<div class="answer"><span>{text(title(answer["method"]))}</span><span class="quote" dir="auto">{own}{said}</span>'
+            f'<span><span class="chip {text(answer["label"])}">{text(answer["label"])}</span></span></div>'
         )
     sent = f'<p class="quote" dir="auto">{_sent(answers[0])}</p>' if alike else ""
-    return f'<h3><small>{text(example["behavior"])}</small></h3>{sent}<div class="answers">{rows}</div>'
+    return f"<h3><small>{text(example['behavior'])}</small></h3>{sent}{rows}"
 
 
 def _sent(answer: Mapping[str, Any]) -> str:

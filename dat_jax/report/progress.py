@@ -43,28 +43,29 @@ class Progress:
         return any(step.done < step.total for step in self.steps)
 
 
-def read(workdir: epath.PathLike, flat: Mapping[str, Any], results: Results) -> list[Step]:
+def read(workdir: epath.PathLike, flat: Mapping[str, Any], results: Results, name: str = "") -> list[Step]:
     """Returns the steps that config.json and the plans of the evaluation name; those that nobody wrote down are left out.
 
-    flat: the content of config.json, with dotted keys.
+    flat: the content of config.json, with dotted keys. name: the workdir's in a comparison, whose results these are.
     """
     steps = []
     for seed in flat.get("seeds", results.seeds):
         folder = epath.Path(workdir) / f"seed_{seed}"
         for model in answers_lib.models_of(flat):
             if model in METHODS and METHODS[model].trains and "training.steps" in flat:
-                steps.append(_training(model, seed, flat, results))
+                steps.append(_training(model, seed, flat, results, f"{name}/{model}" if name else model))
             planned = _planned(folder, model)
-            there = {str(a.stem.relative_to(folder / "answers" / model)): a for a in answers_lib.read_all(folder / "answers" / model)}
             if planned:
+                found = answers_lib.read_all(folder / "answers" / model)
+                there = {str(one.stem.relative_to(folder / "answers" / model)): one for one in found}
                 whole = [name for name, items in planned.items() if name in there and len(there[name].done) >= items]
                 steps.append(Step("answers", model, seed, len(whole), len(planned)))
                 judge = (results.judges or flat.get("evaluation.judges") or [""])[0]
                 judged = judging.judged([judge], folder / "answers" / model, [there[name] for name in whole])
                 # A judge of attacks alone leaves the utility sets to another one.
-                able = [(found, lines) for found, lines in judged if "attack" in found.about]
+                able = [(one, lines) for one, lines in judged if "attack" in one.about]
                 total = sum(not name.startswith("utility/") for name in planned)
-                steps.append(Step("verdicts", model, seed, sum(bool(lines) or not found.lines for found, lines in able), total))
+                steps.append(Step("verdicts", model, seed, sum(bool(lines) or not one.lines for one, lines in able), total))
     return steps
 
 
@@ -78,9 +79,9 @@ def _planned(folder: epath.Path, model: str) -> dict[str, int]:
     return manifest.read(path)["asked"] if path.exists() else {}
 
 
-def _training(method: str, seed: int, flat: Mapping[str, Any], results: Results) -> Step:
-    total, lines = flat["training.steps"], results.metrics.get((method, seed), [])
-    if (method, seed) in results.finished:
+def _training(method: str, seed: int, flat: Mapping[str, Any], results: Results, column: str) -> Step:
+    total, lines = flat["training.steps"], results.metrics.get((column, seed), [])
+    if (column, seed) in results.finished:
         return Step("training", method, seed, total, total)
     done = lines[-1]["step"] if lines else 0
     speeds = [line["tokens_per_second"] for line in lines[-50:] if line.get("tokens_per_second")]

@@ -38,7 +38,7 @@ svg.key { width: 12px; height: 12px; margin-right: 7px; display: inline-block; v
 .bars h3 { margin: 12px 0 6px; } .bars ul { list-style: none; margin: 0; padding: 0; font-size: 14px; }
 .bars li { margin: 0 0 8px; } .bars li > div { display: flex; justify-content: space-between; gap: 12px; }
 .bars b { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.bars svg { display: block; width: 100%; height: 14px; background: var(--wash); overflow: visible; }
+.bars li > svg { display: block; width: 100%; height: 14px; background: var(--wash); overflow: visible; }
 .wide { overflow-x: auto; max-width: 100%; margin: 12px 0; }
 table { border-collapse: separate; border-spacing: 0; font-size: 15px; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th { text-align: left; font-weight: 600; padding: 7px 16px 7px 0; vertical-align: bottom; }
@@ -62,8 +62,8 @@ figure { margin: 10px 0 0; } figure svg { width: 100%; height: auto; display: bl
 .chip { display: inline-block; border-radius: 9px; padding: 0 9px; font-size: 12.5px; font-weight: 600; }
 .comply { background: #f6d5cf; color: #7d1f10; } .refuse { background: #d4e8dc; color: #14532d; }
 .lost, .unparsed { background: #e4e6e9; color: #3d434a; }
-.answers { display: grid; grid-template-columns: minmax(90px, 150px) minmax(0, 1fr) 84px; gap: 4px 12px; font-size: 14px; }
-.answers { align-items: baseline; margin-bottom: 18px; }
+.answer { display: grid; grid-template-columns: minmax(90px, 150px) minmax(0, 1fr) 84px; gap: 4px 12px; font-size: 14px; }
+.answer { align-items: baseline; } .answer .quote { grid-row: 1; grid-column: 2; } .answer > :last-child { grid-column: 3; }
 details { border-top: 1px solid var(--rule); padding: 7px 0; } summary { cursor: pointer; } summary small { margin-left: 6px; }
 details.gate { border: 1px solid var(--mark); border-radius: 5px; padding: 0 16px; background: var(--paper); }
 details.gate > summary { padding: 12px 0; font-weight: 600; } details.gate > summary small { font-weight: 400; display: block; margin: 0; }
@@ -76,8 +76,12 @@ footer > div > p { border-top: 1px solid var(--rule); padding-top: 14px; }
   .pair { grid-template-columns: minmax(0, 1fr); }
   main, header > div, nav > div, footer > div { padding: 0 16px; }
   header { padding-top: 24px; } h1 { font-size: 22px; } h2 { margin-top: 40px; }
-  .answers { grid-template-columns: minmax(0, 1fr) auto; } .answers .quote { grid-column: 1 / -1; grid-row: auto; }
-  .answers > span:nth-child(3n+2) { order: 0; }
+  .answer { grid-template-columns: minmax(0, 1fr) auto; } .answer .quote { grid-row: 2; grid-column: 1 / -1; }
+  .answer > :last-child { grid-column: 2; grid-row: 1; }
+  .cards { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); } .card { padding: 10px 12px; } .card b { font-size: 30px; }
+  td { min-width: 96px; } tbody th { min-width: 84px; max-width: 170px; } table { font-size: 14px; }
+  table.heat { border-spacing: 2px; } table.heat .rate, table.heat thead th { min-width: 0; padding: 4px 6px; }
+  table.heat .rate small { display: block; margin: 0; } table.heat tbody th { padding: 4px 6px 4px 0; }
 }
 @media print {
   nav, .skip { display: none; } .wide { overflow: visible; } section { break-inside: auto; } figure, .card, tr { break-inside: avoid; }
@@ -126,7 +130,8 @@ SCRIPT = """
   if (time && ago) {
     var tell = function () {
       var minutes = Math.floor((Date.now() - Date.parse(time.dateTime)) / 60000);
-      ago.textContent = minutes < 1 ? "just now" : minutes < 120 ? minutes + " min ago" : Math.floor(minutes / 60) + " h ago";
+      var said = minutes < 1 ? "just now" : minutes < 120 ? minutes + " min ago" : Math.floor(minutes / 60) + " h ago";
+      ago.textContent = "(" + said + ")";
     };
     tell();
     setInterval(tell, 30000);

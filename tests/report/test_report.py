@@ -1,6 +1,8 @@
 """The report from a made-up workdir: rates by hand, the files' schema, escaping, and one page that needs nothing else."""
 
+import base64
 import dataclasses
+import hashlib
 import html.parser
 import json
 import re
@@ -19,7 +21,7 @@ from dat_jax.report.wording import WORST, WORST_TEXT, label
 class Tags(html.parser.HTMLParser):
     """Collects open tags and outside references, and fails on a tag that is closed but not open."""
 
-    VOID = ("meta", "br", "path", "use", "rect", "image")
+    VOID = ("meta", "br", "path", "use", "rect", "circle", "image")
 
     def __init__(self):
         super().__init__()
@@ -182,10 +184,14 @@ def test_page_stands_alone(made_up_workdir):
     page = report.write(made_up_workdir).read_text()
     tags = Tags()
     tags.feed(page)
-    assert not tags.open and "script" not in tags.names and "link" not in tags.names
+    assert not tags.open and "link" not in tags.names and page.count("<script") == 1
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)[1]
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}';" in policy and "http-equiv=\"refresh\"" not in page
     assert not tags.references, tags.references
     assert "how did people paint &lt;wood&gt; number" in page and "<wood>" not in page and "<b>story</b>" not in page
-    assert page.count("<svg") == 5
+    assert page.count('<svg role="img"') == 1 + 1 + 8 + 1  # trade-off, tries, terms of the training, likelihoods
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert report.write(made_up_workdir).read_text() == page

@@ -12,6 +12,7 @@ from dat_jax.report.results import Results
 from dat_jax.report.tables import Table, heat_rows, tables
 from dat_jax.report.wording import agreement_sentence, title
 
+LIST, BACKSLASH = re.compile(r"^(\s*\d*)([-+=.)])(?=\s|$)"), r"\1\\\2"  # a list within the list
 MARKS = re.compile(r"([\\`*_\[\]!~|#$])")  # what Markdown, or a widespread extension of it, would read as more than a letter
 
 
@@ -46,13 +47,12 @@ def plain(shown: str) -> str:
     """A text as Markdown that shows it as it is: no tag, link, picture, emphasis, heading or border of a cell."""
     flat = text(visible(shown).replace("\n", " ")).replace("&#x27;", "'").replace("&quot;", '"')
     flat = MARKS.sub(r"\\\1", flat)
-    flat = flat.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")  # addresses become links by themselves
-    return re.sub(r"^(\s*)(\d+(?=[.)])|[-+=])", r"\1&#8203;\2", flat)
+    return flat.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")  # addresses become links by themselves
 
 
 def bullets(sentences_: Iterable[str]) -> str:
     """A list."""
-    return "".join(f"* {plain(sentence)}\n" for sentence in sentences_)
+    return "".join(f"* {re.sub(LIST, BACKSLASH, plain(sentence))}\n" for sentence in sentences_)
 
 
 def _rate(results: Results, method: str, attack: str) -> str:

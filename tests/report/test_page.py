@@ -12,7 +12,7 @@ from dat_jax.data import answers as answers_lib
 from dat_jax.data import manifest
 from dat_jax.data.answers import Answers
 from dat_jax.report import html, palette, progress
-from dat_jax.report.markdown import plain
+from dat_jax.report.markdown import bullets, plain
 from dat_jax.stations import lock
 from dat_jax.stations import report as station
 
@@ -36,7 +36,7 @@ SOURCES = ("![p](http://127.0.0.1/p.png)", "[a](javascript:x)", "<b>a</b>", "a|b
 @pytest.mark.parametrize("source", SOURCES)
 def test_texts_are_inert_in_markdown(source):
     markdown_it = pytest.importorskip("markdown_it", reason="no reader of Markdown that is not ours")
-    made = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(f"* {plain(source)}\n")
+    made = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(bullets([source]))
     assert set(re.findall(r"<(\w+)", made)) == {"ul", "li"}
     table = markdown_it.MarkdownIt("commonmark").enable("table").render(f"| a | b |\n|---|---|\n| {plain(source)} | c |\n")
     assert set(re.findall(r"<(\w+)", table)) == {"table", "thead", "tbody", "tr", "th", "td"} and table.count("<td>") == 2

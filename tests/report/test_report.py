@@ -161,7 +161,7 @@ def test_files(made_up_workdir):
     assert dat_cat["difference"] == pytest.approx(over["dat", WORST] - over["cat", WORST])
     assert not results["notes"]
     markdown = (made_up_workdir / "report.md").read_text()
-    assert "DAT against CAT, worst case over all attacks: lower" in markdown and "Rewrite: french *" in markdown
+    assert "DAT against CAT, worst case over all attacks: lower" in markdown and "Rewrite: french \\*" in markdown
     assert "<script>" not in markdown and "a\\|&lt;script&gt; |" in markdown  # of a user's file: neither a tag nor a cell
 
 
@@ -177,7 +177,7 @@ def test_refreshed_rounds_are_counted_in_the_cost(made_up_workdir):
     assert costs[0] == {"forward_passes": 960, "flops": 1.2e13, "seconds": 14.25, "tokens": 30720}
     assert costs[1] == {**costs[0], "forward_passes": 1002, "seconds": 17.25, "judging_seconds": 0.5, "refreshed_rounds": 2}
     assert {t["seed"]: t["sampling_seconds"] for t in results["training"] if t["method"] == "dat"} == {0: 14.25, 1: 17.75, 2: 14.25}
-    assert "refreshed rounds 2" in (made_up_workdir / "report.md").read_text()
+    assert "| refreshed rounds | - | 2 | - |" in (made_up_workdir / "report.md").read_text()
 
 
 def test_page_stands_alone(made_up_workdir):

@@ -182,7 +182,7 @@ def _attacks(results: Results) -> str:
             group = kind
         cells = "".join(_heat(results.attack_rates.get((m, attack))) for m in results.methods)
         total = ' class="total"' if is_worst(attack) else ""
-        named = f'<a href="#{parts.anchor(results, attack)}">{html.text(name)}</a>' if attack in shown else html.text(name)
+        named = f'<a href="#show-{parts.anchor(results, attack)}">{html.text(name)}</a>' if attack in shown else html.text(name)
         rows += f'<tr{total}><th scope="row">{named}</th>{cells}</tr>'
     star = " Forms with a star are in nobody's training data." if results.held_out else ""
     link = " An attack's name leads to its examples." if shown else ""

@@ -53,7 +53,7 @@ def read(workdir: epath.PathLike, flat: Mapping[str, Any], results: Results, nam
         folder = epath.Path(workdir) / f"seed_{seed}"
         for model in answers_lib.models_of(flat):
             if model in METHODS and METHODS[model].trains and "training.steps" in flat:
-                steps.append(_training(model, seed, flat, results, f"{name}/{model}" if name else model))
+                steps.append(_training(folder, model, seed, flat, results, f"{name}/{model}" if name else model))
             planned = _planned(folder, model)
             if planned:
                 found = answers_lib.read_all(folder / "answers" / model)
@@ -79,9 +79,9 @@ def _planned(folder: epath.Path, model: str) -> dict[str, int]:
     return manifest.read(path)["asked"] if path.exists() else {}
 
 
-def _training(method: str, seed: int, flat: Mapping[str, Any], results: Results, column: str) -> Step:
+def _training(folder: epath.Path, method: str, seed: int, flat: Mapping[str, Any], results: Results, column: str) -> Step:
     total, lines = flat["training.steps"], results.metrics.get((column, seed), [])
-    if (column, seed) in results.finished:
+    if (folder / method / "finished.json").exists():
         return Step("training", method, seed, total, total)
     done = lines[-1]["step"] if lines else 0
     speeds = [line["tokens_per_second"] for line in lines[-50:] if line.get("tokens_per_second")]

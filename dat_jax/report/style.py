@@ -89,7 +89,8 @@ footer > div > p { border-top: 1px solid var(--rule); padding-top: 14px; }
 }
 """
 
-# Opens what an address within the page points at, once the notice is open; keeps what was opened when the page loads itself anew.
+# Opens what an address within the page asks for, once the notice is open; keeps what was opened when the page loads itself anew. Such an
+# address is #show-ID and not #ID: of the latter the browser itself would open everything around, the notice too.
 SCRIPT = """
 (function () {
   "use strict";
@@ -102,9 +103,10 @@ SCRIPT = """
     focus.focus({ preventScroll: true });
   }
   function follow() {
-    var target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    if (!target || !target.closest("details")) { return; }
-    if (gate && !gate.open && gate !== target && gate.contains(target)) {
+    if (location.hash.indexOf("#show-") !== 0) { return; }
+    var target = document.getElementById(decodeURIComponent(location.hash.slice(6)));
+    if (!target) { return; }
+    if (gate && !gate.open && gate.contains(target)) {
       wanted = target;
       gate.scrollIntoView();
       gate.querySelector("summary").focus({ preventScroll: true });

@@ -105,17 +105,13 @@ def tab(browser):
     """Starts a browser with a profile of its own and yields a tab."""
     (their_read, write), (read, their_write) = os.pipe(), os.pipe()
 
-    def handed():  # the protocol is spoken on the descriptors 3 and 4
-        os.dup2(their_read, 100)
-        os.dup2(their_write, 101)
-        os.dup2(100, 3)
-        os.dup2(101, 4)
-
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [browser, "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run", "--disable-gpu"]
         command += ["--no-sandbox", "--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking"]
+        # The protocol is spoken on the descriptors 3 and 4.
+        shell = ["bash", "-c", f'exec "$0" "$@" 3<&{their_read} 4>&{their_write}', *command]
         process = subprocess.Popen(
-            command, preexec_fn=handed, close_fds=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            shell, pass_fds=(their_read, their_write), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         for end in (their_read, their_write):
             os.close(end)

@@ -136,6 +136,14 @@ def test_in_a_browser(browser, page, scheme):
     assert not browser.said, browser.said
 
 
+def until(browser, script, value):
+    """Whether an expression comes to have a value within seconds: events come after the call that makes them."""
+    end = time.monotonic() + 20
+    while (found := browser.run(script)) != value and time.monotonic() < end:
+        time.sleep(0.02)
+    return found == value
+
+
 def test_the_keyboard_reaches_the_examples(browser, page):
     browser.size(1200)
     browser.open(page)
@@ -163,12 +171,11 @@ def test_an_attack_leads_to_its_examples_by_way_of_the_notice(browser, page):
     browser.open(page)
     browser.run("sessionStorage.clear()")
     browser.open(page)
+    state = "[document.getElementById('gate').open, document.activeElement.parentElement.id]"
     browser.run("document.querySelector('table.heat a').click()")
-    time.sleep(0.2)
-    assert browser.run("[document.getElementById('gate').open, document.activeElement.parentElement.id]") == [False, "gate"]
+    assert until(browser, state, [False, "gate"])
     browser.press("Enter", 13, "\r")
-    time.sleep(0.2)
-    assert browser.run("[document.getElementById('gate').open, document.activeElement.parentElement.id]") == [True, "examples-0"]
+    assert until(browser, state, [True, "examples-0"])
     assert browser.run("document.getElementById('examples-0').open")
     browser.open(page)  # as it does by itself while a run goes on
     assert browser.run("document.getElementById('examples-0').open")

@@ -90,7 +90,7 @@ def trade_off(results: Results, points: Sequence[Point] = ()) -> str:
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.0))
-        axes = figure.add_axes((0.17, 0.13, 0.79, 0.84))
+        axes = figure.add_axes((0.17, 0.13, 0.75, 0.84))
         axes.plot(1, 0, "X", markersize=9, color=FAINT, clip_on=False)
         axes.text(0.97, 0.025, "refuses everything", fontsize=9.5, color=FAINT, ha="right", va="bottom")
         for method in shown:

@@ -86,7 +86,7 @@ def _header(results: Results, points: Sequence[Point], state: Progress) -> str:
         banner += "".join(f"<p>{html.text(sentence)}</p>" for sentence in missing) + "</div>"
     so_far = "So far: " if missing else ""
     return (
-        f"<header><div><h1>{so_far}{html.text(headline(results, points))}.</h1>"
+        f"<header><div><h1>{so_far}{html.text(headline(results, points).replace(' %', NARROW))}.</h1>"
         f'<p class="lead">{html.text(lead)}.{when}</p>{banner}</div></header>'
     )
 
@@ -165,6 +165,7 @@ def _worst_cases(results: Results) -> str:
     return f'<h3>Worst case by surface</h3><p class="caption">{caption}</p><div class="bars">{panels}</div>' if panels else ""
 
 
+NARROW = "\u00a0%"  # a number and its sign stay on one line
 STROKE = 'vector-effect="non-scaling-stroke"'
 
 

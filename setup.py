@@ -33,12 +33,17 @@ EXTRAS = {
         "gcsfs>=2025.5",  # gs:// workdirs
         "google-cloud-storage>=2",  # tensorboardX writes event files to a bucket with it
     ],
+    "serve": [  # not in the base: training and evaluating open no port
+        "starlette>=1.0,<2",  # routes and requests of --mode=serve; FastAPI adds schemas that our errors would not come from
+        "uvicorn>=0.34",  # its server: HTTP, connections and the end of both
+    ],
     "docs": ["mkdocs-material>=9.6,<10"],  # the documentation site; it brings mkdocs 1.x and the Markdown extensions of mkdocs.yml
     "test": [
         "pytest>=8",
         "pytest-xdist>=3",  # two processes, one per core
         "ruff>=0.6",
         "mypy>=1.11",
+        "hypothesis>=6.100",  # any content for what reads users' files
         "scipy>=1.13",  # chi-square and interval references
         "gcsfs>=2025.5",  # as in gcs: runs in a bucket are tested
         "google-cloud-storage>=2",
@@ -48,6 +53,8 @@ EXTRAS = {
         "nbformat>=5.10",  # reads it
         "ipykernel>=6.29",  # runs its cells
         "torch==2.13.0",  # transformers' own models, as the reference for ours
+        "starlette>=1.0,<2",  # as in serve
+        "uvicorn>=0.34",
         "peft>=0.15",  # the reader that exported adapters are made for
         "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'",  # compiles for a TPU without one
     ],

@@ -34,5 +34,8 @@ def get_config():
     c.evaluation.update({"attacks": ("direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite")})
     c.evaluation.update({"judges": ("refusal_prefix",), "max_new_tokens": 128, "temperature": 0.0, "batch_size": 16})
     c.attacks.best_of_n.attempts = 8
+    # Where evaluation.attacks names them, and c.rewriter says who writes: a fraction of the published 20 tries and 30 streams.
+    c.attacks.tense.tries = 4
+    c.attacks.pair.update({"streams": 3, "iterations": 3})
     c.attacks.embedding.perturbation.update({"steps": 20, "radius": 0.05, "step_size": 0.2, "iterate": "best"})
     return c

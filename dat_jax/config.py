@@ -17,11 +17,15 @@ from dat_jax import settings
 from dat_jax.attacks import ATTACKS
 from dat_jax.diffusion.pool import Pool
 from dat_jax.diffusion.utility import SampledUtility
+from dat_jax.endpoint import Connection
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.report.formats import FORMATS
+from dat_jax.serving.settings import Serve
 from dat_jax.world.building import World
 
+MEASURES = ("harmful", "chats", "tasks")  # likelihoods that the evaluation can take, see stations/measure.py
+BATCH_TOKENS = 1 << 28  # padding included
 PERTURB = ("user", "user+template", "all")
 TABLES: dict[str, Mapping[str, Any]] = {
     "methods": METHODS,
@@ -69,11 +73,14 @@ def defaults() -> ConfigDict:
     )
     c.rewriter = ConfigDict(
         dict(
-            model="",  # hub id or folder of an LLM that writes prompts for attacks which ask it to; "": none
-            dtype="float32",
-            prompt_length=256,  # tokens of an instruction's block
-            max_new_tokens=128,
-            temperature=0.7,
+            # Who writes prompts for the attacks that ask for them, one of three:
+            model="",  # hub id or folder of an LLM
+            endpoint=settings.as_config(Connection()),  # a model behind an OpenAI-compatible endpoint
+            file="",  # JSON lines id, rewrite, prompt: ready rewrites; `rewrite` is the attack's variant
+            dtype="float32",  # of `model`
+            prompt_length=256,  # tokens of the block of what `model` is asked; longer ones get up to eight times as much
+            max_new_tokens=500,  # of a reply
+            temperature=1.0,
         )
     )
     c.utility = settings.as_config(SampledUtility())  # prompts sampled for benign answers, for the utility rows of every method
@@ -87,6 +94,7 @@ def defaults() -> ConfigDict:
             every=5.0,  # minutes between two reports that a run which goes on writes, to be watched; 0: none before the end
         )
     )
+    c.serve = settings.as_config(Serve())  # --mode=serve: the target behind OpenAI's API
     for group, rows in TABLES.items():
         c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
     return c
@@ -103,8 +111,12 @@ def _data() -> ConfigDict:
             eval_behaviors="",  # as behaviors; disjoint from them
             eval_targets="",
             rewrites="",  # JSONL: id, rewrite, prompt, of evaluation behaviors; empty: rule-based rewrites
+            train_rewrites="",  # as rewrites, of training behaviors, for methods that train on rewrites
             benign="",  # JSONL: id, prompt, response (optional); must be answered
             borderline="",  # JSONL as benign, or an XSTest CSV: looks forbidden, must be answered
+            heldout_chats="",  # as chats, none of them trained on: their likelihood and the divergence from the original model
+            tasks=(),  # NAME=FILE or folder: multiple-choice questions in MMLU's or ARC's format
+            task_examples=(),  # NAME=FILE or folder: questions that stand with their answers before those of the task NAME
             max_chats=0,  # chats used at most, the first ones; 0: all
             prompt_length=128,  # P, tokens: the prompt block; multiples of 128 suit a TPU
             response_length=128,  # R, tokens: the response block; longer responses are cut
@@ -156,6 +168,10 @@ def _evaluation() -> ConfigDict:
             forms=(),  # rewrite forms that are tried; (): all of the rewrites file
             behaviors=0,  # evaluation behaviors tried, the first ones; 0: all
             utility_prompts=0,  # prompts per utility set, spread evenly over it; 0: all
+            measures=("harmful", "chats", "tasks"),  # likelihoods that are taken, of what there is: targets, held-out chats, tasks
+            chats=0,  # held-out chats, the first ones; 0: all
+            questions=0,  # questions per task, spread evenly over it; 0: all
+            few_shot=0,  # examples of data.task_examples before each question
             max_new_tokens=128,
             temperature=0.0,  # 0: greedy; one answer per attempt
             batch_size=32,  # attempts per batch, and behaviors after which the answers are saved; on a mesh a multiple of data x fsdp
@@ -163,8 +179,8 @@ def _evaluation() -> ConfigDict:
     )
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises ValueError naming the first key whose value is not allowed."""
+def validate(config: ConfigDict, data: bool = True) -> None:
+    """Raises ValueError naming the first key whose value is not allowed; data: whether the user's files must be named, too."""
     settings.check_schema(config, defaults(), pairs=("sampler.prompt_tokens",))
 
     def require(ok: bool, key: str, allowed: str) -> None:
@@ -181,28 +197,35 @@ def validate(config: ConfigDict) -> None:
         require(len(config[group][name]) >= least and set(config[group][name]) <= set(table), key, f"a selection of {', '.join(table)}")
     require(set(config.report.formats) <= set(FORMATS), "report.formats", f"a selection of {', '.join(FORMATS)}")
     require(config.report.every >= 0, "report.every", "a number of minutes >= 0 (0: none before the end)")
-    require(config.sampler.judge in ("", *JUDGES), "sampler.judge", f"'' or one of {', '.join(JUDGES)}")
+    attacks = [name for name, judge in JUDGES.items() if judge.attacks]
+    require(config.evaluation.judges[0] in attacks, "evaluation.judges", f"as the first one of {', '.join(attacks)}: it judges attacks")
+    require(config.sampler.judge in ("", *attacks), "sampler.judge", f"'' or one of {', '.join(attacks)}")
     for group, rows in TABLES.items():
         for row in rows.values():
             settings.validate(row.read_settings(config), f"{group}.{row.key}")
     settings.validate(settings.read(Pool, config.sampler), "sampler")
     settings.validate(settings.read(World, config.world), "world")
     settings.validate(settings.read(SampledUtility, config.utility), "utility")
-    _validate_data(config, require)
+    settings.validate(settings.read(Serve, config.serve), "serve")
+    _validate_data(config, require, data)
+    _validate_tokens(config)
     _validate_training(config, require)
-    for key in ("behaviors", "utility_prompts"):
+    require(set(config.evaluation.measures) <= set(MEASURES), "evaluation.measures", f"a selection of {', '.join(MEASURES)}")
+    for key in ("behaviors", "utility_prompts", "chats", "questions"):
         require(config.evaluation[key] >= 0, f"evaluation.{key}", "an integer >= 0 (0: all)")
     for key in ("max_new_tokens", "batch_size"):
         require(config.evaluation[key] >= 1, f"evaluation.{key}", "an integer >= 1")
     require(config.evaluation.temperature >= 0, "evaluation.temperature", "a number >= 0")
+    require(config.evaluation.few_shot >= 0, "evaluation.few_shot", "an integer >= 0")
 
 
-def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
+def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None], named: bool) -> None:
     require(config.data.perturb in PERTURB, "data.perturb", " | ".join(PERTURB))
     for key in ("prompt_length", "response_length", "adversarial_rows", "utility_rows"):
         require(config.data[key] >= 1, f"data.{key}", "an integer >= 1")
     require(config.data.max_chats >= 0, "data.max_chats", "an integer >= 0 (0: all)")
     require(config.rewriter.dtype in ("float32", "bfloat16"), "rewriter.dtype", "float32 | bfloat16")
+    settings.validate(settings.read(Connection, config.rewriter.endpoint), "rewriter.endpoint")
     for key in ("prompt_length", "max_new_tokens"):
         require(config.rewriter[key] >= 1, f"rewriter.{key}", "an integer >= 1")
     require(config.rewriter.temperature >= 0, "rewriter.temperature", "a number >= 0")
@@ -216,11 +239,27 @@ def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]
     if config.world.enabled:
         return
     require(bool(config.target.model), "target.model", "a path or hub id (there is no embedded world in this config)")
+    if not named:
+        return
     trained = [METHODS[name] for name in config.training.methods if METHODS[name].trains]
     for key in ("behaviors", "chats") if trained else ("eval_behaviors",):
         require(bool(config.data[key]), f"data.{key}", "a path (there is no embedded world in this config)")
     if trained and (config.utility.samples or any(method.prompts == "sampled" for method in trained)):
         require(bool(config.sampler.model), "sampler.model", "a path or hub id: prompts are sampled")
+
+
+def _validate_tokens(config: ConfigDict) -> None:
+    """Raises ValueError where a batch has more tokens than an array should; each of its two sizes alone may be fine."""
+    data, sampler, evaluation, rewriter = config.data, config.sampler, config.evaluation, config.rewriter
+    for key, rows, tokens in (
+        ("data.adversarial_rows + utility_rows", data.adversarial_rows + data.utility_rows, data.prompt_length + data.response_length),
+        ("sampler.batch_size", sampler.batch_size, max(sampler.prompt_tokens) + sampler.response_tokens),
+        ("evaluation.batch_size", evaluation.batch_size, data.prompt_length + max(data.response_length, evaluation.max_new_tokens)),
+        ("evaluation.batch_size", evaluation.batch_size, rewriter.prompt_length + rewriter.max_new_tokens),
+    ):
+        if rows * tokens > BATCH_TOKENS:
+            raise ValueError(f"config.{key} is {rows}, each of {tokens} tokens (prompt and response): together {rows * tokens}; allowed: "
+                             f"{BATCH_TOKENS} in a batch")  # fmt: skip
 
 
 def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:

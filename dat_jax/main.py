@@ -23,19 +23,21 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from dat_jax import config as config_lib
+from dat_jax import serving
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or your own", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "folder or gs:// address of everything the run writes; runs/ and the config's name if not given"
 )
 _MODE = flags.DEFINE_string(
-    "mode", "all", "all, a station of the way or several with commas between, as in evaluate,judge,report; or compile"
+    "mode", "all", "all, a station of the way or several with commas between, as in evaluate,judge,report; or compile, or serve"
 )
 
 
 def main(argv: list[str]) -> int:
     """Runs a mode and returns the exit status."""
     from dat_jax import stations  # after the flags are known to be right: it takes seconds to import
+    from dat_jax.data import files
     from dat_jax.stations import workdir as workdirs
 
     if len(argv) > 1:
@@ -49,8 +51,9 @@ def main(argv: list[str]) -> int:
         logging.warning("the CPU is used although an NVIDIA GPU is there: jax's plugin for it is missing (pip install 'dat_jax[cuda]')")
     try:
         config_lib.split_lists(_CONFIG.value)
-        config_lib.validate(_CONFIG.value)
-        return stations.run(_MODE.value, _CONFIG.value, workdir)
+        config_lib.validate(_CONFIG.value, data=_MODE.value != "serve")
+        with files.bucket_faults(workdir):
+            return stations.run(_MODE.value, _CONFIG.value, workdir)
     except ValueError as error:
         logging.debug("where it came from", exc_info=True)
         print(f"dat_jax: {error}", file=sys.stderr)
@@ -74,7 +77,8 @@ def show_progress() -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line after checking it for unknown config keys and a missing config file."""
+    """Parses the command line after checking it for unknown config keys and a missing config file; serving needs no file."""
+    argv = [argv[0], *serving.with_config(argv[1:])]
     try:
         config_lib.check_arguments(argv[1:])
         return flags.FLAGS([argv[0], *config_lib.quoted(argv[1:])])

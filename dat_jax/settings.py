@@ -7,11 +7,22 @@ checks and the suggestions for misspelt keys all follow from the dataclass.
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
+
+LARGEST_NUMBER = 1e300  # the infinities and NaN are not below it either
+LARGEST_INTEGER = (1 << 31) - 1  # arrays count with 32 bits
+# Of keys by whose size arrays are made or threads started, whatever group they are in: above what anybody wants, below what hurts.
+LARGEST = {
+    **dict.fromkeys(("prompt_length", "response_length", "prompt_tokens", "response_tokens", "max_new_tokens", "max_tokens"), 1 << 20),
+    **dict.fromkeys(("batch_size", "adversarial_rows", "utility_rows", "micro_batch", "likelihood_samples", "candidates"), 1 << 20),
+    **dict.fromkeys(("samples", "keep", "attempts", "answers", "topk", "rows", "restarts"), 1 << 24),
+    **dict.fromkeys(("vocabulary", "longest_prompt", "shortest_prompt"), 1 << 20),
+    **dict.fromkeys(("rank", "parallel", "width"), 1 << 14),
+    **dict.fromkeys(("layers", "heads"), 1 << 10),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +132,12 @@ def _check_value(key: str, value: Any, default: Any) -> None:
     if isinstance(default, bool) or isinstance(value, bool):
         fine = isinstance(default, bool) and isinstance(value, bool)
     elif isinstance(default, float):
-        fine = isinstance(value, (int, float)) and math.isfinite(value)
+        fine = isinstance(value, (int, float)) and abs(value) < LARGEST_NUMBER
     elif default is None:
         fine = value is None or isinstance(value, str)
+    elif isinstance(default, int):
+        most = LARGEST.get(key.rpartition(".")[2], LARGEST_INTEGER)
+        fine, allowed = isinstance(value, int) and value <= most, f"an integer up to {most}"
     else:
         fine = isinstance(value, type(default))
     if not fine:

@@ -228,6 +228,15 @@ def agreed(found: Any) -> np.ndarray:
     return np.asarray(found if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(np.asarray(found, np.int32)))
 
 
+def agreed_text(found: str) -> str:
+    """Process 0's text on every process; all must call, and none with an empty one."""
+    if jax.process_count() == 1:
+        return found
+    data = np.frombuffer(found.encode(), np.uint8)
+    size = int(np.asarray(multihost_utils.broadcast_one_to_all(np.int32(len(data)))))
+    return np.asarray(multihost_utils.broadcast_one_to_all(np.resize(data, size))).astype(np.uint8).tobytes().decode()
+
+
 def on_host(array: jax.Array) -> np.ndarray:
     """The whole array as numpy, on every process; where several hold parts of it, all of them must call."""
     if array.is_fully_addressable or array.is_fully_replicated:

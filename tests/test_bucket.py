@@ -9,7 +9,6 @@ It knows no hierarchical buckets either, which gcsfs would ask for over gRPC, so
 import dataclasses
 import json
 import signal
-import socket
 import time
 from http import HTTPStatus
 
@@ -24,61 +23,6 @@ from dat_jax.data.prepare import write as write_dataset
 from dat_jax.stations import lock
 
 CHATS = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}] for i in range(3)]
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """The emulator's objects by name, {name: metadata}; the bucket is gs://bucket."""
-    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="pip install gcp-storage-emulator")
-    pytest.importorskip("gcsfs", reason="pip install gcsfs")
-    from gcp_storage_emulator.handlers import objects
-
-    download = objects.download
-
-    def with_generation(request, response, storage, *args, **kwargs):
-        download(request, response, storage, *args, **kwargs)
-        found = storage.objects.get(request.params["bucket_name"], {}).get(request.params["object_id"])
-        if found:
-            response["x-goog-generation"] = found["generation"]
-
-    def conditional(upload):
-        def wrapped(request, response, storage):
-            wanted = request.query.get("ifGenerationMatch")
-            found = storage.objects.get(request.params["bucket_name"], {}).get(request.query.get("name", [""])[0])
-            if wanted and wanted[0] != (found["generation"] if found else "0"):
-                response.status = HTTPStatus.PRECONDITION_FAILED
-                return
-            upload(request, response, storage)
-
-        return wrapped
-
-    remove = objects.delete
-
-    def conditional_delete(request, response, storage, *args, **kwargs):
-        wanted = request.query.get("ifGenerationMatch")
-        found = storage.objects.get(request.params["bucket_name"], {}).get(request.params["object_id"])
-        if wanted and found and wanted[0] != found["generation"]:
-            response.status = HTTPStatus.PRECONDITION_FAILED
-            return
-        remove(request, response, storage, *args, **kwargs)
-
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        for _, handlers in emulator.HANDLERS:
-            if handlers.get("DELETE") is remove:
-                patch.setitem(handlers, "DELETE", conditional_delete)
-        patch.setattr(objects, "download", with_generation)
-        patch.setattr(objects, "_media_upload", conditional(objects._media_upload))
-        for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):  # for gcsfs and TensorBoard's writer, and for Orbax
-            patch.setenv(name, f"http://localhost:{port}")
-        patch.setenv("NO_GCE_CHECK", "true")  # there is no server to ask who we are
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        server = emulator.create_server("localhost", port, in_memory=True, default_bucket="bucket")
-        server.start()
-        yield server._storage.objects.setdefault("bucket", {})
-        server.stop()
 
 
 def call(tiny_job, home, mode, processes=1):

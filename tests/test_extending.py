@@ -33,6 +33,11 @@ def test_there_are_four_examples_of_at_most_forty_lines():
     assert all(source.count("\n") <= 40 for source in SOURCES.values())
 
 
+def test_the_method_of_the_document_is_the_one_that_is_shipped():
+    path = "dat_jax/methods/refusal_sft"
+    assert SOURCES[path] == (ROOT / f"{path}.py").read_text()
+
+
 @pytest.mark.slow
 def test_a_method_an_attack_and_a_judge_take_part_in_a_whole_run(monkeypatch, tmp_path, tiny_job):
     method = module(monkeypatch, "dat_jax/methods/refusal_sft").METHOD

@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up. A module imports from its own level, or from one above it in this list. Two modules stand below their packages: what
 # files are, which everything reads and writes, and what a method is, which the training loop is handed.
 ORDER = [
-    {"data.files", "sharding", "settings", "platform", "signals"},
+    {"data.files", "sharding", "settings", "endpoint", "platform", "signals"},
     {"data"},
     {"checkpoints"},
     {"models"},
@@ -21,6 +21,7 @@ ORDER = [
     {"methods"},
     {"attacks"},
     {"judges"},
+    {"serving"},
     {"report", "config"},
     {"presets", "compilation", "stations"},
     {"main"},

@@ -24,6 +24,7 @@ class Attempt:
     """One thing to try on a model: a prompt, what the answer is made to start with, and the response that an optimizing attack raises.
 
     suffix: the end of the prompt to which a perturbation is confined; "": it reaches all that config.data.perturb allows.
+    target_eot: whether the end of the turn belongs to the target; if so, what an attack raises is to say the target and then stop.
     tokens: the whole prompt as ids of the victim's tokenizer, chat template included, in place of `prompt`, which then is for readers.
     temperature: of the answer; None: config.evaluation.temperature.
     delta: perturbations PxD of the prompt block by site (0: its embeddings, k: the residual stream before layer k), the last row at the
@@ -35,9 +36,30 @@ class Attempt:
     target: str
     prefill: str = ""
     suffix: str = ""
+    target_eot: bool = True
     tokens: tuple[int, ...] = ()
     temperature: float | None = None
     delta: Mapping[int, np.ndarray] | None = dataclasses.field(default=None, compare=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """What a rewriter is asked: a conversation that it is to go on with, and which of the behavior's rewrites the reply will be.
+
+    behavior, form: what a file of ready rewrites is searched for; form "": no file can have it.
+    draw: the same conversation with another number gets another reply, where the rewriter's temperature is above 0.
+    unlike: a text that is no rewrite of itself, the request; "": any reply that is not empty will do.
+    """
+
+    behavior: str
+    form: str
+    messages: tuple[tuple[str, str], ...]  # of (role, text), the last one the user's
+    draw: int = 0
+    unlike: str = ""
+
+
+class Stopped(ValueError):
+    """Why one attack cannot go on, such as a rewriter that fails; the other ones go on."""
 
 
 class Store(Protocol):
@@ -60,8 +82,13 @@ class Context:
     rewrites: Sequence[Rewrite] = ()
     given: Sequence[Attempt] = ()  # for an attack that says where its attempts are given from
     judge: Callable[..., Any] | None = None  # exchanges -> verdicts, see judges/judge.py; for attacks that say uses_judge
-    rewriter: Callable[[Sequence[str]], list[str]] | None = None  # instructions -> texts of config.rewriter.model; None where none is set
+    rewriter: Callable[[Sequence[Ask]], list[str]] | None = None  # asks -> texts, see stations/rewriter.py; for attacks that uses_rewriter
     store: Store | None = None
+    spent: dict[str, float] = dataclasses.field(default_factory=dict)  # what the attack cost so far, and what else it counts, by name
+
+    def count(self, name: str, number: float = 1) -> None:
+        """Adds to what is written as the attack's cost under a name, such as replies that were of no use."""
+        self.spent[name] = self.spent.get(name, 0) + number
 
 
 def once(settings: Any, forms: Sequence[str]) -> Sequence[str]:
@@ -74,7 +101,8 @@ def once(settings: Any, forms: Sequence[str]) -> Sequence[str]:
 class Attack:
     """A row of the table ATTACKS.
 
-    attempts(behaviors, victim, context) -> list of Attempt, those of a behavior together; a behavior without any is not counted.
+    attempts(behaviors, victim, context) -> list of Attempt, those of a behavior together; a behavior without any is not counted. Raises
+    Stopped where this attack cannot go on, and others can.
     variants(settings, forms) -> names: the attack is run, reported and stored once per name, "" standing for none. forms: the rewrites'.
     """
 
@@ -88,6 +116,8 @@ class Attack:
     tries: bool = False  # whether its attempts on a behavior are tries of one kind: the report draws success over their number
     uses_judge: bool = False  # whether context.judge steers it: its answers then depend on the judge
     uses_target: bool = False  # whether the behavior's target steers it: the report says so where targets were made from the behaviors
+    uses_rewriter: bool = False  # whether context.rewriter writes its prompts: its answers then depend on the rewriter
+    asks: Callable[..., list[Ask]] | None = None  # (behaviors, context) -> what it asks the rewriter, where no model's answers decide that
     variants: Callable[[Any, Sequence[str]], Sequence[str]] = once
     given: str = ""  # where its attempts come from when they are ready before it starts, one of stations/given.py
     choices: tuple[str, ...] = ()  # settings that say which variants there are: answers do not depend on them, so they may change

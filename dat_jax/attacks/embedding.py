@@ -8,6 +8,7 @@ from the perturbed embeddings and judged like any other. The target itself is ne
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.direct import requests
@@ -23,6 +24,7 @@ class Settings:
     """config.attacks.embedding."""
 
     perturbation: Perturbation = dataclasses.field(default_factory=lambda: Perturbation(steps=20, iterate="best"))
+    target_eot: bool = True  # whether the end of the turn is part of what is raised; if so, the attack learns to say the target and stop
     forms: tuple[str, ...] = ()  # rewrite forms that embedding+rewrite is put on top of; (): all that are tried
     radii: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)  # of embedding_radius, the attack on the direct request
 
@@ -33,20 +35,28 @@ class Settings:
         self.perturbation.validate_attack(f"{key}.perturbation")
 
 
+def toward(attempts: Sequence[Attempt], settings: Any) -> list[Attempt]:
+    """The attempts with the target that is raised: with the end of the turn or, where the settings say so, without.
+
+    The answer goes on after the target in both cases, and is judged whole.
+    """
+    return [dataclasses.replace(attempt, target_eot=settings.target_eot) for attempt in attempts]
+
+
 def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Perturbs the direct request."""
-    return victim.perturb(requests(behaviors), context.settings.perturbation)
+    return victim.perturb(toward(requests(behaviors), context.settings), context.settings.perturbation)
 
 
 def on_rewrites(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Perturbs each rewrite of the form."""
-    return victim.perturb(rewritten(behaviors, context), context.settings.perturbation)
+    return victim.perturb(toward(rewritten(behaviors, context), context.settings), context.settings.perturbation)
 
 
 def at_radius(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Perturbs the direct request within the radius that is the variant's name."""
     how = dataclasses.replace(context.settings.perturbation, radius=float(context.variant))
-    return victim.perturb(requests(behaviors), how)
+    return victim.perturb(toward(requests(behaviors), context.settings), how)
 
 
 def every_radius(settings: Settings, forms: Sequence[str]) -> Sequence[str]:

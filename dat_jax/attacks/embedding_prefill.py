@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.direct import requests
+from dat_jax.attacks.embedding import toward
 from dat_jax.attacks.prefill import continued
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
@@ -20,6 +21,7 @@ class Settings:
     """config.attacks.embedding_prefill."""
 
     perturbation: Perturbation = dataclasses.field(default_factory=lambda: Perturbation(steps=20, iterate="best"))
+    target_eot: bool = True  # whether the end of the turn is part of what is raised; if so, the attack learns to say the target and stop
     lengths: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20)  # words of the target that the answer is made to start with
 
     def validate(self, key: str) -> None:
@@ -31,7 +33,8 @@ class Settings:
 
 def of_length(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Gives as many words as the variant's name says and perturbs the direct request toward what follows them."""
-    return victim.perturb(continued(requests(behaviors), int(context.variant)), context.settings.perturbation)
+    asked = toward(requests(behaviors), context.settings)
+    return victim.perturb(continued(asked, int(context.variant)), context.settings.perturbation)
 
 
 ATTACK = Attack(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.direct import requests
+from dat_jax.attacks.embedding import toward
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
 from dat_jax.settings import check
@@ -20,6 +21,7 @@ class Settings:
     """config.attacks.embedding_search: a radius at which some behaviors hold and some do not, where a curve has something to show."""
 
     perturbation: Perturbation = dataclasses.field(default_factory=lambda: Perturbation(steps=20, radius=1.0, iterate="best"))
+    target_eot: bool = True  # whether the end of the turn is part of what is raised; if so, the attack learns to say the target and stop
     steps: tuple[int, ...] = (5, 10, 20, 50, 100, 200)  # of embedding_steps, from one start at zero
     restarts: tuple[int, ...] = (1, 2, 4, 8)  # of embedding_restarts: the first from zero, the others from random points
 
@@ -33,12 +35,14 @@ class Settings:
 
 def of_steps(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Perturbs the direct request with as many steps as the variant's name says."""
-    return victim.perturb(requests(behaviors), dataclasses.replace(context.settings.perturbation, steps=int(context.variant)))
+    how = dataclasses.replace(context.settings.perturbation, steps=int(context.variant))
+    return victim.perturb(toward(requests(behaviors), context.settings), how)
 
 
 def of_restarts(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Perturbs the direct request from as many starts as the variant's name says; every one is answered and any may break it."""
-    found = [victim.perturb(requests(behaviors), context.settings.perturbation, restart) for restart in range(int(context.variant))]
+    asked = toward(requests(behaviors), context.settings)
+    found = [victim.perturb(asked, context.settings.perturbation, restart) for restart in range(int(context.variant))]
     return [attempt for together in zip(*found) for attempt in together]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.direct import requests
+from dat_jax.attacks.embedding import toward
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
 from dat_jax.settings import check
@@ -20,6 +21,7 @@ class Settings:
     """config.attacks.embedding_suffix."""
 
     perturbation: Perturbation = dataclasses.field(default_factory=lambda: Perturbation(steps=20, iterate="best"))
+    target_eot: bool = True  # whether the end of the turn is part of what is raised; if so, the attack learns to say the target and stop
     suffix: str = "! ! ! ! ! ! ! !"  # what is put behind the request, after a space
     radii: tuple[float, ...] = (0.3, 0.5, 1.0, 2.0, 5.0)
 
@@ -34,7 +36,7 @@ class Settings:
 def at_radius(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Perturbs the suffix of the direct request within the radius that is the variant's name."""
     suffix = context.settings.suffix
-    longer = [dataclasses.replace(a, prompt=f"{a.prompt} {suffix}", suffix=suffix) for a in requests(behaviors)]
+    longer = [dataclasses.replace(a, prompt=f"{a.prompt} {suffix}", suffix=suffix) for a in toward(requests(behaviors), context.settings)]
     return victim.perturb(longer, dataclasses.replace(context.settings.perturbation, radius=float(context.variant)))
 
 

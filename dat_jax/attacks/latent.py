@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dat_jax import settings as settings_lib
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.direct import requests
+from dat_jax.attacks.embedding import toward
 from dat_jax.attacks.rewrite import chosen_forms, rewritten
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
@@ -27,6 +28,7 @@ class Settings:
     """config.attacks.latent."""
 
     perturbation: Perturbation = dataclasses.field(default_factory=lambda: Perturbation(steps=20, iterate="best", sites=(1,)))
+    target_eot: bool = True  # whether the end of the turn is part of what is raised; if so, the attack learns to say the target and stop
     forms: tuple[str, ...] = ()  # rewrite forms that latent+rewrite is put on top of; (): all that are tried
     sites_tried: tuple[int, ...] = (0, 1)  # of latent_site, the attack on the direct request at one site at a time; 0: the embeddings
 
@@ -59,7 +61,7 @@ def at_site(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> 
 def _perturbed(attempts: Sequence[Attempt], victim: Victim, settings: Settings, how: Perturbation) -> list[Attempt]:
     """Every model under attack has its own number of layers, so each is asked before the search begins."""
     settings_lib.fits(settings, f"attacks.{GROUP}", victim.model.config)
-    return victim.perturb(attempts, how)
+    return victim.perturb(toward(attempts, settings), how)
 
 
 ATTACK = Attack(

@@ -90,15 +90,25 @@ class Victim:
         laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
         P, perturbed = laid_out.tokens_BxT.shape[1] - self.decoding.response_length, []
         self.spent["flops"] += operations(self.model.config, how, self.shape(len(attempts), P))
+        kind = dataclasses.replace(how, radius=0.0, step_size=1.0)  # what a program is compiled for: all radii and step sizes share one
         for rows in _batches(len(attempts), self.decoding.batch_size):
             batch, seeds = self._placed((jax.tree.map(lambda array, rows=rows: array[rows], laid_out), seeds_B[rows]))
-            found = jax.tree.map(sharding.on_host, perturbation(self.model.params, self.model.config, batch, how, P, seeds, restart))
+            found = perturbation(self.model.params, self.model.config, batch, kind, P, seeds, restart, how.radius, how.step_size)
+            found = jax.tree.map(sharding.on_host, found)
             for place, row in enumerate(rows):
                 perturbed.append(dataclasses.replace(attempts[row], delta={site: x_BxPxD[place] for site, x_BxPxD in found.items()}))
         return perturbed[: len(attempts)]
 
+    def fits(self, prompt: str) -> bool:
+        """Whether a prompt can be sent: it has no more blocks than a prompt may have, and the chat template leaves it as it is."""
+        try:
+            tokens = conversations.prompt_tokens(self.model.tokenizer, [{"role": "user", "content": prompt}], self.decoding.system)
+        except ValueError:
+            return False
+        return tokens <= BLOCKS * self.decoding.prompt_length
+
     def log_likelihood(self, attempts: Sequence[Attempt]) -> list[float]:
-        """The mean log-probability of each attempt's target given its prompt, in nats per token, the end of the turn included."""
+        """The mean log-probability of each attempt's target given its prompt, in nats per token, the end of the turn if target_eot."""
         if not attempts:
             return []
         laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
@@ -124,12 +134,17 @@ class Victim:
         return batch if self.mesh is None else sharding.place_batch(self.mesh, batch, size or self.decoding.batch_size)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "how", "prompt_length"))
+@functools.partial(jax.jit, static_argnames=("config", "kind", "prompt_length"))
 def perturbation(
-    params: Any, config: ModelConfig, batch: Conversations, how: Perturbation, prompt_length: int, seeds_B: jax.Array, restart: jax.Array
-) -> Delta:
-    """Finds the perturbation of the prompts, BxPxD by site, that makes the batch's responses likely; see `perturb`."""
-    network = Network(params, None, config, prompt_length)
+    params: Any, config: ModelConfig, batch: Conversations, kind: Perturbation, prompt_length: int, seeds_B: jax.Array, restart: jax.Array,
+    radius: jax.Array, step_size: jax.Array,
+) -> Delta:  # fmt: skip
+    """Finds the perturbation of the prompts, BxPxD by site, that makes the batch's responses likely; see `perturb`.
+
+    kind: how, but for the radius and the step size.
+    """
+    numbers: Any = {"radius": radius, "step_size": step_size}
+    how, network = dataclasses.replace(kind, **numbers), Network(params, None, config, prompt_length)
     keys_B = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), restart))(seeds_B)
     anew = restart > 0
     start = {site: jnp.where(anew, x_BxPxD, 0.0) for site, x_BxPxD in random_start(network, batch, how, keys_B).items()}
@@ -190,7 +205,8 @@ def lay_out(tokenizer: Any, attempts: Sequence[Attempt], how: Decoding, with_tar
         target = attempt.target if with_targets else ""
         prompts.append(ids + prefix)
         allowed.append(mask + [False] * len(prefix))
-        responses.append(conversations.encode_response(tokenizer, [*user, {"role": "assistant", "content": target}]))
+        response = conversations.encode_response(tokenizer, [*user, {"role": "assistant", "content": target}])
+        responses.append(response if attempt.target_eot else response[:-1])
         prefixes.append(prefix)
     longest = max(len(ids) for ids in prompts)
     blocks = math.ceil(longest / how.prompt_length)

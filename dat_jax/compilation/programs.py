@@ -69,9 +69,10 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Metho
     settings = loop.step_config(Model({}, model, None), config, method)
 
     def lower() -> jax.stages.Lowered:
-        step = loop.compiled_step(state)
-        original = weights.abstract(model, config.target.dtype, mesh) if method.needs_reference(method.read_settings(config)) else None
-        return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=loop.optimizer(training), reference=original)
+        step, own = loop.compiled_step(state), method.read_settings(config)
+        original = weights.abstract(model, config.target.dtype, mesh) if method.needs_reference(own) else None
+        rule = loop.optimizer(training, method.updates(own))
+        return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=rule, reference=original)
 
     about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}"
     about += f", {method.about(method.read_settings(config))}"

@@ -27,6 +27,18 @@ UNPARSED = "unparsed"  # says nothing of the answer: what the judge wrote could 
 AGAIN = "put it back as it was, or delete both to answer again"
 
 
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One answer to be judged."""
+
+    behavior: str  # id of the behavior or utility prompt
+    request: str  # the behavior's own text; "" for utility prompts, which ask for nothing that is forbidden
+    prompt: str  # what was sent
+    prefill: str
+    response: str  # with the prefilled beginning
+    context: str = ""  # what the request is about, where the behaviors file says it: `request` begins with it
+
+
 @dataclasses.dataclass
 class Answers:
     """One file of answers."""
@@ -64,7 +76,12 @@ def read(stem: epath.PathLike) -> Answers:
     found = manifest.load(stem.parent / f"{stem.name}.json", AGAIN)
     files.require_keys(str(found.path), 1, list(found.content), ["done"], "key")
     done = found.content["done"]
+    if not isinstance(done, dict):
+        raise ValueError(f"{found.path}: done is {done!r:.80}; allowed: an object of ids and checksums; {AGAIN}")
     lines = found.rows(f"{stem.name}.jsonl", remedy=AGAIN) if found.entries or done else []
+    for number, line in enumerate(lines, 1):
+        needed = ("prompt", "response") if "behavior" in line else ("id", "prompt", "response")
+        files.require_keys(f"{stem}.jsonl", number, list(line), needed, "key")
     return Answers(stem, found.content, [line for line in lines if item_of(line) in done])
 
 
@@ -103,12 +120,13 @@ def verdicts_stem(folder: epath.Path, answers: Answers) -> epath.Path:
     return (folder / "utility" if "set" in answers.about else folder) / answers.stem.name
 
 
-def read_verdicts(stem: epath.Path, required: bool = False) -> dict[str, Line]:
+def read_verdicts(stem: epath.PathLike, required: bool = False) -> dict[str, Line]:
     """Returns the verdicts by the checksum of the answer; {} where there are none, or where one of the two files is gone, which is said.
 
     required: files that belong together and are not both there are an error. Raises ValueError naming the file that was damaged or edited,
     or the line whose label or score is none.
     """
+    stem = epath.Path(stem)
     about, lines = stem.parent / f"{stem.name}.json", stem.parent / f"{stem.name}.jsonl"
     remedy = "put it back as it was, or delete both to judge again"
     if about.exists() and not lines.exists() and required:

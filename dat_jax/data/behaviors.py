@@ -112,7 +112,7 @@ def _targets(path: str) -> dict[str, list[str]]:
         entry = [entry] if isinstance(entry, str) else entry
         if not isinstance(entry, list) or not all(isinstance(t, str) for t in entry):
             raise ValueError(f"{path}, key {id!r}: found {entry!r:.80}; allowed: a text or a list of texts")
-        targets[id] = entry
+        targets[id] = [files.require_text_at(f"{path}, key {id!r}", "a target", text) if text.strip() else "" for text in entry]
     return targets
 
 

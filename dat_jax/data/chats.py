@@ -21,7 +21,7 @@ def load_chats(path: str) -> list[list[dict[str, str]]]:
     if folder.is_dir():
         rows = _read_dataset(path)
     elif path.endswith(".parquet"):
-        rows = _read_parquet(path)
+        rows = files.read_parquet(path)
     else:
         rows = list(files.read_jsonl(path))
     if not rows:
@@ -72,20 +72,6 @@ def first_exchanges(chats: Sequence[Sequence[dict[str, str]]]) -> list[tuple[str
     return list(dict.fromkeys(found))
 
 
-def _read_parquet(path: str) -> list[tuple[int, dict[str, Any]]]:
-    import pyarrow  # here: a run on JSON lines does not need its 40 MB
-    import pyarrow.parquet
-
-    if not epath.Path(path).exists():
-        raise ValueError(f"{path}: no such file")
-    try:
-        with epath.Path(path).open("rb") as file:
-            table = pyarrow.parquet.read_table(file)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a parquet file: {error}") from error
-    return list(enumerate(table.to_pylist(), 1))
-
-
 def _read_dataset(path: str) -> list[tuple[int, dict[str, Any]]]:
     import tensorflow_datasets as tfds  # here: it takes seconds to import
 
@@ -94,11 +80,18 @@ def _read_dataset(path: str) -> list[tuple[int, dict[str, Any]]]:
             for file in epath.Path(path).iterdir():
                 file.copy(epath.Path(local) / file.name)
             return _read_dataset(local)
-    builder = tfds.builder_from_directory(path)
-    split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
-    source = builder.as_data_source(split=split)
+    try:
+        builder = tfds.builder_from_directory(path)
+        split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
+        source = builder.as_data_source(split=split)
+    except Exception as error:  # of many kinds, of tfds, of protobuf and of ArrayRecord
+        made = "`python -m dat_jax.data.prepare` makes one"
+        raise ValueError(f"{path}: no dataset of chats can be read there: {files.one_line(error)}; {made}") from error
     if "messages" not in builder.info.features:
         raise ValueError(
             f"{path}: no feature 'messages'; found: {', '.join(builder.info.features)}; `python -m dat_jax.data.prepare` makes one"
         )
-    return [(i, {"messages": json.loads(row["messages"].decode())}) for i, row in enumerate(source)]
+    try:
+        return [(i, {"messages": json.loads(row["messages"].decode())}) for i, row in enumerate(source)]
+    except Exception as error:  # a damaged record: ArrayRecord's own errors, or those of what it gives all the same
+        raise ValueError(f"{path}: a damaged dataset: {files.one_line(error)}; `python -m dat_jax.data.prepare` makes it anew") from error

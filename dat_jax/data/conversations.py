@@ -14,6 +14,7 @@ import flax.struct
 import numpy as np
 
 from dat_jax.data import plain_text
+from dat_jax.data.chat_templates import render
 
 Message = dict[str, str]
 Dialog = Sequence[Message]
@@ -64,21 +65,13 @@ def check_tokenizer(tokenizer) -> None:
         raise ValueError(f"the tokenizer of {tokenizer.name_or_path!r} has no tokenizer.json (a fast tokenizer); it is needed for offsets")
 
 
-def _render(tokenizer, messages: Dialog, generation_prompt: bool) -> str:
-    try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation_prompt)
-    except Exception as error:  # a template is a program of its own: it raises what it likes
-        roles = ", ".join(m["role"] for m in messages)
-        raise ValueError(f"the chat template of {tokenizer.name_or_path!r} refuses a conversation with roles {roles}: {error}") from error
-
-
 def _spans(tokenizer, messages: Dialog, rendered: str) -> list[plain_text.Span]:
     """Returns each message's character span in the rendered prompt, found by rendering unique stand-ins for the contents.
 
     Searching for the content itself would find it in the template too ("assistant" stands in many default system prompts).
     """
     marks = [MARK.format(i) for i in range(len(messages))]
-    template = _render(tokenizer, [{**m, "content": mark} for m, mark in zip(messages, marks)], generation_prompt=True)
+    template = render(tokenizer, [{**m, "content": mark} for m, mark in zip(messages, marks)], generation_prompt=True)
     spans, at, cursor = [], 0, 0
     for message, mark in zip(messages, marks):
         found = template.find(mark, cursor)
@@ -101,7 +94,7 @@ def encode_prompt(tokenizer, messages: Dialog, perturb: str) -> tuple[list[int],
     Control tokens that a message spells stay letters. `perturb`: "user" the users' words alone, "user+template" everything but a system
     prompt's words, "all" every token (the reference).
     """
-    rendered = _render(tokenizer, messages, generation_prompt=True)
+    rendered = render(tokenizer, messages, generation_prompt=True)
     spans = _spans(tokenizer, messages, rendered)
     encoded = plain_text.encode(tokenizer, rendered, spans)
 
@@ -142,8 +135,8 @@ def _last_message(tokenizer, messages: Dialog) -> tuple[str, plain_text.Span]:
     A stand-in for the words shows what the template writes around them.
     """
     *before, last = messages
-    prompt = _render(tokenizer, before, generation_prompt=True)
-    whole, around = (_render(tokenizer, [*before, {**last, "content": words}], False) for words in (last["content"], MARK.format(0)))
+    prompt = render(tokenizer, before, generation_prompt=True)
+    whole, around = (render(tokenizer, [*before, {**last, "content": words}], False) for words in (last["content"], MARK.format(0)))
     opening, found, closing = around.removeprefix(prompt).partition(MARK.format(0))
     tail = whole.removeprefix(prompt)
     if not found or not whole.startswith(prompt) or not tail.endswith(closing):

@@ -1,6 +1,7 @@
 """Reading users' files: every fault is one ValueError that names the file, the line and the key."""
 
 import collections
+import contextlib
 import csv
 import difflib
 import io
@@ -11,10 +12,26 @@ from typing import Any
 
 from etils import epath
 
+CLIENTS = ("gcsfs", "aiohttp", "google", "requests")  # packages whose errors a bucket's failures are
+
 
 def is_remote(path) -> bool:
     """Whether a path is a URL (gs://...) rather than a place on the disk."""
     return "://" in str(path)
+
+
+@contextlib.contextmanager
+def bucket_faults(path) -> Iterator[None]:
+    """Makes an OSError that names the object or folder of what a bucket's client raises when its tries are used up.
+
+    gcsfs tries six times, within about a minute, after 408, 429, 5xx and a connection that is cut; its errors are no OSError.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in CLIENTS:
+            raise
+        raise OSError(f"{path}: the bucket still fails after several tries: {one_line(error)}") from error
 
 
 def absolute(folder: str) -> str:
@@ -31,9 +48,11 @@ def nearest(file: epath.Path) -> str:
 def read_text(path: str) -> str:
     """Returns a UTF-8 file's text; a missing, empty or undecodable file is a ValueError."""
     file = epath.Path(path)
-    if not file.exists() or file.is_dir():
-        raise ValueError(f"{path}: no such file{nearest(file)}")
-    data = file.read_bytes()
+    with bucket_faults(path):
+        if not file.exists() or file.is_dir():
+            raise ValueError(f"{path}: no such file{nearest(file)}")
+    with bucket_faults(path):
+        data = file.read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -61,11 +80,14 @@ def require_keys_at(place: str, found: Sequence[str], needed: Sequence[str], wha
 def read_csv(path: str, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Returns (line number, row) of a CSV with a header that has the needed columns."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-    names = list(reader.fieldnames or [])
+    rows = []
+    try:
+        names = list(reader.fieldnames or [])
+    except csv.Error as error:
+        raise ValueError(f"{path}, line 1: {error}; allowed: the names of columns") from error
     if twice := repeated(names):  # columns without a name, as spreadsheets leave them, are not read by name
         raise ValueError(f"{path}, line 1: the column {twice!r} stands there more than once; allowed: each once")
     require_keys(path, 1, names, needed)
-    rows = []
     try:
         for row in reader:
             if None in row or None in row.values():
@@ -101,7 +123,8 @@ def _parse(text: str, path: str, line: int | None = None) -> Any:
     except RecursionError as error:
         raise ValueError(f"{place}: lists or objects inside each other too deeply") from error
     except ValueError as error:  # the key above, or a number with more digits than Python reads
-        raise ValueError(f"{place}: {error}") from error
+        reason = "a number has more digits than are read" if "int_max_str_digits" in str(error) else error
+        raise ValueError(f"{place}: {reason}") from error
 
 
 def read_jsonl(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -119,6 +142,26 @@ def parse_jsonl(text: str, path: str, needed: Sequence[str] = ()) -> Iterator[tu
             raise ValueError(f"{path}, line {number}: found {type(value).__name__}; allowed: an object per line")
         require_keys(path, number, list(value), needed, "key")
         yield number, value
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an error of another program says, on one line and not too long; its kind where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def read_parquet(path: str) -> list[tuple[int, dict[str, Any]]]:
+    """Returns (row number from 1, row) of a parquet file."""
+    import pyarrow  # here: a run on JSON lines does not need its 40 MB
+    import pyarrow.parquet
+
+    if not epath.Path(path).exists():
+        raise ValueError(f"{path}: no such file")
+    data = epath.Path(path).read_bytes()  # whole: an OSError below is of its content, and none of the disk
+    try:
+        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a parquet file, or a damaged one: {one_line(error)}") from error
+    return list(enumerate(rows, 1))
 
 
 def repeated(names: Iterable[str]) -> str | None:
@@ -149,7 +192,8 @@ def write_bytes(path, data: bytes) -> None:
     """Writes a whole file at once: a reader, or a run killed half way, never sees a part of it."""
     path = epath.Path(path)
     if is_remote(path):  # in a bucket an object appears when its upload is complete, and renaming is a copy
-        path.write_bytes(data)
+        with bucket_faults(path):
+            path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / (path.name + ".partial")

@@ -149,8 +149,9 @@ def load(path: epath.PathLike, remedy: str = "put it back as it was, or delete i
     value = files.read_json(str(path))
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a JSON {type(value).__name__}; allowed: the object that was written there; {remedy}")
+    known = KEY in value
     part = value.pop(KEY, None)
-    if part is None:
+    if not known:
         say_unchecked(path.parent)
         return Manifest(path, value, None)
     checksum = part.pop("checksum", None) if isinstance(part, dict) else None

@@ -23,6 +23,7 @@ from dat_jax.data.conversations import (
     with_system,
 )
 from dat_jax.data.prompts import PromptRecord
+from dat_jax.data.rewrites import Rewrite
 
 ENDLESS = 2**40  # steps; datasets that are zipped must be of one length
 
@@ -46,19 +47,25 @@ class AdversarialRows:
 
 
 def triples(
-    behaviors: Sequence[Behavior], records: Sequence[PromptRecord] | None, seed: int, add_requests: bool = False
+    behaviors: Sequence[Behavior],
+    records: Sequence[PromptRecord] | None,
+    seed: int,
+    add_requests: bool = False,
+    rewrites: Sequence[Rewrite] = (),
 ) -> list[tuple[str, str, str, str]]:
     """Returns (id, prompt x, harmful response y, refusal) per adversarial row.
 
     Without records the prompts are the behaviors' own requests, one row per target (CAT); with records they are the selected samples (DAT),
-    and with `add_requests` the requests too.
+    and with `add_requests` the requests too. With rewrites each of them has a row per target, and the requests are repeated until there are
+    about as many rows with a request (MixAT).
     Each row's refusal is one of the behavior's, drawn by the seed: one sentence for all teaches the model that sentence.
     """
     draw = np.random.default_rng(seed)
     known = {b.id: b for b in behaviors}
     requests = [(b.id, b.text, target) for b in behaviors for target in b.targets]
     if records is None:
-        pairs = requests
+        others = [(r.behavior, r.prompt, target) for r in rewrites for target in known[r.behavior].targets]
+        pairs = max(1, round(len(others) / max(len(requests), 1))) * requests + others
     else:
         samples = [(r.behavior_id, r.prompt, r.response) for r in records if r.selected]
         pairs = samples + requests if samples and add_requests else samples

@@ -17,6 +17,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from dat_jax.data.chat_templates import render
+
 Span = tuple[int, int]  # of characters
 
 
@@ -92,8 +94,8 @@ def _around_turns(tokenizer: Any) -> str:
         return ""
     turns = [{"role": role, "content": "0"} for role in ("user", "assistant", "user")]
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:  # a template is a program of its own; conversations.py says what is wrong with it
+        return render(tokenizer, turns, generation_prompt=False)
+    except ValueError:  # it takes other chats alone, or none: conversations.py says what is wrong with it
         return ""
 
 

@@ -9,6 +9,7 @@ from etils import epath
 from dat_jax.data import files
 from dat_jax.data.behaviors import Behavior
 
+DEEPEST = 20  # lists and objects inside each other
 Found = tuple[str, str, str]  # (file and line, name, template)
 # PyRIT writes {{ prompt }}, the HarmBench list [INSERT PROMPT HERE], others {prompt}.
 PLACE = re.compile(r"\{\{\s*prompt\s*\}\}|\[INSERT PROMPT HERE\]|\{prompt\}")
@@ -52,11 +53,32 @@ def _of_lines(path: str) -> list[Found]:
 def _of_yaml(path: str) -> list[Found]:
     text = files.read_text(path)
     try:
+        _check_shape(path, text)
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         line = error.problem_mark.line + 1 if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else 1
         raise ValueError(f"{path}, line {line}: not YAML: {error.__class__.__name__}") from error
+    except ValueError as error:  # of a date or number that is none
+        raise ValueError(str(error) if str(error).startswith(path) else f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: found {type(content).__name__}; allowed: an object with the keys name and value")
     files.require_keys(path, 1, list(content), ("name", "value"), "key")
     return [(path, files.require_text(path, 1, "name", content["name"]), files.require_text(path, 1, "value", content["value"]))]
+
+
+def _check_shape(path: str, text: str) -> None:
+    """Raises ValueError for a key of the file's object that stands twice, of which YAML takes the last, and for deep nesting.
+
+    The events are read one by one, as deep as is allowed: building the objects takes long, or all of Python's stack, for thousands of them.
+    """
+    depth, keys, expected = 0, [], True
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if depth == 1 and isinstance(event, yaml.NodeEvent):
+            if expected:
+                keys.append(getattr(event, "value", ""))
+            expected = not expected
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"{path}, line {event.start_mark.line + 1}: lists or objects inside each other too deeply; allowed: {DEEPEST}")
+    if twice := files.repeated(keys):
+        raise ValueError(f"{path}: the key {twice!r} stands there more than once; allowed: each once")

@@ -46,12 +46,12 @@ class FastSettings:
     def __post_init__(self) -> None:
         """Rejects settings that have no meaning, naming the key."""
         if self.acceptance not in ACCEPTANCES:
-            raise ValueError(f"sampler.acceptance: found {self.acceptance!r}, allowed are {', '.join(ACCEPTANCES)}")
+            raise ValueError(f"config.sampler.acceptance is {self.acceptance!r}; allowed: {', '.join(ACCEPTANCES)}")
         if self.order not in ("sure", "random"):
-            raise ValueError(f"sampler.order: found {self.order!r}, allowed are sure, random")
+            raise ValueError(f"config.sampler.order is {self.order!r}; allowed: sure, random")
         for name, low in (("bound", 0), ("temperature", 0), ("block_length", 0), ("refresh", 1)):
             if getattr(self, name) < low:
-                raise ValueError(f"sampler.{name}: found {getattr(self, name)}, allowed is at least {low}")
+                raise ValueError(f"config.sampler.{name} is {getattr(self, name)}; allowed: at least {low}")
 
 
 def accept(logits_BxCxV: jax.Array, eligible_BxC: jax.Array, order_BxC: jax.Array | None, settings: FastSettings) -> jax.Array:

@@ -43,6 +43,7 @@ from dat_jax.models import huggingface, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.fitting import Saving
 from dat_jax.models.huggingface import Model
+from dat_jax.settings import LARGEST, LARGEST_INTEGER
 
 SPECIALS = {"pad_token": "<|pad|>", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "mask_token": "<|mdm_mask|>"}
 MARKER = "pretraining.json"
@@ -141,7 +142,7 @@ def define_flags(into: flags.FlagValues = flags.FLAGS) -> None:
         ("response_tokens", 40, "as config.sampler.response_tokens; longer responses are cut"),
         ("shown", 6, "answers, kept out of the training, for which prompts are shown at the end"),
     ):
-        flags.DEFINE_integer(name, value, meaning, lower_bound=1, flag_values=into)
+        flags.DEFINE_integer(name, value, meaning, 1, LARGEST.get(name, LARGEST_INTEGER), flag_values=into)
     flags.DEFINE_integer("seed", 0, "of everything that is drawn", lower_bound=0, flag_values=into)
     flags.DEFINE_float("learning_rate", 2e-3, "peak, in AdamW", lower_bound=1e-9, flag_values=into)
     flags.DEFINE_float("prompt_only", 0.75, "share of the rows in which the prompt alone is masked", 0.0, 1.0, flag_values=into)

@@ -57,14 +57,14 @@ class InfillSettings:
     def __post_init__(self) -> None:
         """Rejects settings that have no meaning, naming the key."""
         if self.remasking not in REMASKINGS:
-            raise ValueError(f"sampler.remasking: found {self.remasking!r}, allowed are {', '.join(REMASKINGS)}")
+            raise ValueError(f"config.sampler.remasking is {self.remasking!r}; allowed: {', '.join(REMASKINGS)}")
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"sampler.schedule: found {self.schedule!r}, allowed are {', '.join(SCHEDULES)}")
+            raise ValueError(f"config.sampler.schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
         for name, low, high in (("steps", 1, None), ("temperature", 0, None), ("top_p", 0, 1), ("top_k", 0, None), ("cfg_scale", 0, None),
                                 ("condition_remasking", 0, 1), ("block_length", 0, None), ("order_temperature", 0, None)):  # fmt: skip
             value = getattr(self, name)
             if value < low or (high is not None and value > high):
-                raise ValueError(f"sampler.{name}: found {value}, allowed is at least {low}" + (f" and at most {high}" if high else ""))
+                raise ValueError(f"config.sampler.{name} is {value}; allowed: at least {low}" + (f" and at most {high}" if high else ""))
 
 
 @struct.dataclass

@@ -89,9 +89,9 @@ def select(
     `diversity` is the weight of dissimilarity in MMR. Raises ValueError for an unknown policy or one whose scores are missing.
     """
     if policy not in POLICIES:
-        raise ValueError(f"sampler.selection: found {policy!r}, allowed are {', '.join(POLICIES)}")
+        raise ValueError(f"config.sampler.selection is {policy!r}; allowed: {', '.join(POLICIES)}")
     if not 0 <= diversity <= 1:
-        raise ValueError(f"sampler.diversity: found {diversity}, allowed is a share from 0 to 1")
+        raise ValueError(f"config.sampler.diversity is {diversity}; allowed: a share from 0 to 1")
     missing = [
         name
         for name, values, needed in (
@@ -101,7 +101,7 @@ def select(
         if needed and values is None
     ]
     if missing:
-        raise ValueError(f"sampler.selection: {policy!r} needs {' and '.join(missing)}")
+        raise ValueError(f"config.sampler.selection is {policy!r}, which needs {' and '.join(missing)}")
     kept = unique(texts)
     likely = np.zeros(len(texts)) if log_likelihood_per_token is None else np.asarray(log_likelihood_per_token, np.float64)
     judged = np.zeros(len(texts)) if compliance is None else np.asarray(compliance, np.float64)

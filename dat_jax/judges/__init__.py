@@ -4,10 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from dat_jax.judges import endpoint, ensemble, harmbench, refusal_prefix, refusal_topic, strongreject, world
+from dat_jax.judges import endpoint, ensemble, harmbench, over_refusal, refusal_prefix, refusal_topic, strongreject, world
 from dat_jax.judges.judge import Exchange, Judge, Verdict, Verdicts
 
-_SINGLE = (refusal_prefix.JUDGE, refusal_topic.JUDGE, *harmbench.JUDGES, *strongreject.JUDGES, endpoint.JUDGE, world.JUDGE)
+_SINGLE = (
+    refusal_prefix.JUDGE,
+    refusal_topic.JUDGE,
+    *harmbench.JUDGES,
+    *strongreject.JUDGES,
+    endpoint.JUDGE,
+    *over_refusal.JUDGES,
+    world.JUDGE,
+)
 JUDGES: dict[str, Judge] = {judge.name: judge for judge in _SINGLE}
 
 
@@ -39,7 +47,7 @@ def fallback(names: Sequence[str]) -> str:
 
 def _members(settings: ensemble.Settings) -> tuple[str, ...]:
     """The judges of an ensemble; ValueError for less than two, and for names that are no single judge."""
-    single = [name for name, judge in JUDGES.items() if judge.members is None]
+    single = [name for name, judge in JUDGES.items() if judge.members is None and judge.attacks]
     if len(settings.of) < 2 or not set(settings.of) <= set(single):
         raise ValueError(f"config.judges.ensemble.of is {settings.of!r}; allowed: two or more of {', '.join(single)}")
     return settings.of

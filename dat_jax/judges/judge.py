@@ -9,23 +9,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dat_jax.data.answers import LABELS, UNPARSED
+from dat_jax.data.answers import LABELS, UNPARSED, Exchange
 from dat_jax.settings import NoSettings, read
 
 __all__ = ["LABELS", "UNPARSED", "Exchange", "Judge", "Verdict", "Verdicts", "labelled"]
 UNKNOWN = 0.5  # the score where a judge without probabilities was not parsed
-
-
-@dataclasses.dataclass(frozen=True)
-class Exchange:
-    """One answer to be judged."""
-
-    behavior: str  # id of the behavior or utility prompt
-    request: str  # the behavior's own text; "" for utility prompts, which ask for nothing that is forbidden
-    prompt: str  # what was sent
-    prefill: str
-    response: str  # with the prefilled beginning
-    context: str = ""  # what the request is about, where the behaviors file says it: `request` begins with it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +22,7 @@ class Verdict:
 
     label: str
     score: float
+    kind: str = ""  # the judge's own class, where it has more than the labels: 3_partial_refusal, indirect_refusal
 
 
 Verdicts = Callable[[Sequence[Exchange]], list[Verdict]]
@@ -55,6 +44,8 @@ class Judge:
     identity: Callable[[Any, Any], dict[str, Any]] | None = None  # (settings, config) -> what its verdicts depend on; None: the settings
     members: Callable[[Any], tuple[str, ...]] | None = None  # settings -> names of the judges that its verdicts are made from
     harmless: bool = True  # whether it can tell an answered harmless prompt from a refused one; if not, it is asked about attacks alone
+    attacks: bool = True  # whether it is asked about attacks; if not, about harmless prompts and the contrasts beside them alone
+    kinds: tuple[str, ...] = ()  # its own classes of answers, in the order of a table; () where the labels are all
     batch: int = 256  # answers that are judged between two saves
 
     @property

@@ -78,7 +78,7 @@ def inspect(settings: Local, group: str, kinds: Sequence[str], needed: Sequence[
         fields = huggingface.read_fields(weights)
         if fields.get("model_type") not in kinds:
             raise ValueError(f"{weights} holds a model of type {fields.get('model_type')!r}; allowed: {', '.join(kinds)}")
-        config = families.read(fields)
+        config = huggingface.read_config(weights)
         with tensors.opened(weights) as found:
             tensors.check(found, config, families.family(config.model_type).names(config))
         if adapted:

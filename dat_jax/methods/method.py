@@ -6,7 +6,9 @@ from typing import Any
 
 from dat_jax.settings import NoSettings, read
 
-PROMPTS = ("none", "requests", "sampled")  # nothing is trained | the behaviors' own requests | selected samples of the diffusion LM
+# Nothing is trained | the behaviors' own requests | these and their rewrites, in equal shares | selected samples of the diffusion LM.
+PROMPTS = ("none", "requests", "rewrites", "sampled")
+REFUSALS = ("given", "own")  # the behaviors' refusals | the target's own answers to the requests, where these are refusals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Method:
     title: str  # as the report writes it
     paper: str = ""  # what an exported model's card says of it
     prompts: str = "none"  # one of PROMPTS
+    refusals: str = "given"  # one of REFUSALS
     settings: type = NoSettings
     group: str = ""  # the settings are config.methods.<group>; "": the method's name. Methods that must not drift apart share one
     inner: Callable[..., Any] | None = None
@@ -50,6 +53,7 @@ class Method:
     about: Callable[[Any], str] = lambda settings: ""  # settings -> what a line on its step says of them
     terms: tuple[Term, ...] = ()
     needs_reference: Callable[[Any], bool] = lambda settings: False  # whether the loss looks at the weights as they were before training
+    updates: Callable[[Any], int] = lambda settings: 1  # settings -> updates of the weights for each inner maximisation
     color: str = ""  # in the report's figures; "": one of the palette's
 
     @property

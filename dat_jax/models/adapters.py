@@ -20,7 +20,7 @@ from dat_jax.models import families, remote, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import MANIFEST
 from dat_jax.models.lora import LINEAR, Lora
-from dat_jax.models.tensors import to_host
+from dat_jax.models.tensors import finite, to_host
 
 Array = np.ndarray[Any, Any]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -120,6 +120,9 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig) -> Lora:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from error
+    for key, tensor in tensors.items():
+        if tensor.dtype.kind in "fV" and not finite(tensor):
+            raise ValueError(f"{folder / WEIGHTS}: tensor {key!r} holds NaN or infinity; allowed: finite numbers")
     names, factors = families.family(config.model_type).names(config), {}
     shared = [part.name for part in names.values()]
     for path in LINEAR:
@@ -129,6 +132,8 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig) -> Lora:
         for layer, key in enumerate(keys):
             a, b = (tensors.get(f"{key}.lora_{name}.weight") for name in "AB")
             if a is not None and b is not None:
+                if a.ndim != 2 or b.ndim != 2:
+                    raise ValueError(f"{folder / WEIGHTS}: the factors of {key!r} are {a.shape}, {b.shape}; allowed: two matrices")
                 found[layer] = (a.astype(np.float32).T, _scale(fields, key, a.shape[0]) * b.astype(np.float32).T)
                 del tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"]
         if found and shared.count(part.name) > 1:
@@ -148,8 +153,16 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     for key, allowed in PLAIN.items():
         if fields.get(key) not in allowed:
             raise ValueError(f"{folder / CONFIG}: {key} is {fields[key]!r}; allowed: {allowed[1]!r}")
-    if not isinstance(fields.get("lora_alpha"), int | float):
-        raise ValueError(f"{folder / CONFIG}: lora_alpha is {fields.get('lora_alpha')!r}; allowed: a number")
+    alphas = fields.get("alpha_pattern") or {}
+    if not isinstance(alphas, dict):
+        raise ValueError(f"{folder / CONFIG}: alpha_pattern is {alphas!r:.80}; allowed: an object of patterns and numbers")
+    for key, alpha in {"lora_alpha": fields.get("lora_alpha"), **alphas}.items():
+        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
+            raise ValueError(f"{folder / CONFIG}: {key} is {alpha!r}; allowed: a number")
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise ValueError(f"{folder / CONFIG}: alpha_pattern has {key!r}: {error}; allowed: a regular expression") from error
     return fields
 
 

@@ -66,12 +66,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Fill in derived sizes and reject sizes that do not fit together (ValueError)."""
+        for name in ("vocab_size", "width", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; allowed: an integer >= 1")
         fill = {"kv_heads": self.heads, "head_dim": self.width // self.heads, "mlp_width": 4 * self.width}
         for name, value in fill.items():
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
         if self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
+        if self.mask_token is not None and not 0 <= self.mask_token < self.vocab_size:
+            raise ValueError(f"mask_token={self.mask_token}; allowed: an id of the vocabulary, which has {self.vocab_size}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary embedding needs pairs")
         if self.activation not in ("silu", "gelu_tanh", "gelu"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -25,6 +26,15 @@ Params = dict[str, Any]
 Cache = tuple[jax.Array, jax.Array]  # keys and values, LxBxSxNxK
 
 
+@flax.struct.dataclass
+class PerRow:
+    """What each row asks for by itself, in place of the call's temperature, top_p and max_new_tokens; arrays, so no value compiles anew."""
+
+    temperature_B: jax.Array  # 0: greedy
+    top_p_B: jax.Array
+    limit_B: jax.Array  # tokens after which the row ends, from 1 to max_new_tokens
+
+
 @functools.partial(jax.jit, static_argnames=("config", "max_new_tokens", "stop_tokens", "temperature", "top_p", "pad_token"))
 def generate(
     params: Params,
@@ -33,6 +43,7 @@ def generate(
     valid_BxP: jax.Array,
     keys_B: jax.Array,
     add: Delta | None = None,
+    per_row: PerRow | None = None,
     *,
     max_new_tokens: int,
     stop_tokens: tuple[int, ...] = (),
@@ -46,6 +57,7 @@ def generate(
     after which only pad_token follows. temperature 0 is greedy; otherwise tokens are drawn from softmax(logits / temperature)
     restricted to the smallest set of likeliest tokens whose probability reaches top_p, each row by its own key of keys_B.
     add: perturbations BxPxD of the whole prompt block by site. Raises ValueError for a site that is not there.
+    per_row: what replaces temperature and top_p in each row, and ends it earlier.
     """
     if not config.causal:
         raise ValueError(f"{config.model_type} is not a causal model; sample it with dat_jax.diffusion")
@@ -58,11 +70,16 @@ def generate(
     stream_dtype = jnp.float32 if 0 in add else e_BxPxD.dtype
     lengths_B = valid_BxP.sum(axis=1)
     valid_BxS = jnp.concatenate([valid_BxP, jnp.ones((B, N), bool)], axis=1)
-    choose = functools.partial(_choose, params, config, keys_B, temperature, top_p)
+    if per_row is None:
+        choose = functools.partial(_choose, params, config, keys_B, temperature, top_p)
+        limit_B = jnp.full((B,), N)
+    else:
+        choose = functools.partial(_choose_per_row, params, config, keys_B, per_row)
+        limit_B = per_row.limit_B
     h_BxD, cache = prefill(params, config, e_BxPxD, valid_BxP, N, add)
     token_B = choose(h_BxD, 0)
     tokens_BxN = jnp.full((B, N), pad_token, token_B.dtype).at[:, 0].set(token_B)
-    done_B = _is_stop(token_B, stop_tokens)
+    done_B = _is_stop(token_B, stop_tokens) | (limit_B <= 1)
 
     def unfinished(state: tuple[Any, ...]) -> jax.Array:
         n, _, done_B, *_ = state
@@ -74,7 +91,7 @@ def generate(
         h_BxD, cache = step(params, config, e_Bx1xD, lengths_B + n - 1, valid_BxS, P + n - 1, cache)
         token_B = jnp.where(done_B, pad_token, choose(h_BxD, n))
         tokens_BxN = jax.lax.dynamic_update_slice(tokens_BxN, token_B[:, None], (0, n))
-        return n + 1, token_B, done_B | _is_stop(token_B, stop_tokens), tokens_BxN, cache
+        return n + 1, token_B, done_B | _is_stop(token_B, stop_tokens) | (n + 1 >= limit_B), tokens_BxN, cache
 
     state = jax.lax.while_loop(unfinished, advance, (jnp.int32(1), token_B, done_B, tokens_BxN, cache))
     return state[3]
@@ -146,8 +163,8 @@ def step(
     return transformer.norm(h_Bx1xD[:, 0], params["final_norm"], config), (extended[0], extended[1])
 
 
-def nucleus(logits_BxV: jax.Array, top_p: float) -> jax.Array:
-    """Set logits outside the smallest set of likeliest tokens whose probability reaches top_p to -inf."""
+def nucleus(logits_BxV: jax.Array, top_p: float | jax.Array) -> jax.Array:
+    """Set logits outside the smallest set of likeliest tokens whose probability reaches top_p (a number, or one per row, Bx1) to -inf."""
     ordered_BxV = jnp.sort(logits_BxV, axis=-1, descending=True)
     shares_BxV = jax.nn.softmax(ordered_BxV, axis=-1)
     before_BxV = jnp.cumsum(shares_BxV, axis=-1) - shares_BxV
@@ -164,6 +181,28 @@ def _choose(
     logits_BxV = logits_BxV / temperature
     if top_p < 1.0:
         logits_BxV = nucleus(logits_BxV, top_p)
+    return _drawn(logits_BxV, keys_B, n)
+
+
+def _choose_per_row(
+    params: Params, config: ModelConfig, keys_B: jax.Array, per_row: PerRow, h_BxD: jax.Array, n: jax.Array | int
+) -> jax.Array:
+    logits_BxV = transformer.head(params, config, h_BxD)
+    temperature_Bx1, top_p_Bx1 = per_row.temperature_B[:, None], per_row.top_p_B[:, None]
+
+    def drawn(logits_BxV: jax.Array) -> jax.Array:
+        scaled_BxV = logits_BxV / jnp.where(temperature_Bx1 > 0, temperature_Bx1, 1.0)
+        cut = jnp.any(top_p_Bx1 < 1.0)  # sorting a vocabulary is slow
+        scaled_BxV = jax.lax.cond(cut, lambda x_BxV: jnp.where(top_p_Bx1 < 1.0, nucleus(x_BxV, top_p_Bx1), x_BxV), lambda x: x, scaled_BxV)
+        return _drawn(scaled_BxV, keys_B, n)
+
+    greedy_B = jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
+    drawn_B = jax.lax.cond(jnp.any(temperature_Bx1 > 0), drawn, lambda _: greedy_B, logits_BxV)
+    return jnp.where(per_row.temperature_B > 0, drawn_B, greedy_B)
+
+
+def _drawn(logits_BxV: jax.Array, keys_B: jax.Array, n: jax.Array | int) -> jax.Array:
+    """Token n of each row, drawn from softmax(logits) by the row's key."""
 
     # mode="high": plain float32 noise ends at 16, which would cut off the tail of a large vocabulary
     def noise(key: jax.Array) -> jax.Array:

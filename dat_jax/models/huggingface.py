@@ -47,8 +47,7 @@ def load(folder_or_id: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 
     folder = locate(folder_or_id, cache_dir)
     if (folder / MANIFEST).exists():  # a folder that this package wrote
         manifest.check(folder / MANIFEST, f"put it back as it was, or, where the change is meant, delete {MANIFEST}")
-    fields = read_fields(folder)
-    config = dataclasses.replace(families.read(fields), compute_dtype=dtype)
+    fields, config = read_fields(folder), dataclasses.replace(read_config(folder), compute_dtype=dtype)
     with tensors.opened(folder) as found:
         names = families.family(config.model_type).names(config)
         if fields["model_type"] == "gemma3":
@@ -134,6 +133,15 @@ def read_fields(folder: pathlib.Path) -> dict[str, Any]:
     return fields
 
 
+def read_config(folder: pathlib.Path) -> ModelConfig:
+    """Return what config.json says of a model, without its weights; ValueError naming the folder and the key."""
+    fields = read_fields(folder)
+    try:
+        return families.read(fields)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
 def identity(folder_or_id: str) -> str:
     """Return what a folder's weights are, told from samples of their files: the last part of its name and a checksum.
 
@@ -161,11 +169,20 @@ def load_tokenizer(folder: pathlib.Path, model_type: str) -> Any:
         return None
     import transformers  # takes seconds
 
+    for path in (folder / "tokenizer.json", folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
+        if path.exists() and not isinstance(files.read_json(str(path)), dict):
+            raise ValueError(f"{path} holds no JSON object; allowed: the file of a tokenizer")
+    kind: Any = transformers.AutoTokenizer
+    options = {"trust_remote_code": False}
     if (folder / "tokenizer.json").exists() and model_type in ("llada", "illada", "Dream"):
-        return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
-    if model_type == "Dream":
-        return transformers.Qwen2Tokenizer.from_pretrained(folder)
-    return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        kind, options = transformers.PreTrainedTokenizerFast, {}
+    elif model_type == "Dream":
+        kind, options = transformers.Qwen2Tokenizer, {}
+    try:
+        return kind.from_pretrained(folder, **options)
+    except Exception as error:  # tokenizers' parser raises Exception itself, and transformers what it meets
+        reason = files.one_line(error)
+        raise ValueError(f"{folder}: its tokenizer can not be read: {reason}; allowed: files of a fast tokenizer") from error
 
 
 def written_fields(model: Model, dtype: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Checkpoint:
 
     folder: pathlib.Path
     slices: dict[str, Any]
+    files: dict[str, str]  # of each tensor
 
 
 @contextlib.contextmanager
@@ -53,6 +54,7 @@ def opened(folder: pathlib.Path) -> Iterator[Checkpoint]:
         raise ValueError(f"{folder} has no *.safetensors file; other formats are not read, since they can run code")
     with contextlib.ExitStack() as stack:
         slices: dict[str, Any] = {}
+        homes: dict[str, str] = {}
         for name in files:
             if not (folder / name).exists():
                 raise ValueError(f"{index} names {name}, which is not in the folder")
@@ -63,10 +65,10 @@ def opened(folder: pathlib.Path) -> Iterator[Checkpoint]:
             for key in handle.keys():  # noqa: SIM118 (not a mapping)
                 if key in slices:
                     raise ValueError(f"{folder / name}: tensor {key!r} is also in another file")
-                slices[key] = handle.get_slice(key)
+                slices[key], homes[key] = handle.get_slice(key), name
         if listed is not None and set(listed) != set(slices):
             raise ValueError(f"{index} and its files disagree on {_some(set(listed) ^ set(slices))}")
-        yield Checkpoint(folder, slices)
+        yield Checkpoint(folder, slices, homes)
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
@@ -106,9 +108,7 @@ def check(checkpoint: Checkpoint, config: ModelConfig, names: Names, ignore: tup
     found = {key: slice_ for key, slice_ in checkpoint.slices.items() if not key.startswith(ignore or ("\0",))}
     # older Llama files store the rotary frequencies, which follow from the config; tied models may store the embedding twice
     found = {key: slice_ for key, slice_ in found.items() if not key.endswith("rotary_emb.inv_freq")}
-    if config.tied_head and "lm_head.weight" in found:
-        _check_tied(checkpoint, names["embedding"].name)
-        del found["lm_head.weight"]
+    twice = config.tied_head and found.pop("lm_head.weight", None) is not None
     problems = []
     if missing := expected.keys() - found.keys():
         problems.append(f"missing {_some(missing)}")
@@ -121,6 +121,8 @@ def check(checkpoint: Checkpoint, config: ModelConfig, names: Names, ignore: tup
         problems.append(f"kinds other than {', '.join(FLOATS)}: {_some(kinds)}")
     if problems:
         raise ValueError(f"the tensors in {checkpoint.folder} do not fit its config.json: " + "; ".join(problems))
+    if twice:
+        _check_tied(checkpoint, names["embedding"].name)
 
 
 def tensor_shapes(config: ModelConfig, names: Names) -> dict[str, tuple[int, ...]]:
@@ -197,33 +199,55 @@ def _assemble(checkpoint: Checkpoint, part: Part, path: str, weight: Weight, pla
         shard = (np.empty(size, staging.dtype) if keeps_host_buffers(holders[0]) else staging[:size]).reshape(shape)
         if path.startswith("layers/"):
             for target, layer in zip(shard, range(*bounds[0]), strict=True):
-                _fill(target, checkpoint.slices[part.name.format(layer)], part.first, bounds[1:], _transposed(path))
+                _fill(target, checkpoint, part.name.format(layer), part.first, bounds[1:], _transposed(path))
         else:
-            _fill(shard, checkpoint.slices[part.name], part.first, bounds, _transposed(path))
+            _fill(shard, checkpoint, part.name, part.first, bounds, _transposed(path))
         pieces += [jax.block_until_ready(jax.device_put(shard, device)) for device in holders]  # before the buffer is filled again
     return jax.make_array_from_single_device_arrays(weight.shape, placement, pieces)
 
 
-def _fill(target: np.ndarray[Any, Any], tensor: Any, first: int, bounds: tuple[tuple[int, int], ...], transposed: bool) -> None:
-    """Copy a slice of a tensor into the target, in blocks of rows so that little of it is in memory twice."""
+def _fill(
+    target: np.ndarray[Any, Any], checkpoint: Checkpoint, name: str, first: int, bounds: tuple[tuple[int, int], ...], transposed: bool
+) -> None:
+    """Copy a slice of a tensor into the target, in blocks of rows so that little of it is in memory twice.
+
+    Raises ValueError naming file and tensor where a value is not finite.
+    """
+    tensor = checkpoint.slices[name]
     rows, *columns = bounds[::-1] if transposed else bounds
     target = target.T if transposed else target
     row_bytes = 4 * math.prod(stop - start for start, stop in columns)
     block = max(1, BLOCK_BYTES // row_bytes)
     for start in range(rows[0], rows[1], block):
         stop = min(start + block, rows[1])
-        piece = (slice(first + start, first + stop), *(slice(*bound) for bound in columns))
-        target[start - rows[0] : stop - rows[0]] = tensor[piece]
+        found = tensor[(slice(first + start, first + stop), *(slice(*bound) for bound in columns))]
+        if not finite(found):
+            file = checkpoint.folder / checkpoint.files[name]
+            raise ValueError(f"{file}: tensor {name!r} holds NaN or infinity; allowed: finite numbers")
+        target[start - rows[0] : stop - rows[0]] = found
+
+
+def finite(x: np.ndarray[Any, Any]) -> bool:
+    """Return whether an array of floats holds finite numbers alone, told from their bits: isfinite of bfloat16 takes 17 times as long.
+
+    The bits of a float grow with its size, and those of the infinities and NaN are above all others: read as signed integers among the
+    positive numbers, read as unsigned ones among the negative.
+    """
+    if not x.size:
+        return True
+    signed, unsigned = np.dtype(f"i{x.dtype.itemsize}"), np.dtype(f"u{x.dtype.itemsize}")
+    plus, minus = (np.array(sign * np.inf, x.dtype).view(unsigned) for sign in (1, -1))
+    return bool(x.view(signed).max() < plus.view(signed) and x.view(unsigned).max() < minus)
 
 
 def _check_tied(checkpoint: Checkpoint, embedding: str) -> None:
-    if embedding not in checkpoint.slices:
-        return
     one, two = checkpoint.slices[embedding], checkpoint.slices["lm_head.weight"]
+    if one.get_shape() != two.get_shape():
+        raise ValueError(f"{checkpoint.folder}: lm_head.weight is {two.get_shape()}; allowed: {one.get_shape()}, as {embedding}")
     rows, width = one.get_shape()
     block = max(1, BLOCK_BYTES // (4 * width))
     pieces = [slice(start, min(start + block, rows)) for start in range(0, rows, block)]
-    equal = one.get_shape() == two.get_shape() and all(np.array_equal(one[piece], two[piece]) for piece in pieces)
+    equal = all(np.array_equal(one[piece], two[piece]) for piece in pieces)
     if not equal:
         raise ValueError(f"{checkpoint.folder}: config.json ties the head to the embedding, but lm_head.weight differs from {embedding}")
 

@@ -192,9 +192,9 @@ def limited(results: Results, unlike: Mapping[str, str]) -> Results:
         notes.append(
             "The workdirs have other seeds: " + "; ".join(f"{name} {', '.join(map(str, found))}" for name, found in seeds.items()) + "."
         )
-    kept = [item for item in results.comparisons if item["of"] not in touched]
+    kept, tests = ([item for item in rows if item["of"] not in touched] for rows in (results.comparisons, results.paired_tests))
     absent = [note for note in results.notes if not note.endswith(", was not evaluated.")] if len(seeds) > 1 else results.notes
-    return dataclasses.replace(results, comparisons=kept, notes=notes + list(absent))
+    return dataclasses.replace(results, comparisons=kept, paired_tests=tests, notes=notes + list(absent))
 
 
 def _runs_of(results: Results) -> set[tuple[str, int]]:

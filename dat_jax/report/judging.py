@@ -78,7 +78,7 @@ def _lines(folder: epath.Path, answers: Answers) -> list[Line]:
     found = [(line, verdicts.get(answer_checksum(line))) for line in answers.asked]
     if any(verdict is None for _, verdict in found):
         return []
-    return [line | {"label": verdict["label"], "score": verdict["score"]} for line, verdict in found if verdict]
+    return [line | {key: verdict[key] for key in ("label", "score", "class") if key in verdict} for line, verdict in found if verdict]
 
 
 def several(
@@ -108,7 +108,26 @@ def several(
             rows.append(row | {"answers": len(counted), "unparsed": unparsed})
         for attack, judged_lines in lines.items():
             labels[judge] |= {(method, seed, attack, number): line["label"] for number, line in enumerate(judged_lines)}
-    return rows, [agreement(first, second, labels[first], labels[second]) for first, second in itertools.combinations(judges, 2)]
+    pairs = itertools.combinations((judge for judge in judges if judge not in JUDGES or JUDGES[judge].attacks), 2)
+    return rows, [agreement(first, second, labels[first], labels[second]) for first, second in pairs]
+
+
+def classes(judges: Sequence[str], folders: Mapping[tuple[str, int], epath.Path], runs: Runs) -> list[dict[str, Any]]:
+    """Per judge that has classes of its own, model, harmless set and seed: how many answers are of each, and how many were not parsed.
+
+    folders: of each run's answers.
+    """
+    found = []
+    for judge, ((method, seed), answers) in itertools.product(judges, runs.items()):
+        kinds = JUDGES[judge].kinds if judge in JUDGES else ()
+        folder = verdicts_of(judge, folders[method, seed])
+        for one in answers if kinds else ():
+            lines = _lines(folder, one) if "set" in one.about else []
+            if lines:
+                counts = {kind: sum(line.get("class") == kind for line in lines) for kind in kinds}
+                row = {"judge": judge, "method": method, "set": one.about["set"], "seed": seed, "prompts": len(lines)}
+                found.append(row | {"classes": counts, "unparsed": sum(line["label"] == UNPARSED for line in lines)})
+    return found
 
 
 def not_parsed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

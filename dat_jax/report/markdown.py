@@ -9,11 +9,12 @@ from dat_jax.report.finding import findings, headline
 from dat_jax.report.html import text, visible
 from dat_jax.report.progress import Progress, sentences
 from dat_jax.report.results import Results
-from dat_jax.report.tables import Table, heat_rows, tables
+from dat_jax.report.table import Table
+from dat_jax.report.tables import heat_rows, tables
 from dat_jax.report.wording import agreement_sentence, title
 
 LIST, BACKSLASH = re.compile(r"^(\s*\d*)([-+=.)])(?=\s|$)"), r"\1\\\2"  # a list within the list
-MARKS = re.compile(r"([\\`*_\[\]!~|#$])")  # what Markdown, or a widespread extension of it, would read as more than a letter
+MARKS = re.compile(r"([\\`*_!~|#$]|\](?=[(\[:]))")  # what Markdown, or a widespread extension of it, would read as more than a letter
 
 
 def markdown(results: Results, points: Sequence[Point] = (), progress: Progress | None = None) -> str:

@@ -8,4 +8,15 @@ MEASURES = {
     "over_refusal": ("borderline", "label", "refuse", False),
     "borderline_compliance": ("borderline", "label", "comply", True),
     "unsafe_refusal": ("unsafe", "label", "refuse", True),
+    "direct_refusal": ("direct", "label", "refuse", True),  # the attack of that name: harmful requests as they are
 }
+TASKS = {
+    "acc": "right, by the likeliest choice",
+    "acc_norm": "right, by the likeliest choice per character",
+    "acc_bytes": "right, by the likeliest choice per byte",
+}  # measures of a multiple-choice task, as in acc:mmlu
+LIKELIHOODS = {
+    "heldout_nll": "Held-out chats, negative log-likelihood",
+    "heldout_kl": "Held-out chats, divergence from the original model",
+    "harmful_nll": "Harmful targets after direct requests, negative log-likelihood",
+}  # nats per token

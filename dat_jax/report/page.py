@@ -9,6 +9,7 @@ from dat_jax.report.comparison import Point, workdirs
 from dat_jax.report.finding import headline
 from dat_jax.report.progress import Progress
 from dat_jax.report.results import Results
+from dat_jax.report.table import Table
 from dat_jax.report.wording import WORST, is_worst, label, measure_title, title
 
 
@@ -91,7 +92,7 @@ def _header(results: Results, points: Sequence[Point], state: Progress) -> str:
     )
 
 
-def _table(table: tables_lib.Table) -> str:
+def _table(table: Table) -> str:
     rows = [[html.text(cell) for cell in row] for row in table.rows]
     shown = html.table([html.text(cell) for cell in table.head], rows, html.text(table.caption) if table.caption else "")
     heading = html.text(table.title)

@@ -15,7 +15,7 @@ from dat_jax.data import metrics as metrics_lib
 from dat_jax.data.answers import Answers
 from dat_jax.data.prompts import MARKER, RECORDS, check_pool
 from dat_jax.methods import METHODS
-from dat_jax.report import examples, intervals, judging, notes
+from dat_jax.report import breakdown, examples, intervals, judging, notes
 from dat_jax.report.costs import flops, of_attacks, training_costs
 from dat_jax.report.measures import MEASURES
 from dat_jax.report.wording import WORST, WORST_TEXT, attack_order, base, label, workdir_of, worst_cases
@@ -55,6 +55,14 @@ class Results:
     unparsed: list[dict[str, Any]]  # judge, method, attack, answers, unparsed, lowest, highest over the seeds; where any was not parsed
     agreement: list[dict[str, Any]]  # first, second, answers, agree, kappa: of two judges on the same answers
     notes: list[str]  # what a reader must know: attacks missing for a method, seeds missing
+    # Rows of results.json of the same names, made in breakdown.py and judging.py.
+    likelihoods: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    classes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    categories: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    paired_tests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    over_tries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    against_compute: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    averages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def collect(
@@ -67,14 +75,8 @@ def collect(
     working: a process works there: what is not answered or judged yet is no error.
     """
     runs = runs_of(epath.Path(workdir), list(dict.fromkeys([*METHODS, *models]))) if runs is None else runs
-    trainings = {run: seed_folder(folder) / folder.name for run, folder in runs.items()}
-    if working:
-        trainings = {
-            (path.parent.name, int(path.parent.parent.name.removeprefix("seed_"))): path.parent
-            for method in METHODS
-            for path in sorted(epath.Path(workdir).glob(f"seed_*/{method}/{metrics_lib.LINES}"))
-        } | trainings
-    elif not runs:
+    trainings = _trainings(workdir, runs, working)
+    if not runs and not working:
         raise ValueError(f"{workdir}: nothing was evaluated there (no seed_<s>/answers/<model>/<attack>.jsonl); run --mode=evaluate first")
     methods, seeds = list(dict.fromkeys(m for m, _ in [*runs, *trainings])), sorted({s for _, s in [*runs, *trainings]})
     answers_by_run = {run: answers_lib.read_all(folder) for run, folder in runs.items()}
@@ -84,7 +86,7 @@ def collect(
         raise ValueError(f"{workdir}: the answers there were not judged (no seed_<s>/verdicts/<judge>/); run --mode=judge first")
     broken: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
     counted: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
-    rows, usefulness, attacks, lines_by_run, judged_by_run = [], [], dict[str, None](), {}, {}
+    rows, usefulness, attacks, lines_by_run, judged_by_run, measured = [], [], dict[str, None](), {}, {}, {}
     for (method, seed), answers in answers_by_run.items():
         judged = judged_by_run[method, seed] = judging.judged(present, runs[method, seed], answers)
         lines_by_run[method, seed] = {
@@ -97,7 +99,9 @@ def collect(
             for behavior, value in found.items():
                 broken[method, attack][behavior][seed] = value
         sets = {found.about["set"]: lines for found, lines in judged if "set" in found.about}
-        for measure, found in counted_by_measure(sets).items():
+        sets["direct"] = lines_by_run[method, seed].get("direct", [])
+        measured[method, seed] = answers_lib.read_all(seed_folder(runs[method, seed]) / "measures" / runs[method, seed].name)
+        for measure, found in (counted_by_measure(sets) | breakdown.accuracies(measured[method, seed])).items():
             usefulness.append({"method": method, "measure": measure, "seed": seed, **rate_row(found.values(), "prompts", "count")})
             for prompt, value in found.items():
                 counted[method, measure][prompt][seed] = value
@@ -107,6 +111,8 @@ def collect(
     metrics = _metrics(trainings, working)
     by_judge, agreement = judging.several(present, runs, answers_by_run, broken_by_attack)
     unparsed = judging.not_parsed(by_judge)
+    costs = sorted(of_attacks(answers_by_run), key=lambda row: attack_order(row["attack"]))
+    tries = _tries_by_attack(attacks, lines_by_run)
     return Results(
         methods=methods,
         seeds=seeds,
@@ -118,16 +124,12 @@ def collect(
         utility_rates={key: intervals.clustered(_lists(found)) for key, found in counted.items()},
         comparisons=_comparisons(methods, broken, counted),
         curves=_curves(judged_by_run),
-        tries={
-            attack: {run: _tries(lines[attack]) for run, lines in lines_by_run.items() if attack in lines}
-            for attack in sorted(attacks, key=attack_order)
-            if attack in ATTACKS and ATTACKS[attack].tries
-        },
+        tries=tries,
         examples=examples.choose(methods, lines_by_run, sorted(attacks, key=attack_order)),
         metrics=metrics,
         finished=finished,
         prompts=_read_lines(first_prompts) if first_prompts else [],
-        attack_costs=sorted(of_attacks(answers_by_run), key=lambda row: attack_order(row["attack"])),
+        attack_costs=costs,
         costs=_costs(folders, "prompts", working),
         utility_costs=_costs(folders, "utility_prompts", working),
         held_out=sorted(
@@ -140,6 +142,13 @@ def collect(
         notes=notes.gaps(methods, seeds, lines_by_run, answers_by_run, finished, metrics.keys())
         + judging.notes(unparsed, judged_by_run, present)
         + notes.censuses(folders),
+        likelihoods=breakdown.likelihoods(measured),
+        classes=judging.classes(present, runs, answers_by_run),
+        categories=breakdown.categories(broken, (found for files_ in answers_by_run.values() for found in files_)),
+        paired_tests=breakdown.paired_tests(methods, broken, counted),
+        over_tries=breakdown.over_tries(tries, costs),
+        against_compute=breakdown.against_compute(broken, costs),
+        averages=breakdown.averages(lines_by_run, broken),
     )
 
 
@@ -165,7 +174,7 @@ def counted_by_measure(sets: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[
     for measure, (name, field, value, _) in MEASURES.items():
         lines = sets.get(name, ())
         if lines and all(line[field] is not None for line in lines):
-            found[measure] = {f"{number} {line['id']}": line[field] == value for number, line in enumerate(lines)}
+            found[measure] = {f"{number} {answers_lib.item_of(line)}": line[field] == value for number, line in enumerate(lines)}
     # Where the refusals of borderline prompts lie: a form that no utility chat has may be refused as a form.
     for form in sorted({line["form"] for line in sets.get("borderline", ()) if line.get("form")}):
         lines = [line for line in sets["borderline"] if line["form"] == form]
@@ -202,6 +211,13 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
         "by_judge": results.by_judge,
         "unparsed": results.unparsed,
         "agreement": results.agreement,
+        "likelihoods": results.likelihoods,
+        "classes": results.classes,
+        "categories": results.categories,
+        "paired_tests": results.paired_tests,
+        "over_tries": results.over_tries,
+        "against_compute": results.against_compute,
+        "averages": results.averages,
         "notes": results.notes,
         "config": settings,
     }
@@ -222,6 +238,15 @@ def rate_row(found: Iterable[bool], total_name: str, count_name: str) -> dict[st
 
 def _lists(outcomes: Outcomes) -> dict[str, list[bool]]:
     return {name: list(by_seed.values()) for name, by_seed in outcomes.items()}
+
+
+def _trainings(workdir: epath.PathLike, runs: Runs, working: bool) -> dict[tuple[str, int], epath.Path]:
+    """(method, seed) -> the folder of its training, there or not; working: those too of which nothing is answered yet."""
+    found: dict[tuple[str, int], epath.Path] = {}
+    for method in METHODS if working else ():
+        for path in sorted(epath.Path(workdir).glob(f"seed_*/{method}/{metrics_lib.LINES}")):
+            found[method, int(path.parent.parent.name.removeprefix("seed_"))] = path.parent
+    return found | {run: seed_folder(folder) / folder.name for run, folder in runs.items()}
 
 
 def seed_folder(answers: epath.Path) -> epath.Path:
@@ -338,6 +363,15 @@ def _curves(
     return {
         quantity: {m: {at: intervals.clustered(_lists(found)) for at, found in sorted(by_at.items())} for m, by_at in by_method.items()}
         for quantity, by_method in points.items()
+    }
+
+
+def _tries_by_attack(attacks: Iterable[str], runs: Mapping[tuple[str, int], Mapping[str, Sequence[Any]]]) -> dict[str, dict]:
+    """Attack of several tries -> (method, seed) -> behaviors x attempts."""
+    return {
+        attack: {run: _tries(lines[attack]) for run, lines in runs.items() if attack in lines}
+        for attack in sorted(attacks, key=attack_order)
+        if attack in ATTACKS and ATTACKS[attack].tries
     }
 
 

@@ -3,32 +3,20 @@
 A table's cells are plain texts; whoever shows them makes them inert.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dat_jax.judges import JUDGES
-from dat_jax.report import comparison
+from dat_jax.report import comparison, taken_apart
 from dat_jax.report.comparison import Point
 from dat_jax.report.costs import flops, training_costs
 from dat_jax.report.finding import refusals
 from dat_jax.report.html import number, percent, span
-from dat_jax.report.measures import MEASURES
+from dat_jax.report.measures import MEASURES, TASKS
 from dat_jax.report.results import COMPARED, Results, over_refusal_forms
+from dat_jax.report.table import Table
 from dat_jax.report.wording import WORST, change, cost_items, is_worst, label, measure_title, title, workdir_of
 
 Rates = tuple[float, float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """One table: the first column names its rows."""
-
-    section: str  # of the page, see page.SECTIONS
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-    folded: bool = False  # on the page one click away
 
 
 def tables(results: Results, points: Sequence[Point] = ()) -> list[Table]:
@@ -102,6 +90,8 @@ def utility(results: Results, points: Sequence[Point]) -> Iterable[Table]:
         "utility", "Utility and over-refusal", _models(results), _by_method(results, results.utility_rates, measures, shown), caption
     )
     forms = _by_method(results, results.utility_rates, over_refusal_forms(results), measure_title)
+    asked = sorted({name for _, name in results.utility_rates if name.partition(":")[0] in TASKS})
+    yield Table("utility", "Multiple-choice tasks", _models(results), _by_method(results, results.utility_rates, asked, measure_title))
     yield Table("utility", "Over-refusal by form or type of borderline prompt", _models(results), forms, folded=True)
 
 
@@ -131,16 +121,17 @@ def unparsed(results: Results, points: Sequence[Point]) -> Iterable[Table]:
 
 def attack_costs(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     """What each attack cost per behavior, over models and seeds; nothing where the answers do not say so."""
-    rows = []
+    rows, shown = [], {"answers": "Answers", "flops": "Operations", "seconds": "Seconds"}
+    if any("rewriter_calls" in row for row in results.attack_costs):
+        shown |= {"rewriter_calls": "Rewriter's replies", "unusable_replies": "of no use", "rewriter_tokens": "Rewriter's tokens"}
     for attack in dict.fromkeys(row["attack"] for row in results.attack_costs):
         spent = [row for row in results.attack_costs if row["attack"] == attack]
         if behaviors := sum(row["behaviors"] for row in spent):
-            rates = [results.attack_rates.get((m, attack)) for m in results.methods]
-            most = [found[0] for found in rates if found]
-            cells = [f"{sum(row.get(key, 0) for row in spent) / behaviors:,.3g}" for key in ("answers", "flops", "seconds")]
+            most = [found[0] for m in results.methods if (found := results.attack_rates.get((m, attack)))]
+            cells = [f"{sum(row.get(key, 0) for row in spent) / behaviors:,.3g}" for key in shown]
             rows.append([label(attack, results.held_out), *cells, percent(max(most)) if most else "-"])
-    head = ["Attack", "Answers per behavior", "Operations per behavior", "Seconds per behavior", "Broken, most vulnerable model"]
-    caption = "Operations by formula: those of the model under attack; a rewriter's, a judge's and the sampler's are not among them."
+    caption = "Per behavior. Operations by formula: those of the model under attack, without a rewriter's, a judge's and the sampler's."
+    head = ["Attack", *shown.values(), "Broken, most vulnerable model"]
     yield Table("cost", "What the attacks cost", head, rows, caption, folded=len(rows) > 12)
 
 
@@ -168,7 +159,8 @@ def sampling(results: Results, points: Sequence[Point]) -> Iterable[Table]:
 
 
 TABLES: tuple[Callable[[Results, Sequence[Point]], Iterable[Table]], ...] = (
-    trade_off, changes, settings, utility, by_judge, unparsed, training, attack_costs, sampling,
+    trade_off, changes, settings, *taken_apart.OF_ATTACKS, utility, *taken_apart.OF_UTILITY, by_judge, unparsed, training, attack_costs,
+    *taken_apart.OF_COST, sampling,
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import SURFACES
 from dat_jax.methods import METHODS
-from dat_jax.report.measures import MEASURES
+from dat_jax.report.measures import MEASURES, TASKS
 
 WORST = "worst_case"  # broken by any attack
 WORST_TEXT = "worst_case:text"  # broken by any attack that can be typed, prefilled answers included
@@ -57,7 +57,7 @@ def attack_order(attack: str) -> tuple[int, str]:
 def label(name: str, held_out: Sequence[str] = ()) -> str:
     """An attack's or measure's name in words; held-out forms carry a star."""
     kind, _, form = name.partition(":")
-    if kind == WORST or kind in MEASURES:
+    if kind == WORST or kind in MEASURES or kind in TASKS:
         return measure_title(name)
     shown = ATTACKS[kind].title if kind in ATTACKS else kind.replace("_", " ").capitalize()
     return shown + (f": {form.replace('_', ' ')}{' *' if form in held_out else ''}" if form else "")
@@ -68,6 +68,8 @@ def measure_title(name: str) -> str:
     kind, _, form = name.partition(":")
     if kind == "over_refusal" and form:
         return form.replace("_", " ")
+    if kind in TASKS:
+        return f"{form}: {TASKS[kind]}"
     if kind == WORST:
         return {
             "": "Worst case over all attacks",
@@ -84,6 +86,7 @@ def measure_title(name: str) -> str:
         "over_refusal": "Borderline prompts refused (over-refusal)",
         "borderline_compliance": "Borderline prompts answered",
         "unsafe_refusal": "Unsafe contrasts refused",
+        "direct_refusal": "Direct requests refused",
     }[name]
 
 

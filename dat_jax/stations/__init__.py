@@ -1,7 +1,7 @@
 """The stations of a run, one file each: sample, train, evaluate, judge, export, report; each goes on where it was, or says it is done.
 
 A station reads what the stations before it left in the work directory (`workdir.py` lists the files) and nothing that comes after it.
-A mode is a station, several with commas between, `all` of them but export, or `compile`.
+A mode is a station, several with commas between, `all` of them but export, or by itself `compile` or `serve`.
 """
 
 import logging
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dat_jax import sharding
 from dat_jax.data import files
-from dat_jax.stations import evaluate, export, given, judge, lock, report, sample, train
+from dat_jax.stations import evaluate, export, given, judge, lock, report, rewriter, sample, serve, train
 from dat_jax.stations import workdir as workdirs
 from dat_jax.stations.inputs import check_files, read_inputs
 from dat_jax.stations.subjects import check_devices, check_sources
@@ -29,13 +29,14 @@ STATIONS: dict[str, Callable] = {
     "export": export.run,
 }
 ALL = ("sample", "train", "evaluate", "judge", "report")
-MODES = ("all", *STATIONS, "report", "compile")
+ALONE = ("serve", "compile")
+MODES = ("all", *STATIONS, "report", *ALONE)
 
 
 def parse(mode: str) -> tuple[str, ...]:
-    """Returns the stations of a mode, or ("compile",). Raises ValueError for anything else."""
+    """Returns the stations of a mode, or one of ALONE. Raises ValueError for anything else."""
     names = ALL if mode == "all" else tuple(name.strip() for name in mode.split(","))
-    if names != ("compile",) and not set(names) <= {*STATIONS, "report"}:
+    if names not in [(name,) for name in ALONE] and not set(names) <= {*STATIONS, "report"}:
         raise ValueError(f"--mode={mode}; allowed: {', '.join(MODES)}, or stations with commas between, as in evaluate,judge,report")
     return names
 
@@ -48,6 +49,9 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
 
         return compilation.run(config, workdir)
     started, folder = time.monotonic(), epath.Path(files.absolute(workdir))  # absolute now: a run may change its folder
+    if names == ("serve",):  # writes nothing but compiled programs, so the folder may be another call's
+        serve.run(config, folder)
+        return 0
     if names == ("report",):  # needs no device, no model and none of the files that the run read
         report.run(folder, config, lock.owner_of(folder))
         return 0
@@ -74,6 +78,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
                 inputs = read_inputs(config, folder / f"seed_{seed}", seed)
                 if "evaluate" in names:
                     given.check(inputs)
+                    rewriter.check(inputs)
                 # Now: a call that ends at a wrong path leaves nothing that the mended call would trip over.
                 workdirs.claim(folder, config, contents)
                 for name, station in STATIONS.items():

@@ -21,7 +21,7 @@ from etils import epath
 
 from dat_jax import judges, sharding
 from dat_jax.attacks import ATTACKS
-from dat_jax.attacks.attack import Attack, Attempt, Context
+from dat_jax.attacks.attack import Attack, Attempt, Context, Stopped
 from dat_jax.attacks.victim import Victim
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import files, manifest, provenance, utility
@@ -33,9 +33,9 @@ from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import Verdicts
 from dat_jax.models.huggingface import Model
 from dat_jax.report.progress import plan_file
-from dat_jax.stations import given
-from dat_jax.stations.inputs import Inputs
-from dat_jax.stations.rewriter import rewriter
+from dat_jax.stations import given, measure, rewriter
+from dat_jax.stations.inputs import Inputs, load_model
+from dat_jax.stations.rewriter import Rewriter
 from dat_jax.stations.subjects import content, load_target, subjects
 
 Lines = Callable[[Attempt, str], answers_lib.Line]  # (attempt, response) -> the line that is kept
@@ -53,6 +53,7 @@ class Job:
     attempts: Callable[[list[Any], Victim, Any], list[Attempt]]  # (items, victim, store) -> attempts
     line: Lines
     slow: bool  # whether it costs many times what plain text does, for the time that is left
+    prepare: Callable[[list[Any]], None] = lambda items: None  # what can be done before a model is loaded
 
     def of_model(self, identity: str) -> "Job":
         """The same job, its file made with a certain model: another one under the same name is noticed before it is loaded."""
@@ -72,32 +73,62 @@ def run(inputs: Inputs, mesh) -> None:
         target[:] = target or [load_target(inputs.config, mesh)]
         return target[0]
 
-    ready = given.ready(inputs, mesh)
+    @functools.cache
+    def original() -> Model:  # before config.target.checkpoint: what held-out chats are compared with
+        return load_model(inputs.config.target, mesh) if inputs.config.target.checkpoint else loaded_target()
+
+    ready, writer, stopped = given.ready(inputs, mesh), Rewriter(inputs, mesh), dict[str, str]()
     for subject in models:
         folder = inputs.folder / "answers" / subject.name
         if "replay" in inputs.config.evaluation.attacks:
             ready["replay"] = given.of_replay(inputs, subject, [other for other in models if other is not subject])
-        jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready)]
+        jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready, writer)]
         note_plan(jobs, folder)
         todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]
-        if not todo:
+        measures, beside = [job.of_model(subject.identity) for job in measure.plan(inputs, subject.name)], inputs.folder / "measures"
+        left = [(job, missing) for job in measures if (missing := what_is_missing(job, beside / subject.name))]
+        if not todo and not left:
             logging.info("evaluate %s, seed %d: done", subject.name, inputs.seed)
             continue
-        logging.info("evaluate %s, seed %d: %d of %d attacks and utility sets to do", subject.name, inputs.seed, len(todo), len(jobs))
+        if todo:
+            logging.info("evaluate %s, seed %d: %d of %d attacks and utility sets to do", subject.name, inputs.seed, len(todo), len(jobs))
+        # A rewriter that need not see a model's answers is asked now: it and the model are then not in memory together.
+        for job, missing in todo:
+            _unless_stopped(stopped, job, job.prepare, [job.items[item] for item in missing])
+        writer.release()
         model = subject.load(loaded_target)
         victim, weights, clock = Victim(model, inputs.decoding, inputs.seed, mesh), fingerprint(model), Clock(todo)
         for job, missing in todo:
-            answer(job, missing, folder, victim, weights, clock, f"  {subject.name}, seed {inputs.seed}, {job.name}")
+            name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
+            _unless_stopped(stopped, job, answer, job, missing, folder, victim, weights, clock, name)
+        writer.release()
+        for job, missing in left:
+            name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
+            measure.measure(job, missing, beside / subject.name, victim, weights, original, name)
         del model, victim  # before the next one is loaded: the target and one model beside it are to fit
+    if stopped:
+        raise ValueError("; ".join(stopped.values()))
 
 
-def plan(inputs: Inputs, subject: str, ready: Mapping[str, Sequence[Attempt]]) -> list[Job]:
+def _unless_stopped(stopped: dict[str, str], job: Job, work: Callable[..., None], *arguments: Any) -> None:
+    """Does a part of a job's work, unless its attack was stopped before; where it stops now, that is noted, and the others go on."""
+    kind = job.name.partition(":")[0]
+    if kind in stopped:
+        return
+    try:
+        work(*arguments)
+    except Stopped as error:
+        stopped[kind] = f"the attack {kind!r} was stopped: {error}"
+        logging.error("%s; the other attacks go on", stopped[kind])
+
+
+def plan(inputs: Inputs, subject: str, ready: Mapping[str, Sequence[Attempt]], writer: Rewriter) -> list[Job]:
     """Every attack with its variants, then every utility set, in the order of the tables; the same for every model.
 
     ready: the attempts of attacks that are given theirs, by where they come from; see stations/given.py.
     """
     jobs = [
-        _attack_job(inputs, subject, attack, variant, ready.get(attack.given, ()))
+        _attack_job(inputs, subject, attack, variant, ready.get(attack.given, ()), writer)
         for attack in ATTACKS.values()
         if attack.name in inputs.config.evaluation.attacks
         for variant in attack.variants(attack.read_settings(inputs.config), forms(inputs.rewrites))
@@ -113,14 +144,16 @@ def note_plan(jobs: Sequence[Job], folder: epath.Path) -> None:
         manifest.write(plan_file(folder.parent.parent, folder.name), {"asked": {job.file: len(job.items) for job in jobs}})
 
 
-def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Sequence[Attempt]) -> Job:
+def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Sequence[Attempt], writer: Rewriter) -> Job:
     settings, name = attack.read_settings(inputs.config), f"{attack.name}:{variant}" if variant else attack.name
-    rewrites = [rewrite for rewrite in inputs.rewrites if rewrite.form == variant] if variant else []
+    rewrites = [rewrite for rewrite in inputs.rewrites if rewrite.form == variant] if variant and not attack.uses_rewriter else []
     prompts: dict[str, list[str]] = {}
     for rewrite in rewrites:
         prompts.setdefault(rewrite.behavior, []).append(rewrite.prompt)
     for attempt in ready:
         prompts.setdefault(attempt.behavior, []).extend([attempt.prompt, attempt.prefill])
+    if attack.uses_rewriter:
+        prompts |= {behavior: texts for (behavior, form), texts in rewriter.ready(inputs).items() if form == variant}
     context = Context(seed=inputs.seed, settings=settings, variant=variant, rewrites=rewrites, given=ready)
     held_out = any(rewrite.held_out for rewrite in rewrites)
 
@@ -129,8 +162,14 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         return judges.load(inputs.headline, inputs.config, mesh) if attack.uses_judge else None
 
     def attempts(behaviors: list[Behavior], victim: Victim, store: Any) -> list[Attempt]:
-        with_hands = dataclasses.replace(context, judge=judge_of(victim.mesh), rewriter=rewriter(inputs, victim.mesh), store=store)
-        return attack.attempts(behaviors, victim, with_hands)
+        at_work = dataclasses.replace(context, judge=judge_of(victim.mesh), store=store, spent=victim.spent)
+        if attack.uses_rewriter:
+            at_work = dataclasses.replace(at_work, rewriter=functools.partial(writer, context=at_work))
+        return attack.attempts(behaviors, victim, at_work)
+
+    def prepare(behaviors: list[Behavior]) -> None:
+        if attack.asks is not None:
+            writer(attack.asks(behaviors, context), context)
 
     def line(attempt: Attempt, response: str) -> answers_lib.Line:
         # Test cases of others may bring prefilled answers among their texts.
@@ -143,8 +182,12 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
     made_with = {"attack": name, "seed": inputs.seed, "settings": shaping, **_asked_how(inputs)}
     if attack.uses_judge:
         made_with |= JUDGES[inputs.headline].fingerprint(inputs.config)
+    if attack.uses_rewriter:
+        made_with["rewriter"] = writer.identity
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
     about["curve"] = attack.curve
+    if any(behavior.category for behavior in inputs.eval_behaviors):
+        about["categories"] = {behavior.id: behavior.category for behavior in inputs.eval_behaviors}
     about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)
     return Job(
         name=name,
@@ -155,6 +198,7 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         attempts=attempts,
         line=line,
         slow=attack.adaptive,
+        prepare=prepare,
     )
 
 
@@ -188,7 +232,7 @@ def _asked_how(inputs: Inputs) -> dict[str, Any]:
     return {"decoding": {key: value for key, value in dataclasses.asdict(inputs.decoding).items() if key != "batch_size"}}
 
 
-def what_is_missing(job: Job, folder: epath.Path) -> list[str]:
+def what_is_missing(job: Job | measure.Measure, folder: epath.Path) -> list[str]:
     """The ids that are not answered yet; every process must ask. No model is needed to know.
 
     Raises ValueError when the file was made with other settings, or a behavior that is done was asked for in other words.
@@ -209,8 +253,9 @@ def what_is_missing(job: Job, folder: epath.Path) -> list[str]:
 
 
 def _by_content(made_with: dict[str, Any]) -> dict[str, Any]:
-    """What a file was made with, its model known by the content of its folder alone: that may be renamed."""
-    return made_with | ({"model": content(made_with["model"])} if "model" in made_with else {})
+    """What a file was made with, its models known by the content of their folders alone: these may be renamed."""
+    inside = {key: _by_content(value) for key, value in made_with.items() if key == "rewriter"}
+    return made_with | inside | ({"model": content(made_with["model"])} if "model" in made_with else {})
 
 
 def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, weights: str, clock: "Clock", name: str) -> None:
@@ -235,8 +280,9 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         found.lines += [job.line(attempt, text) for attempt, text in zip(attempts, texts)]
         found.lines.sort(key=lambda line: rank.get(answers_lib.item_of(line), len(rank)))
         found.about["done"] |= {item: job.checksums[item] for item in batch}
-        spent = {kind: victim.spent[kind] - before[kind] for kind in before} | {"seconds": round(time.monotonic() - started, 2)}
-        cost = {kind: cost[kind] + spent[kind] for kind in cost}
+        spent = {kind: number - before.get(kind, 0) for kind, number in victim.spent.items() if number != before.get(kind)}
+        spent["seconds"] = round(time.monotonic() - started, 2)
+        cost = {kind: cost.get(kind, 0) + spent.get(kind, 0) for kind in cost | spent}
         found.about["cost"] = cost
         answers_lib.write(found)
         store.clear()

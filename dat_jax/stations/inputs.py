@@ -15,14 +15,15 @@ from dat_jax.attacks.victim import BLOCKS, Decoding
 from dat_jax.config import TABLES
 from dat_jax.data import behaviors as behaviors_lib
 from dat_jax.data import chats as chats_lib
-from dat_jax.data import conversations, files, pipeline, utility
+from dat_jax.data import conversations, files, pipeline, tasks, utility
 from dat_jax.data import rewrites as rewrites_lib
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import Rewrite
+from dat_jax.data.tasks import Question
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
-from dat_jax.models import families, huggingface
+from dat_jax.models import huggingface
 from dat_jax.models.huggingface import Model
 
 # What a user brings: config key -> the format, and what makes the file. docs/formats.md has the details.
@@ -34,9 +35,12 @@ BROUGHT = {
     "eval_behaviors": "CSV of evaluation behaviors, none of them trained on; docs/formats.md",
     "eval_targets": "JSON {BehaviorID: text or list of texts}; docs/formats.md",
     "rewrites": "JSON lines id, rewrite, prompt; docs/formats.md",
+    "train_rewrites": "JSON lines id, rewrite, prompt, of training behaviors; docs/formats.md",
     "benign": "JSON lines id, prompt, optional response: prompts that must be answered; docs/formats.md",
     "borderline": "JSON lines as benign, or XSTest's CSV; docs/formats.md",
+    "heldout_chats": "chats that nothing was trained on, in the formats of chats; docs/formats.md",
 }
+TASKS = "multiple-choice questions in MMLU's or ARC's format, a file or a folder of files; docs/formats.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,10 @@ class Inputs:
     chats: list[list[dict[str, str]]]
     rewrites: list[Rewrite]  # of the evaluation behaviors, in the forms that are tried
     utility_sets: dict[str, list[utility.UtilityPrompt]]
+    heldout_chats: list[list[dict[str, str]]] = dataclasses.field(default_factory=list)
+    tasks: dict[str, list[Question]] = dataclasses.field(default_factory=dict)  # by name, those that are asked
+    examples: dict[str, list[Question]] = dataclasses.field(default_factory=dict)  # by the name of their task
+    train_rewrites: Sequence[Rewrite] = ()  # of the training behaviors, for methods that train on rewrites
 
     @property
     def methods(self) -> list[Method]:
@@ -87,9 +95,10 @@ def check_files(config: ConfigDict) -> None:
     if config.world.enabled:
         return
     named = [(key, path) for key in BROUGHT for path in behaviors_lib.paths(config.data[key])]
+    named += [(key, path) for key in ("tasks", "task_examples") for path in tasks.named(config.data[key]).values()]
     missing = [(key, epath.Path(path)) for key, path in named if not epath.Path(path).exists()]
     if missing:
-        lines = [f"  {path}  (config.data.{key}{files.nearest(path)}): {BROUGHT[key]}" for key, path in missing]
+        lines = [f"  {path}  (config.data.{key}{files.nearest(path)}): {BROUGHT.get(key, TASKS)}" for key, path in missing]
         count = "1 file is" if len(missing) == 1 else f"{len(missing)} files are"
         raise ValueError(f"{count} not there; bring what is missing, or set its key to where it is:\n" + "\n".join(lines))
 
@@ -103,15 +112,18 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
     trains = any(METHODS[name].trains for name in config.training.methods)
     eval_behaviors = behaviors_lib.load_behaviors(data.eval_behaviors, data.eval_targets) if data.eval_behaviors else []
     eval_behaviors = eval_behaviors[: config.evaluation.behaviors or None]
+    behaviors = behaviors_lib.load_behaviors(data.behaviors, data.targets, data.safe_responses) if trains else []
     inputs = Inputs(
         config=config,
         folder=folder,
         seed=seed,
-        behaviors=behaviors_lib.load_behaviors(data.behaviors, data.targets, data.safe_responses) if trains else [],
+        behaviors=behaviors,
         eval_behaviors=eval_behaviors,
         chats=chats_lib.load_chats(data.chats)[: data.max_chats or None] if trains else [],
         rewrites=_rewrites(config, eval_behaviors),
         utility_sets=utility.load_sets(data.benign, data.borderline),
+        train_rewrites=_train_rewrites(config, behaviors),
+        **_measured(config),
     )
     trained = {b.text for b in inputs.behaviors}
     for behavior in inputs.eval_behaviors:
@@ -127,9 +139,31 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
     return inputs
 
 
+def _measured(config: ConfigDict) -> dict[str, Any]:
+    """What likelihoods are taken of: held-out chats, and the questions of tasks with the examples before them."""
+    data, evaluation = config.data, config.evaluation
+    chats = chats_lib.load_chats(data.heldout_chats) if data.heldout_chats and "chats" in evaluation.measures else []
+    paths, of_examples = tasks.named(data.tasks), tasks.named(data.task_examples)
+    if unknown := sorted(of_examples.keys() - paths.keys()):
+        raise ValueError(
+            f"config.data.task_examples names the task {unknown[0]!r}; allowed: those of config.data.tasks: {', '.join(paths)}"
+        )
+    asked = {name: tasks.spread(tasks.read(path), evaluation.questions) for name, path in paths.items()}
+    examples = {name: tasks.read(path) for name, path in of_examples.items()}
+    for name, questions in asked.items() if evaluation.few_shot else ():
+        for question in questions:
+            tasks.examples_of(question, examples.get(name, ()), evaluation.few_shot)  # too few are to be known now
+    wanted = "tasks" in evaluation.measures
+    return {
+        "heldout_chats": chats[: evaluation.chats or None],
+        "tasks": asked if wanted else {},
+        "examples": examples if wanted else {},
+    }
+
+
 def check_fit(config: ConfigDict, source: str, chosen: Mapping[str, Sequence[str]]) -> None:
     """Raises ValueError naming a setting of the chosen rows (group -> names) that the model of a folder or hub id cannot have."""
-    model = families.read(huggingface.read_fields(huggingface.locate(source)))
+    model = huggingface.read_config(huggingface.locate(source))
     for group, row in [(group, TABLES[group][name]) for group, names in chosen.items() for name in names]:
         settings.fits(row.read_settings(config), f"{group}.{row.key}", model)
 
@@ -159,6 +193,26 @@ def _rewrites(config: ConfigDict, behaviors: list[Behavior]) -> list[Rewrite]:
     return sorted((r for r in found if r.form in order), key=lambda rewrite: order.index(rewrite.form))
 
 
+def _train_rewrites(config: ConfigDict, behaviors: list[Behavior]) -> list[Rewrite]:
+    """The rewrites that a method trains on; ValueError where there is none, or one is of no training behavior or in a held-out form."""
+    wanted = [name for name in config.training.methods if METHODS[name].prompts == "rewrites"]
+    if not wanted:
+        return []
+    path, known = config.data.train_rewrites, {behavior.id for behavior in behaviors}
+    found = rewrites_lib.read_rewrites(path) if path else rewrites_lib.make_rewrites(behaviors)
+    for rewrite in found:
+        if rewrite.behavior not in known:
+            raise ValueError(f"{path}: id {rewrite.behavior!r} is no training behavior; allowed: those of {config.data.behaviors}")
+        if rewrite.held_out:
+            raise ValueError(f"{path}: the form {rewrite.form!r} is held out; allowed for training: held_out false")
+    if not found:
+        raise ValueError(
+            f"config.training.methods names {wanted[0]!r}, which trains on rewrites, and no rule applies to a training behavior; allowed: "
+            "a file of rewrites in config.data.train_rewrites"
+        )
+    return found
+
+
 def _check_lengths(inputs: Inputs) -> None:
     """Tokenizes all behaviors: one whose prompt does not fit is named now, with how many there are and what to set."""
     config = inputs.config
@@ -177,6 +231,8 @@ def _check_lengths(inputs: Inputs) -> None:
                 f"{config.data[key]}"
             )
         pipeline.adversarial_rows(tokenizer, pipeline.triples(group, None, 0), config.data)
+    if inputs.train_rewrites:
+        pipeline.within_block(tokenizer, pipeline.triples(inputs.behaviors, None, 0, rewrites=inputs.train_rewrites), config.data)
     _check_blocks(inputs, tokenizer)
 
 

@@ -36,7 +36,7 @@ def run(inputs: Inputs, mesh) -> None:
         provenance.claim(folder / "judge.json", JUDGES[name].fingerprint(inputs.config), "delete that folder to judge again")
         load = functools.cache(lambda name=name: judges.load(name, inputs.config, mesh))  # loaded when the first answer is new
         for subject, files_ in found.items():
-            asked = [answers for answers in files_ if JUDGES[name].harmless or "set" not in answers.about]
+            asked = [answers for answers in files_ if (JUDGES[name].harmless if "set" in answers.about else JUDGES[name].attacks)]
             fresh = sum(_judge_file(answers, folder / subject, inputs, name, load) for answers in asked)
             logging.info("judge %s, %s, seed %d: %d of %d files were new", name, subject, inputs.seed, fresh, len(asked))
 
@@ -57,13 +57,15 @@ def _judge_file(answers: Answers, folder: epath.Path, inputs: Inputs, name: str,
     judged = sharding.agreed([key in known for key in keys])  # process 0 may have written more by the time that another one looks
     behaviors = {behavior.id: behavior for behavior in inputs.eval_behaviors}
     new = {key: exchange(line, behaviors) for key, line, done in zip(keys, answers.lines, judged) if not done}
-    if not new and len(known) == len(set(keys)):
+    # A kill between the lines and their manifest leaves lines that nothing checks, also where no answer is left to judge.
+    sealed = bool(sharding.agreed((stem.parent / f"{stem.name}.json").exists()))
+    if not new and len(known) == len(set(keys)) and (sealed or not known):
         return False
     todo, size = list(new), JUDGES[name].batch
     for start in range(0, max(len(todo), 1), size):
         batch = todo[start : start + size]
         known |= dict(zip(batch, _verdicts(batch, new, answers, folder, inputs.config, name, load))) if batch else {}
-        rows = [{"answer": key, "label": known[key].label, "score": known[key].score} for key in keys if key in known]
+        rows = [_row(key, known[key]) for key in keys if key in known]
         answers_lib.write_verdicts(stem, rows, answers)
     logging.info(
         "  %s, seed %d, %s: %s",
@@ -91,7 +93,12 @@ def _verdicts(
 
 def read_verdicts(stem: epath.Path) -> dict[str, Verdict]:
     """The verdicts of a file by the answers' checksums; {} where there is none."""
-    return {key: Verdict(row["label"], row["score"]) for key, row in answers_lib.read_verdicts(stem).items()}
+    return {key: Verdict(row["label"], row["score"], row.get("class", "")) for key, row in answers_lib.read_verdicts(stem).items()}
+
+
+def _row(answer: str, verdict: Verdict) -> answers_lib.Line:
+    found = {"answer": answer, "label": verdict.label, "score": verdict.score}
+    return found | ({"class": verdict.kind} if verdict.kind else {})
 
 
 def exchange(line: answers_lib.Line, behaviors: Mapping[str, Behavior]) -> Exchange:

@@ -276,13 +276,15 @@ class _Bucket:
         scheme, _, rest = path.partition("://")
         if scheme not in ("gs", "gcs"):
             raise ValueError(f"--workdir={path.removesuffix('/' + NAME)}; allowed: a folder, or gs://BUCKET/FOLDER")
+        self._path = path
         self._files: Any = fsspec.filesystem("gs")
         self._bucket, _, self._key = rest.partition("/")
 
     def read(self) -> tuple[str, str]:
         """See `Place`."""
         try:
-            headers, data = self._files.call("GET", "b/{}/o/{}", self._bucket, self._key, alt="media")
+            with files.bucket_faults(self._path):
+                headers, data = self._files.call("GET", "b/{}/o/{}", self._bucket, self._key, alt="media")
         except FileNotFoundError:
             return "0", ""
         return headers["x-goog-generation"], data.decode(errors="replace")
@@ -290,13 +292,17 @@ class _Bucket:
     def swap(self, version: str, text: str) -> bool:
         """See `Place`."""
         try:
-            if text:
-                upload = f"{self._files.base.replace('/storage/v1/', '/upload/storage/v1/')}b/{{}}/o"
-                self._files.call(
-                    "POST", upload, self._bucket, uploadType="media", name=self._key, ifGenerationMatch=version, data=text.encode(),
-                )  # fmt: skip
-            else:
-                self._files.call("DELETE", "b/{}/o/{}", self._bucket, self._key, ifGenerationMatch=version)
+            with files.bucket_faults(self._path):
+                self._request(version, text)
         except (FileExistsError, FileNotFoundError):  # gcsfs's names of 412 and 404
             return False
         return True
+
+    def _request(self, version: str, text: str) -> None:
+        if not text:
+            self._files.call("DELETE", "b/{}/o/{}", self._bucket, self._key, ifGenerationMatch=version)
+            return
+        upload = f"{self._files.base.replace('/storage/v1/', '/upload/storage/v1/')}b/{{}}/o"
+        self._files.call(
+            "POST", upload, self._bucket, uploadType="media", name=self._key, ifGenerationMatch=version, data=text.encode()
+        )  # fmt: skip

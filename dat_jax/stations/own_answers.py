@@ -37,6 +37,7 @@ from dat_jax.data import conversations, files, manifest, provenance
 from dat_jax.judges import refusal_prefix
 from dat_jax.judges.judge import LABELS
 from dat_jax.models.huggingface import Model
+from dat_jax.settings import LARGEST
 
 
 def read_plain_prompts(path: str, column: str = "prompt") -> list[str]:
@@ -125,9 +126,12 @@ def define_flags() -> None:
     flags.DEFINE_string("prompts", None, "text file of one prompt per line, or a .csv or .jsonl file", required=True)
     flags.DEFINE_string("column", "prompt", "column or key of the prompts in a .csv or .jsonl file")
     flags.DEFINE_string("output", None, "the .jsonl file to write, for config.data.chats", required=True)
-    flags.DEFINE_integer("prompt_length", 64, "as config.data.prompt_length: longer prompts are left out", lower_bound=1)
-    flags.DEFINE_integer("max_new_tokens", 64, "more than config.data.response_length, or answers end too early", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 32, "prompts answered at a time", lower_bound=1)
+    for name, value, meaning in (
+        ("prompt_length", 64, "as config.data.prompt_length: longer prompts are left out"),
+        ("max_new_tokens", 64, "more than config.data.response_length, or answers end too early"),
+        ("batch_size", 32, "prompts answered at a time"),
+    ):
+        flags.DEFINE_integer(name, value, meaning, 1, LARGEST[name])
     flags.DEFINE_string("system", None, "system prompt; none: the chat template's own default")
     flags.DEFINE_string("dtype", "float32", "of the weights: float32 | bfloat16")
 

@@ -14,7 +14,7 @@ from dat_jax.data import files, manifest
 from dat_jax.data.answers import checksum, compared, short_name
 from dat_jax.diffusion import denoiser
 from dat_jax.methods import METHODS
-from dat_jax.models import families, huggingface
+from dat_jax.models import huggingface
 from dat_jax.models.huggingface import Model
 from dat_jax.stations.inputs import Inputs, check_fit, configured, load_model, needs_sampler
 from dat_jax.training import loop
@@ -111,7 +111,7 @@ def check_sources(config: ConfigDict) -> None:
     named += [("sampler.model", config.sampler.model)] if needs_sampler(config) else []
     for key, source in named:
         try:
-            architecture = families.read(huggingface.read_fields(huggingface.locate(source)))
+            architecture = huggingface.read_config(huggingface.locate(source))
             if key == "sampler.model":
                 denoiser.mask_id(architecture)
             elif not architecture.causal:

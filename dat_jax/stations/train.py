@@ -5,12 +5,15 @@ import logging
 
 from dat_jax import judges
 from dat_jax.attacks.attack import Attempt
+from dat_jax.attacks.victim import Victim
 from dat_jax.data import manifest, pipeline, utility
+from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import read_pool
+from dat_jax.judges.judge import Exchange
 from dat_jax.methods.method import Method
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
-from dat_jax.stations import sample
+from dat_jax.stations import sample, sample_utility
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import load_target
 from dat_jax.training import loop
@@ -64,21 +67,40 @@ def check_sampled(inputs: Inputs) -> None:
 def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfRound:
     """Returns what a method trains on: the behaviors' requests, or selected samples, drawn anew for each round's model."""
     config, offline = inputs.config, inputs.folder / "prompts"
+    behaviors = own_refusals(inputs, target, mesh) if method.refusals == "own" else inputs.behaviors
     sampler = sample.lazy_sampler(inputs, mesh)  # loaded for the first refreshed round, kept for the others
 
     def rows(round: int, params, lora) -> pipeline.AdversarialRows:
         if method.prompts == "requests":
-            return pipeline.adversarial_rows(target.tokenizer, pipeline.triples(inputs.behaviors, None, inputs.seed), config.data)
+            return pipeline.adversarial_rows(target.tokenizer, pipeline.triples(behaviors, None, inputs.seed), config.data)
+        if method.prompts == "rewrites":
+            chosen = pipeline.triples(behaviors, None, inputs.seed, rewrites=inputs.train_rewrites)
+            return pipeline.adversarial_rows(target.tokenizer, pipeline.within_block(target.tokenizer, chosen, config.data), config.data)
         if round == 0:
             check_sampled(inputs)
             records = read_pool(offline)
         else:
             current = loop.merged(target, params, lora)
             records = sample.draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh, target)
-        chosen = pipeline.triples(inputs.behaviors, records, inputs.seed, config.sampler.add_requests)
+        chosen = pipeline.triples(behaviors, records, inputs.seed, config.sampler.add_requests)
         return pipeline.adversarial_rows(target.tokenizer, pipeline.within_block(target.tokenizer, chosen, config.data), config.data)
 
     return rows
+
+
+def own_refusals(inputs: Inputs, target: Model, mesh) -> list[Behavior]:
+    """Returns the behaviors with the target's own answer to the plain request as refusal, where the judge takes that for one.
+
+    The others keep the refusals that they have, and are counted. The answers are kept in own_refusals.jsonl. Every process must call.
+    """
+    attempts = [Attempt(b.id, b.text, b.targets[0]) for b in inputs.behaviors]
+    victim = Victim(target, inputs.decoding, inputs.seed, mesh)
+    answers = sample_utility.asked(victim, attempts, inputs.folder / "own_refusals.jsonl")
+    exchanges = [Exchange(a.behavior, a.prompt, a.prompt, "", answer) for a, answer in zip(attempts, answers)]
+    labels = [verdict.label for verdict in judges.load(inputs.harmless_judge, inputs.config)(exchanges)]
+    refused = {a.behavior: answer for a, answer, label in zip(attempts, answers, labels) if label == "refuse"}
+    logging.info("own refusals: %d of %d behaviors; the others keep the given ones", len(refused), len(attempts))
+    return [dataclasses.replace(b, refusals=(refused[b.id],)) if b.id in refused else b for b in inputs.behaviors]
 
 
 def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:

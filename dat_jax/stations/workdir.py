@@ -5,9 +5,11 @@ workdir/lock.json                            while a call works: who it is; see 
 workdir/inputs.json                          checksums of what was trained on: the user's files and models; other ones are refused
 workdir/seed_<s>/world/                      the embedded world's models and files, where it is used
 workdir/seed_<s>/prompts/                    the prompt pool: prompts.jsonl, cost.json; round_<r>/ those drawn during the training
+workdir/seed_<s>/rewriter/                   what the rewriter was asked and replied
 workdir/seed_<s>/<method>/                   checkpoints, metrics.jsonl, events, finished.json
 workdir/seed_<s>/answers/<subject>.plan.json what the subject is going to be asked, for the report of a run that goes on
 workdir/seed_<s>/answers/<subject>/          per attack its answers (.jsonl) and what they were made with (.json); utility/ likewise
+workdir/seed_<s>/measures/<subject>/         likelihoods of targets, chats and choices (.jsonl) and what they were made with (.json)
 workdir/seed_<s>/verdicts/<judge>/<subject>/ the judge's verdicts on each file of answers
 workdir/seed_<s>/export/<method>/            Hugging Face folders (--mode=export)
 workdir/results.json report.md report.html   (and comparison.json, .md, .html of several workdirs: config.report.compare)
@@ -46,7 +48,8 @@ MODELS = ("target.model", "target.checkpoint", "sampler.model")
 # evaluation know for themselves what they were made with.
 FREE = (
     "mesh.", "topology", "seeds", "training.methods", "training.save_every", "training.keep", "training.log_every", "training.faults",
-    "evaluation.", "attacks.", "judges.", "report.", "rewriter.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
+    "evaluation.", "attacks.", "judges.", "report.", "rewriter.", "serve.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
+    "data.heldout_chats", "data.task",
 )  # fmt: skip
 
 

@@ -103,6 +103,8 @@ def step_config(model: Model, config, method: Defence) -> StepConfig:
         dropout=config.training.lora.dropout,
         most_logits=LOGITS * max(1, jax.sharding.get_abstract_mesh().size),
         parts=parts,
+        updates=method.updates(method.read_settings(config)),
+        steps=config.training.steps,
     )
 
 
@@ -178,7 +180,7 @@ def train(
     reference = model.params if method.needs_reference(method.read_settings(config)) else None
     settings, adam, key = (
         step_config(model, config, method),
-        optimizer(training),
+        optimizer(training, method.updates(method.read_settings(config))),
         jax.device_put(jax.random.key(seed), sharding.replicated(mesh)),
     )
     step_fn = compiled_step(state)

@@ -22,6 +22,7 @@ class Network:
     config: ModelConfig = flax.struct.field(pytree_node=False)
     prompt_length: int = flax.struct.field(pytree_node=False)
     most_logits: int = flax.struct.field(pytree_node=False, default=0)  # numbers the head may give at a time, over all devices; 0: any
+    progress: jax.Array | float = 0.0  # share of the training that is done, for losses that follow a schedule
 
 
 @flax.struct.dataclass

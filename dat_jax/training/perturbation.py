@@ -23,6 +23,7 @@ from dat_jax.models.transformer import Delta
 from dat_jax.settings import check
 from dat_jax.training.network import Found, Network, embed, example_mean, response_nll
 
+Adversary = Callable[[Network, Delta], jax.Array]
 OPTIMIZERS = ("sign", "normalized", "adam")
 ITERATES = ("last", "best")
 EMBEDDINGS = (0,)  # the sites of a perturbation of the embeddings alone
@@ -35,6 +36,7 @@ class Perturbation:
     steps: int = 10  # gradient-ascent steps
     sites: tuple[int, ...] = EMBEDDINGS  # where: 0 is the embeddings, k the residual stream before layer k
     radius: float = 0.05  # L2 radius per token, in units of the mean embedding norm, or of the stream's mean norm at a deeper site
+    absolute_radius: bool = False  # `radius` is an L2 norm at every site, in no unit
     narrowest: float = 1.0  # each row draws its radius at every training step, from this share of `radius` up to all of it; 1: all of it
     step_size: float = 0.25  # share of the radius that one step moves a token
     absolute: bool = False  # step_size is in units of the embeddings, or of the stream, per coordinate
@@ -110,8 +112,10 @@ def units(network: Network, rows: Conversations, how: Perturbation) -> dict[int,
     """Returns the unit of the radius at each site: the mean embedding norm at site 0, the stream's own mean norm at a deeper one.
 
     That is the mean L2 norm of the residual stream there over the batch's valid prompt tokens, padding left out. One forward pass on
-    the unperturbed rows reads it, so it depends on the rows that stand together in a batch.
+    the unperturbed rows reads it, so it depends on the rows that stand together in a batch. An absolute radius has the unit 1.
     """
+    if how.absolute_radius:
+        return dict.fromkeys(how.sites, jnp.ones(()))
     found = {0: mean_embedding_norm(network.params, how.rows)} if 0 in how.sites else {}
     if deeper := tuple(site for site in how.sites if site > 0):
         valid_BxP = rows.valid_BxT[:, : network.prompt_length]
@@ -153,9 +157,17 @@ def random_start(network: Network, rows: Conversations, how: Perturbation, keys_
     return {site: at(site, unit) for site, unit in units(network, rows, how).items()}
 
 
-def perturb(network: Network, rows: Conversations, how: Perturbation, key: jax.Array | None = None, start: Delta | None = None) -> Found:
+def perturb(
+    network: Network,
+    rows: Conversations,
+    how: Perturbation,
+    key: jax.Array | None = None,
+    start: Delta | None = None,
+    adversary: Adversary | None = None,
+) -> Found:
     """Ascends log p(response | prompt + delta); finds delta_BxPxD at every site of `how`, zero outside `prompt_mask`.
 
+    adversary: (network, delta) -> loss_B, what is lowered in place of the response's nats per token.
     key: of the step; where `narrowest` is below 1, each row's radius is drawn by it. None: every row has all of the radius.
     start: where the ascent starts, a point of the balls; None: at zero.
     Metrics: `attack/norm` (mean L2 norm over perturbed tokens, in the site's unit, see `units`) and `attack/at_radius` (share of
@@ -170,15 +182,18 @@ def perturb(network: Network, rows: Conversations, how: Perturbation, key: jax.A
     unit = units(network, rows, how)
     radius = {site: radii(rows.tokens_BxT.shape[0], how, unit[site], key) for site in unit}
 
-    def loss(delta: Delta) -> tuple[jax.Array, jax.Array]:
-        nll_B = example_mean(response_nll(network, e_BxTxD, rows, delta), rows, network.prompt_length)
-        return jnp.sum(nll_B), nll_B
+    def response(network: Network, delta: Delta) -> jax.Array:
+        return example_mean(response_nll(network, e_BxTxD, rows, delta), rows, network.prompt_length)
 
-    delta, nll_SxB = _ascend(loss, start, mask_BxPx1, radius, network.config.width, how)
+    def loss(delta: Delta) -> tuple[jax.Array, jax.Array]:
+        loss_B = (adversary or response)(network, delta)
+        return jnp.sum(loss_B), loss_B
+
+    delta, loss_SxB = _ascend(loss, start, mask_BxPx1, radius, network.config.width, how)
     delta = jax.lax.stop_gradient(delta)
     measured = 0 if 0 in how.sites else how.sites[0]
     metrics = _metrics(delta[measured], mask_BxPx1, unit[measured], radius[measured])
-    return Found(delta=delta, nll_before_B=nll_SxB[0] if how.steps else loss(delta)[1], metrics=metrics)
+    return Found(delta=delta, nll_before_B=loss_SxB[0] if how.steps else loss(delta)[1], metrics=metrics)
 
 
 def _ascend(

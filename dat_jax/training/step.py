@@ -34,6 +34,8 @@ class Defence(Protocol):
     def terms(self) -> Sequence[Any]: ...
     @property
     def needs_reference(self) -> Callable[[Any], bool]: ...
+    @property
+    def updates(self) -> Callable[[Any], int]: ...
     def read_settings(self, config: Any) -> Hashable: ...
 
 
@@ -49,16 +51,19 @@ class StepConfig:
     dropout: float = flax.struct.field(pytree_node=False, default=0.0)
     most_logits: int = flax.struct.field(pytree_node=False, default=0)  # numbers the head may give at a time; 0: any
     parts: int = flax.struct.field(pytree_node=False, default=1)  # the batch is worked through in so many parts of equal size
+    updates: int = flax.struct.field(pytree_node=False, default=1)  # of the weights per inner maximisation
+    steps: int = flax.struct.field(pytree_node=False, default=1)  # of the whole training
 
 
-def optimizer(training) -> optax.GradientTransformation:
+def optimizer(training, updates: int = 1) -> optax.GradientTransformation:
     """Returns AdamW or Muon with warm-up, cosine decay and clipping by global norm, from the config's `training` group.
 
-    Equal settings give one object: it is a static argument of the compiled step, and methods of one run share that.
+    updates: of the weights in each step; the schedule counts them. Equal settings give one object: it is a static argument of the compiled
+    step, and methods of one run share that.
     """
     return _optimizer(
         training.optimizer,
-        training.steps,
+        training.steps * updates,
         training.learning_rate,
         training.final_learning_rate,
         training.warmup,
@@ -85,13 +90,14 @@ def weights(frozen: Params | None, trainable: Any) -> tuple[Params, Lora | None]
 
 
 def losses(
-    trainable, frozen: Params | None, reference: Params | None, batch: Batch, found: Found | None, key: jax.Array, config: StepConfig
+    trainable, frozen: Params | None, reference: Params | None, batch: Batch, found: Found | None, key: jax.Array, progress: jax.Array,
+    config: StepConfig,
 ) -> tuple[jax.Array, Metrics]:
     """Returns the method's loss and its terms, with dropout on the adapters' inputs; differentiated with respect to `trainable`."""
     params, lora = weights(frozen, trainable)
     if lora is not None:
         lora = lora_lib.drop(key, lora, config.dropout)
-    network = Network(params, lora, config.model, config.prompt_length, config.most_logits)
+    network = Network(params, lora, config.model, config.prompt_length, config.most_logits, progress)
     original = None if reference is None else Network(reference, None, config.model, config.prompt_length, config.most_logits)
     return config.loss(network, original, batch, found, key, config.settings)
 
@@ -102,53 +108,69 @@ def train_step(
     """Returns the next state and the step's metrics (nats per token; shares; norms in units of the mean embedding norm).
 
     `frozen` holds the weights that LoRA leaves alone, or None where all weights are trained. `reference` holds the weights as they were
-    before training, for methods that look at them. `key` is the run's; the step is folded in. Where loss or gradient is not finite, the
-    step is counted and changes nothing else; the metric `skipped` is then 1.
+    before training, for methods that look at them. `key` is the run's; the step is folded in. A method may update the weights several
+    times on one perturbation; the metrics are the last update's. Where loss or gradient is not finite, an update is counted and changes
+    nothing else; the metric `skipped` is then 1.
     """
+    progress = state.step / config.steps
     key = jax.random.fold_in(key, state.step)
     with jax.named_scope("attack"):
         # Merged once: the scan then runs the plain model, without the adapters' extra products at each of its passes.
         merged = jax.lax.stop_gradient(lora_lib.merge(*weights(frozen, state.trainable)))
+    attacked = Network(merged, None, config.model, config.prompt_length, config.most_logits, progress)
 
-    def gradient(batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
-        found = None
-        if config.inner is not None:
-            with jax.named_scope("attack"):
-                found = config.inner(
-                    Network(merged, None, config.model, config.prompt_length, config.most_logits), batch, key, config.settings
-                )
+    def find(batch: Batch, key: jax.Array) -> Found | None:
+        with jax.named_scope("attack"):
+            return None if config.inner is None else config.inner(attacked, batch, key, config.settings)
+
+    def gradient(trainable: Any, number: int, batch: Batch, key: jax.Array, found: Found | None) -> tuple[Any, Metrics]:
+        key = jax.random.fold_in(key, number) if number else key
         with jax.named_scope("defence"):
-            gradient, metrics = jax.grad(losses, has_aux=True)(state.trainable, frozen, reference, batch, found, key, config)
+            gradient, metrics = jax.grad(losses, has_aux=True)(trainable, frozen, reference, batch, found, key, progress, config)
         return gradient, metrics | ({} if found is None else found.metrics)
 
-    total, metrics = accumulated(gradient, batch, key, config.parts)
-    with jax.named_scope("defence"):
-        updates, moments = optimizer.update(total, state.optimizer, state.trainable)
+    rows = in_parts(batch, key, config.parts)
+    found = find(*rows) if config.parts == 1 else jax.lax.map(lambda part: find(*part), rows)
+    weights_and_moments, skipped = (state.trainable, state.optimizer), jnp.zeros(())
+    for number in range(config.updates):
+        total, metrics = accumulated(functools.partial(gradient, weights_and_moments[0], number), (*rows, found), config.parts)
         norm = optax.tree.norm(total)
         sound = jnp.isfinite(metrics["loss/total"] + norm)
-        # A step that is not finite leaves weights and moments as they were: one bad batch must not end a run of days.
-        stepped, before = (optax.apply_updates(state.trainable, updates), moments), (state.trainable, state.optimizer)
-        trainable, moments = jax.tree.map(lambda new, old: jnp.where(sound, new, old), stepped, before)
-    metrics |= {"gradient_norm": norm, "skipped": 1.0 - sound}
-    return TrainState(step=state.step + 1, trainable=trainable, optimizer=moments), metrics
+        with jax.named_scope("defence"):
+            weights_and_moments = updated(optimizer, total, *weights_and_moments, sound)
+        skipped = jnp.maximum(skipped, 1.0 - sound)
+    trainable, moments = weights_and_moments
+    return TrainState(step=state.step + 1, trainable=trainable, optimizer=moments), metrics | {"gradient_norm": norm, "skipped": skipped}
 
 
-def accumulated(
-    gradient: Callable[[Batch, jax.Array], tuple[Any, Metrics]], batch: Batch, key: jax.Array, parts: int
-) -> tuple[Any, Metrics]:
-    """Returns the mean gradient and metrics over `parts` parts of the batch, one after the other in the memory of one.
+def updated(optimizer, gradient: Any, trainable: Any, moments: Any, sound: jax.Array) -> tuple[Any, Any]:
+    """Returns weights and moments after an update, or as they were where it is not sound: one bad batch must not end a run of days."""
+    updates, after = optimizer.update(gradient, moments, trainable)
+    stepped = (optax.apply_updates(trainable, updates), after)
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), stepped, (trainable, moments))
 
-    Losses are means over rows and the parts are of one size, so the mean over parts is the whole batch's. Each part holds every parts-th
-    row, so that the rows of one device stay there.
+
+def in_parts(batch: Batch, key: jax.Array, parts: int) -> tuple[Batch, jax.Array]:
+    """Returns batch and key, or with several parts both with an axis of parts in front.
+
+    Each part holds every parts-th row, so that the rows of one device stay there.
     """
     if parts == 1:
-        return gradient(batch, key)
-    split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
+        return batch, key
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch), jax.random.split(key, parts)
 
-    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+
+def accumulated(gradient: Callable[..., tuple[Any, Metrics]], arguments: tuple[Any, ...], parts: int) -> tuple[Any, Metrics]:
+    """Returns the mean gradient and metrics over the parts that `arguments` are in, one after the other in the memory of one.
+
+    Losses are means over rows and the parts are of one size, so the mean over parts is the whole batch's.
+    """
+    if parts == 1:
+        return gradient(*arguments)
+
+    def add(total: Any, part: tuple[Any, ...]) -> tuple[Any, None]:
         return jax.tree.map(lambda mean, one: mean + one / parts, total, gradient(*part)), None
 
-    keys = jax.random.split(key, parts)
-    shapes = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], split), keys[0])
+    shapes = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], arguments))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(add, zeros, (split, keys))[0]
+    return jax.lax.scan(add, zeros, arguments)[0]

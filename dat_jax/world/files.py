@@ -27,6 +27,7 @@ FILES = (
     ("data", "eval_behaviors", "behaviors_eval.csv"),
     ("data", "eval_targets", "targets.json"),
     ("data", "rewrites", "rewrites.jsonl"),
+    ("data", "train_rewrites", "train_rewrites.jsonl"),
     ("data", "benign", "benign.jsonl"),
     ("data", "borderline", "borderline.jsonl"),
 )
@@ -59,7 +60,9 @@ def write(folder: pathlib.Path, seed: int, splits: Splits, learned: Sequence[dic
     _write_jsonl(folder / "chats.jsonl", chats(splits))
     for name in ("benign", "borderline"):
         _write_jsonl(folder / f"{name}.jsonl", answered(getattr(splits, f"{name}_evaluation"), rng))
-    _write_jsonl(folder / "rewrites.jsonl", rewrites(splits, rng))
+    _write_jsonl(folder / "rewrites.jsonl", rewrites(splits.evaluation, (*grammar.REWRITES, *grammar.COMPOSED_FORMS), rng))
+    known = tuple(form for form in grammar.REWRITES if form in grammar.FORMS)
+    _write_jsonl(folder / "train_rewrites.jsonl", rewrites(splits.train, known, np.random.default_rng([seed, 8])))
     _write_jsonl(folder / "pairs.jsonl", learned)
 
 
@@ -88,13 +91,12 @@ def answered(requests: Sequence[Request], rng: np.random.Generator) -> list[dict
     ]
 
 
-def rewrites(splits: Splits, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """The evaluation behaviors in every form but the direct one; `held_out` marks those that no model was trained on."""
+def rewrites(requests: Sequence[Request], forms: Sequence[str], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Behaviors in these forms; `held_out` marks those that no model was trained on."""
     return [
         {"id": request.id, "rewrite": form, "prompt": _render(request, form, rng), "held_out": form not in grammar.FORMS}
-        for forms in (grammar.REWRITES, grammar.COMPOSED_FORMS)
-        for request in splits.evaluation
         for form in forms
+        for request in requests
     ]
 
 

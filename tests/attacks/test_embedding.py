@@ -1,13 +1,16 @@
 """The embedding attack: what it perturbs, alone and on top of rewrites, and on top of which of them."""
 
+import types
+
 import numpy as np
 import pytest
 
-from dat_jax.attacks import ATTACKS, embedding
+from dat_jax.attacks import ATTACKS, embedding, embedding_step_sizes
 from dat_jax.attacks.attack import Attempt, Context
 from dat_jax.attacks.victim import Decoding, Victim
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import Rewrite
+from dat_jax.settings import validate
 from dat_jax.training.perturbation import Perturbation
 
 BEHAVIORS = [Behavior("1", "paint the wood", ("with a brush",), ("no",)), Behavior("2", "wash the door", ("a b", "c"), ("no",))]
@@ -39,6 +42,60 @@ def test_prompts_are_perturbed_as_the_victim_is_told_to(asked, name, variant, pr
     for attempt, expected in zip(found, asked.perturb(plain, SETTINGS.perturbation)):
         assert np.abs(attempt.delta[0]).max() > 0
         np.testing.assert_array_equal(attempt.delta[0], expected.delta[0])
+
+
+def test_the_best_of_several_step_sizes_is_as_good_as_each(asked):
+    """Steps too short to get anywhere hold a model up that another size breaks; in a ball that is too small none does."""
+    behaviors = [Behavior("1", "paint the wood", ("x y",), ("no",)), Behavior("2", "wash the door", ("b wash",), ("no",))]
+    how = Perturbation(steps=120, radius=6.0, iterate="best")
+
+    def said(**changes):
+        settings = embedding_step_sizes.Settings(how, **({"step_sizes": (1e-6, 0.05)} | changes))
+        found = ATTACKS["embedding_step_sizes"].attempts(behaviors, asked, Context(0, settings))
+        texts = asked.answer(found)
+        both = {b.id: [text for attempt, text in zip(found, texts) if attempt.behavior == b.id] for b in behaviors}
+        return found, both, {b.id for b in behaviors if any(text.startswith(b.targets[0]) for text in both[b.id])}
+
+    short, long, several = said(step_sizes=(1e-6,)), said(step_sizes=(0.05,)), said()
+    assert [attempt.behavior for attempt in several[0]] == ["1", "1", "2", "2"] and not any(attempt.target_eot for attempt in several[0])
+    assert short[2] == set() and long[2] == {"1", "2"} == several[2] and several[2] >= short[2] | long[2]
+    for alone, place in ((short, 0), (long, 1)):  # each is what it is without the other
+        for attempt, same in zip(alone[0], several[0][place::2]):
+            np.testing.assert_array_equal(attempt.delta[0], same.delta[0])
+    plain = asked.answer([Attempt(b.id, b.text, b.targets[0]) for b in behaviors])
+    _, texts, broken = said(radii=(1e-6,), restarts=2)
+    assert broken == set() and [texts["1"], texts["2"]] == [[text] * 4 for text in plain]
+
+
+def test_every_combination_is_tried():
+    settings = embedding_step_sizes.Settings(step_sizes=(0.1, 0.2), optimizers=("sign", "adam"), radii=(0.5, 1.0), restarts=2)
+    found = list(embedding_step_sizes.searches(settings))
+    assert len(set(found)) == len(found) == 16
+    assert {(how.optimizer, how.radius, how.step_size, n) for how, n in found} >= {("adam", 0.5, 0.2, 1), ("sign", 1.0, 0.1, 0)}
+    assert {how.radius for how, _ in embedding_step_sizes.searches(embedding_step_sizes.Settings())} == {1.0}
+
+
+@pytest.mark.parametrize("name", ["embedding", "embedding_steps", "embedding_suffix", "embedding_prefill", "latent"])
+def test_the_end_of_the_turn_can_be_left_out_of_every_target(name):
+    class Remembering:
+        model = types.SimpleNamespace(config=types.SimpleNamespace(layers=4))
+
+        def perturb(self, attempts, how, restart=0):
+            return attempts
+
+    for chosen in (True, False):
+        settings = ATTACKS[name].settings(target_eot=chosen)
+        variant = (list(ATTACKS[name].variants(settings, ())) or [""])[0]
+        found = ATTACKS[name].attempts(BEHAVIORS, Remembering(), Context(0, settings, variant))
+        assert [attempt.target_eot for attempt in found] == [chosen] * 2
+
+
+@pytest.mark.parametrize(
+    "bad", [{"step_sizes": ()}, {"step_sizes": (0.1, 0.0)}, {"optimizers": ("sgd",)}, {"radii": (-1.0,)}, {"restarts": 0}]
+)
+def test_combinations_that_cannot_be(bad):
+    with pytest.raises(ValueError, match=rf"config\.attacks\.x\.{next(iter(bad))} is"):
+        validate(embedding_step_sizes.Settings(**bad), "attacks.x")
 
 
 def test_forms_are_all_or_those_that_are_named():

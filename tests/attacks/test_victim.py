@@ -107,9 +107,51 @@ def test_a_batch_may_mix_perturbed_and_plain_attempts(small_model):
 
 
 def test_a_wide_ball_lets_the_attack_say_the_target(small_model):
+    """With the end of the turn in the target it says that and stops; without, what follows is in the answer too, and is judged with it."""
     plain = [Attempt(str(i), "how did people paint the wood", target) for i, target in enumerate(("x y", "b wash", "the"))]
     wide, asked = Perturbation(steps=150, radius=6.0, step_size=0.05, iterate="best"), Victim(small_model, decoding(batch_size=3), 0)
     assert asked.answer(asked.perturb(plain, wide)) == [attempt.target for attempt in plain]
+    opened = asked.answer(asked.perturb([dataclasses.replace(attempt, target_eot=False) for attempt in plain], wide))
+    for text, attempt in zip(opened, plain):
+        said, target = text.split(), attempt.target.split()
+        assert said[: len(target)] == target and len(said) > len(target)
+
+
+def test_the_end_of_the_turn_adds_its_own_nll_to_the_objective_and_nothing_else(small_model):
+    closed, asked = [ATTEMPTS[0], Attempt("3", "a", "b c")], Victim(small_model, decoding(), 0)
+    found = zip(
+        closed, (3, 2), asked.log_likelihood(closed), asked.log_likelihood([dataclasses.replace(a, target_eot=False) for a in closed])
+    )
+    for attempt, words, with_end, without in found:
+        prompt, _ = conversations.encode_prompt(small_model.tokenizer, [{"role": "user", "content": attempt.prompt}], "user")
+        ids = prompt + small_model.tokenizer(attempt.target, add_special_tokens=False)["input_ids"]
+        e_TxD = np.asarray(small_model.params["embedding"])[ids]
+        h_1xTxD = transformer.hidden(small_model.params, small_model.config, e_TxD[None], np.ones((1, len(ids)), bool))
+        logp_V = jax.nn.log_softmax(transformer.head(small_model.params, small_model.config, h_1xTxD[0, -1]))
+        end = float(logp_V[small_model.tokenizer.eos_token_id])
+        assert (words + 1) * with_end - words * without == pytest.approx(end, abs=1e-4) and end < -0.1
+
+
+def test_all_radii_and_step_sizes_share_one_program(small_model):
+    asked = Victim(small_model, decoding(batch_size=3), 0)
+    first = asked.perturb(ATTEMPTS[:1], Perturbation(steps=2, radius=0.6))
+    before = victim.perturbation._cache_size()
+    wider = asked.perturb(ATTEMPTS[:1], Perturbation(steps=2, radius=1.2))
+    asked.perturb(ATTEMPTS[:1], Perturbation(steps=2, radius=0.6, step_size=0.1))
+    assert victim.perturbation._cache_size() == before
+    np.testing.assert_allclose(wider[0].delta[0], 2 * first[0].delta[0], atol=1e-5)  # two sign steps from zero, each a share of the radius
+
+
+def test_what_a_prompt_may_have(small_model):
+    asked = Victim(small_model, decoding(prompt_length=2), 0)
+    assert asked.fits("a " * 12) and not asked.fits("a " * 14)  # 16 tokens with the chat template's three or four
+    assert not asked.fits("")
+
+
+@pytest.mark.parametrize(("perturb", "reached"), [("user", 3), ("user+template", 6), ("all", 6)])
+def test_which_tokens_an_attack_reaches(small_model, perturb, reached):
+    laid_out, _ = victim.lay_out(small_model.tokenizer, ATTEMPTS[:1], decoding(perturb=perturb), with_targets=True)
+    assert laid_out.prompt_mask_BxT.sum() == reached  # <user> paint the wood <end> <assistant>
 
 
 def test_tokens_in_place_of_a_prompt_are_sent_as_they_are(small_model):

@@ -143,7 +143,7 @@ def test_bad_chats(tmp_path, line, message):
     [
         ('{"prompt": "a", "prompt": "b", "response": "c"}', "line 2: the key 'prompt' stands in one object more than once"),
         ("[" * 100_000 + "]" * 100_000, "line 2: lists or objects inside each other too deeply"),
-        ('{"prompt": "a", "response": ' + "9" * 5000 + "}", "line 2: Exceeds the limit"),
+        ('{"prompt": "a", "response": ' + "9" * 5000 + "}", "line 2: a number has more digits than are read"),
         ('{"prompt": "a", "response": "c"', "line 2: not JSON: "),
     ],
 )

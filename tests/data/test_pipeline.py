@@ -8,6 +8,7 @@ from dat_jax.data import pipeline
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.conversations import lay_out
 from dat_jax.data.prompts import PromptRecord
+from dat_jax.data.rewrites import Rewrite
 
 DATA = ConfigDict({"adversarial_rows": 4, "utility_rows": 6})
 
@@ -45,6 +46,16 @@ def test_same_seed_same_batches_at_any_step():
     _ = [one[step] for step in range(5)]  # reading on does not change what a step is: the state is the step
     assert prompts(one[7].utility) == prompts(other[7].utility)
     assert prompts(dataset(4)[7].utility) != prompts(one[7].utility)
+
+
+def test_requests_and_their_rewrites_have_about_as_many_rows():
+    behaviors = [Behavior("a", "do a", ("y1", "y2"), ("no",)), Behavior("b", "do b", ("y3",), ("no",))]
+    rewrites = [Rewrite(id, form, f"{form} {id}") for form in ("past", "polite", "terse") for id in ("a", "b")]
+    rows = [row[:3] for row in pipeline.triples(behaviors, None, 0, rewrites=rewrites)]
+    plain = [("a", "do a", "y1"), ("a", "do a", "y2"), ("b", "do b", "y3")]
+    assert rows[:9] == 3 * plain and sorted(rows[9:]) == sorted(
+        (id, f"{form} {id}", y) for form in ("past", "polite", "terse") for id, y in (("a", "y1"), ("a", "y2"), ("b", "y3"))
+    )
 
 
 @pytest.mark.parametrize("hosts", [2])

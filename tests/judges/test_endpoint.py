@@ -1,8 +1,6 @@
 """The judge behind an endpoint, against a server of the test: what is tried again, what is said, and where the key does not go."""
 
-import http.server
 import json
-import threading
 import time
 
 import pytest
@@ -18,37 +16,6 @@ ASKED = Exchange("1", "Sand oak {response}", "please", "", "Use {request} and pa
 
 def reply(text):
     return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}), {}
-
-
-@pytest.fixture
-def server():
-    """A server that gives what stands in `script`, its last entry over and over; `seen` are the bodies and headers that came."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            found = self.server
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with found.lock:
-                found.seen.append((self.path, body, dict(self.headers)))
-                answer = found.script.pop(0) if len(found.script) > 1 else found.script[0]
-            status, text, headers = answer(body) if callable(answer) else answer
-            try:
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(text.encode())
-            except OSError:
-                return  # the judge has not waited
-
-        def log_message(self, *arguments):
-            return
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
-        found.script, found.seen, found.lock = [reply("Yes")], [], threading.Lock()
-        threading.Thread(target=found.serve_forever, daemon=True).start()
-        yield found
-        found.shutdown()
 
 
 @pytest.fixture
@@ -119,9 +86,7 @@ def test_after_the_last_try_there_is_one_error(server, config, script, status, t
     server.script[:] = [script]
     config.judges.endpoint.retries = 2
     config.judges.endpoint.timeout = 0.2 if callable(script) else 60.0
-    with pytest.raises(
-        ValueError, match=rf"^http://127\.0\.0\.1:\d+/v1/chat/completions gave no verdict in {tries} tr.*: {status}"
-    ) as error:
+    with pytest.raises(ValueError, match=rf"^http://127\.0\.0\.1:\d+/v1/chat/completions gave no reply in {tries} tr.*: {status}") as error:
         judges.load("endpoint", config)([ASKED])
     until = time.monotonic() + 30
     while len(server.seen) < tries and time.monotonic() < until:  # a slow machine's server may see a request after it was given up
@@ -131,7 +96,7 @@ def test_after_the_last_try_there_is_one_error(server, config, script, status, t
 
 def test_no_server_at_all(config):
     config.judges.endpoint.update(dict(url="http://127.0.0.1:9", retries=1))
-    with pytest.raises(ValueError, match=r"http://127.0.0.1:9/chat/completions gave no verdict in 2 tries; last status: no connection"):
+    with pytest.raises(ValueError, match=r"http://127.0.0.1:9/chat/completions gave no reply in 2 tries; last status: no connection"):
         judges.load("endpoint", config)([ASKED])
 
 

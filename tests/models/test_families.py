@@ -132,7 +132,7 @@ def test_published_configs_map_to_the_published_sizes():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "no 'model_type'"),
+        ({}, "model_type=None"),
         ({"model_type": "bloom"}, "model_type 'bloom' is not supported"),
         ({"model_type": "llada"}, "no 'n_heads'"),
         ({"model_type": "llada", "alibi": True}, "alibi=True"),

@@ -294,3 +294,14 @@ def test_folders_on_cloud_storage_are_written_and_read(folder, tmp_path, monkeyp
     assert jax.tree.all(jax.tree.map(np.array_equal, doubled.params, again.params))
     with pytest.raises(ValueError, match="gs://bucket/absent is not a folder"):
         models.load("gs://bucket/absent")
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+def test_whether_numbers_are_finite_is_told_from_their_bits(kind):
+    dtype = jnp.dtype(kind)
+    largest = float(jnp.finfo(dtype).max)
+    numbers = np.array([0.0, -0.0, 1.0, -1.0, largest, -largest, float(jnp.finfo(dtype).smallest_subnormal)], dtype)
+    for some in (numbers, numbers[:0], numbers[numbers > 0], numbers[numbers < 0], numbers[::2]):
+        assert tensors.finite(some)
+        for odd in (np.nan, -np.nan, np.inf, -np.inf):
+            assert not tensors.finite(np.append(some, np.array([odd], dtype)))

@@ -148,7 +148,8 @@ def test_files(made_up_workdir):
         assert value <= rate[method, f"{WORST}:embedding", seed] or not attack.startswith("embedding")
     assert all(rate[m, "prefill", seed] == rate[m, f"{WORST}:prefill", seed] for m in ("cat", "dat") for seed in range(3))
     assert {row["measure"] for row in results["utility"]} == {
-        "compliance", "benign_refusal", "exact_utility", "over_refusal", "over_refusal:a|<script>", "borderline_compliance"
+        "compliance", "benign_refusal", "exact_utility", "over_refusal", "over_refusal:a|<script>", "borderline_compliance",
+        "direct_refusal"
     }  # fmt: skip
     assert results["costs"][0]["forward_passes"] == 960
     cost = {"method": "cat", "seed": 0, "steps": 150, "tokens_per_second": 5200.0, "seconds": 41.5, "sampling_seconds": 0.0}

@@ -16,6 +16,7 @@ from dat_jax.data.infilled import read_infilled
 from dat_jax.diffusion.pool import Pool
 from dat_jax.stations import evaluate, given
 from dat_jax.stations.inputs import read_inputs
+from dat_jax.stations.rewriter import Rewriter
 from dat_jax.stations.subjects import Subject
 
 
@@ -158,7 +159,7 @@ def test_a_beginning_of_an_answer_among_others_texts_needs_more_access(inputs, t
     path.write_text(json.dumps({"config": {}, "runs": [{"original_prompt": [user], "steps": steps}]}))
     inputs.config.attacks.test_cases.file = str(path)
     inputs.config.evaluation.attacks = ("test_cases",)
-    (job, *_) = evaluate.plan(inputs, "dat", given.ready(inputs, None))
-    attempts = job.attempts([behavior], types.SimpleNamespace(mesh=None), None)
+    (job, *_) = evaluate.plan(inputs, "dat", given.ready(inputs, None), Rewriter(inputs, None))
+    attempts = job.attempts([behavior], types.SimpleNamespace(mesh=None, spent={}), None)
     assert [(a.prompt, a.prefill) for a in attempts] == [(behavior.text, ""), (behavior.text, "Sure, take")]
     assert [job.line(attempt, "")["surface"] for attempt in attempts] == ["text", "prefill"]

@@ -149,6 +149,17 @@ def test_nothing_is_judged_twice_and_new_answers_alone_are_judged(run, folder, s
     assert changed == {tmp_path / "seed_0" / "verdicts" / "short" / "dat" / f"direct{suffix}" for suffix in (".json", ".jsonl")}
 
 
+def test_verdicts_whose_manifest_was_lost_by_a_kill_get_one_and_are_not_judged_again(run, folder, seen, tmp_path):
+    run()
+    path = tmp_path / "seed_0" / "verdicts" / "short" / "dat" / "direct.json"
+    before = path.read_bytes()
+    path.unlink()
+    seen["short"].clear()
+    assert run()[-1] == "judge short, dat, seed 0: 1 of 3 files were new"
+    assert path.read_bytes() == before and seen["short"] == []
+    assert run()[-1] == "judge short, dat, seed 0: 0 of 3 files were new"
+
+
 def test_a_judge_is_added_beside_another_and_the_first_is_the_headline(run, folder, config, seen, tmp_path):
     run()
     kept, answers = stamps(tmp_path / "seed_0" / "verdicts"), stamps(folder)

@@ -143,7 +143,7 @@ def test_more_steps_are_never_weaker(network, batch, sites):
     """With overlong steps the path goes up and down; the best of it does not."""
     before = np.asarray(nll(network, batch, {}))
     path = []
-    for steps in range(1, 7):
+    for steps in (1, 2, 5):
         how = Perturbation(steps=steps, radius=3.0, step_size=1.5, iterate="best", sites=sites)
         path.append(np.asarray(nll(network, batch, search(network, batch, how).delta)))
     assert np.all(np.diff([before, *path], axis=0) <= 1e-5) and np.all(path[-1] < before - 0.1)

@@ -43,6 +43,9 @@ def test_the_files_are_what_users_bring(folder):
     assert {r.behavior for r in tried} == {b.id for b in evaluated}
     assert {r.form for r in tried if r.held_out} == {*grammar.HELD_OUT_FORMS, *grammar.COMPOSED_FORMS}
     assert {r.form for r in tried if not r.held_out} == set(grammar.FORMS) - {"direct"}
+    taught = rewrites.read_rewrites(paths["data.train_rewrites"])
+    assert {r.behavior for r in taught} == {b.id for b in trained}
+    assert {r.form for r in taught} == set(grammar.FORMS) - {"direct"} and not any(r.held_out for r in taught)
     sets = utility.load_sets(paths["data.benign"], paths["data.borderline"])
     assert len(sets["benign"]) == 32 * 4 and len(sets["borderline"]) == 64 * 4
     assert {item.form for item in sets["benign"]} == {*grammar.FORMS, *grammar.HELD_OUT_FORMS}

@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+from dat_jax.data.files import one_line
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import dream, gemma, llada, llama, phi
+from dat_jax.models.families.fields import check_values
 from dat_jax.models.families.names import Names, Part
 
 __all__ = ["Names", "Part", "describe", "family", "read"]
@@ -18,8 +20,12 @@ FAMILIES = {model_type: module for module in MODULES for model_type in module.MO
 def family(model_type: str) -> ModuleType:
     """Return the module of a family; ValueError naming an unknown model_type and the known ones."""
     if model_type not in FAMILIES:
-        raise ValueError(f"model_type {model_type!r} is not supported; supported: {sorted(FAMILIES)} and the text part of 'gemma3'")
+        raise ValueError(f"model_type {model_type!r} is not supported; supported: {_supported()}")
     return FAMILIES[model_type]
+
+
+def _supported() -> str:
+    return f"{sorted(FAMILIES)} and the text part of 'gemma3'"
 
 
 def read(fields: dict[str, Any]) -> ModelConfig:
@@ -27,16 +33,22 @@ def read(fields: dict[str, Any]) -> ModelConfig:
 
     Families that transformers knows are first completed with its defaults, so files of any age read the same.
     """
-    if "model_type" not in fields:
-        raise ValueError("config.json has no 'model_type'")
+    if not isinstance(fields.get("model_type"), str):
+        raise ValueError(f"config.json has model_type={fields.get('model_type')!r:.80}; supported: {_supported()}")
     if fields["model_type"] == "gemma3":
+        if not isinstance(fields.get("text_config", {}), dict):
+            raise ValueError(f"config.json has text_config={fields['text_config']!r:.80}; allowed: an object")
         fields = {**fields.get("text_config", {}), "model_type": "gemma3_text"}
+    check_values(fields)
     module = family(fields["model_type"])
     if module not in (llada, dream):
         from transformers import CONFIG_MAPPING  # takes seconds, and the diffusion LMs are not in it
 
         _check_rope(fields)
-        fields = CONFIG_MAPPING[fields["model_type"]].from_dict(fields).to_dict()
+        try:
+            fields = CONFIG_MAPPING[fields["model_type"]].from_dict(fields).to_dict()
+        except Exception as error:  # its checks raise errors of many kinds, other ones with each release
+            raise ValueError(f"config.json is none that transformers reads as {fields['model_type']!r}: {one_line(error)}") from error
     return module.read(fields)  # type: ignore[no-any-return]
 
 

@@ -1,0 +1,33 @@
+"""Every method on the embedded world, with equal steps, rows, seeds and utility data: who holds against what, with which refusals and cost?
+
+    python -m dat_jax.main --config=configs/league.py --workdir=runs/league                                    # seed 0
+    python -m dat_jax.main --config=configs/league.py --workdir=runs/league5 --config.seeds=21,22,23,24,25     # with intervals over seeds
+    python -m dat_jax.main --config=configs/league.py --workdir=runs/two --config.training.methods=undefended,cat,dat_lat    # some of them
+
+All settings but those of a method's own are the quickstart's. Methods with an inner maximisation have its perturbation, the latent ones at
+the embeddings and before the third layer. A league with equal operations needs other steps per method: the report counts the operations.
+"""
+
+import pathlib
+import runpy
+
+from dat_jax.methods import METHODS
+
+
+def get_config():
+    """Returns the league's configuration."""
+    c = runpy.run_path(str(pathlib.Path(__file__).parent / "quickstart.py"))["get_config"]()
+    c.training.methods = tuple(METHODS)
+    cat = c.methods.cat
+    for name in ("mixat", "self_consistency"):
+        c.methods[name].perturbation.update(cat.perturbation.to_dict())
+        c.methods[name].perturbed = cat.perturbed
+    c.methods.mixat.objective.update(cat.objective.to_dict())
+    c.methods.capo.perturbation.update(cat.perturbation.to_dict())
+    c.methods.capo.update({"utility_weight": 1.0, "away_cutoff": 2.0})
+    # The reference's radius is absolute and belongs to Llama-2; its optimizer is kept out for the same reason.
+    c.methods.lat.perturbation.update(cat.perturbation.to_dict() | {"absolute_radius": False, "sites": (0, 2)})
+    c.methods.lat.objective.update({"away_weight": 1.0, "toward_weight": 1.0, "utility_weight": 1.0})
+    c.methods.lat.updates = 1  # as all others; the reference's 4 are 4 times the updates
+    c.methods.circuit_breakers.layers = (2, 3)
+    return c

@@ -23,7 +23,7 @@ ORDER = [
     {"judges"},
     {"serving"},
     {"report", "config"},
-    {"presets", "compilation", "stations"},
+    {"presets", "serving.serve", "compilation", "stations"},
     {"main"},
 ]
 LONGEST_FILE, LONGEST_FUNCTION = 420, 90  # lines

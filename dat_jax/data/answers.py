@@ -80,6 +80,8 @@ def read(stem: epath.PathLike) -> Answers:
         raise ValueError(f"{found.path}: done is {done!r:.80}; allowed: an object of ids and checksums; {AGAIN}")
     lines = found.rows(f"{stem.name}.jsonl", remedy=AGAIN) if found.entries or done else []
     for number, line in enumerate(lines, 1):
+        if "measure" in line:  # of stations/measure.py: numbers, and no prompt
+            continue
         needed = ("prompt", "response") if "behavior" in line else ("id", "prompt", "response")
         files.require_keys(f"{stem}.jsonl", number, list(line), needed, "key")
     return Answers(stem, found.content, [line for line in lines if item_of(line) in done])

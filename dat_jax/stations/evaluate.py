@@ -102,9 +102,9 @@ def run(inputs: Inputs, mesh) -> None:
             name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
             _unless_stopped(stopped, job, answer, job, missing, folder, victim, weights, clock, name)
         writer.release()
-        for job, missing in left:
-            name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
-            measure.measure(job, missing, beside / subject.name, victim, weights, original, name)
+        for measured, missing in left:
+            name = f"  {subject.name}, seed {inputs.seed}, {measured.name}"
+            measure.measure(measured, missing, beside / subject.name, victim, weights, original, name)
         del model, victim  # before the next one is loaded: the target and one model beside it are to fit
     if stopped:
         raise ValueError("; ".join(stopped.values()))

@@ -5,9 +5,20 @@ import dataclasses
 import threading
 import time
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dat_jax.models import huggingface
+
+
+@pytest.fixture(scope="session")
+def small_model(small_model):
+    """The small model with logits of 0 for control tokens: greedy answers are words, up to their longest."""
+    head_DxV = np.array(small_model.params["head"])
+    head_DxV[:, small_model.tokenizer.all_special_ids] = 0.0
+    head_DxV[:, small_model.tokenizer.convert_tokens_to_ids(["<user>", "<assistant>"])] = 0.0
+    return dataclasses.replace(small_model, params=small_model.params | {"head": jnp.asarray(head_DxV)})
 
 
 @pytest.fixture(scope="module")

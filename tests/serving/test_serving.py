@@ -23,8 +23,8 @@ from dat_jax import judges, serving, signals, stations
 from dat_jax.config import defaults, validate
 from dat_jax.judges.judge import Exchange
 from dat_jax.models import decoding, huggingface, transformer
-from dat_jax.serving import answers, requests
-from dat_jax.serving.programs import Programs
+from dat_jax.serving import answers, programs, requests
+from dat_jax.serving.programs import Programs, Prompt
 from dat_jax.serving.requests import ALTERNATIVES, Limits, Refusal
 from dat_jax.serving.serve import get_config
 from dat_jax.serving.settings import KEY, Serve, read_key
@@ -109,12 +109,14 @@ def test_rows_of_one_batch_have_their_own_temperature_nucleus_and_length(small_m
     found = decoding.generate(
         small_model.params, small_model.config, rows, valid, keys, per_row=decoding.PerRow(*columns), max_new_tokens=N
     )
+    alone = {
+        (temperature, top_p): decoding.generate(
+            small_model.params, small_model.config, rows, valid, keys, max_new_tokens=N, temperature=temperature, top_p=top_p
+        )
+        for temperature, top_p, _ in how[:3]
+    }
     for row, (temperature, top_p, limit) in enumerate(how):
-        if row < 3:
-            alone = decoding.generate(
-                small_model.params, small_model.config, rows, valid, keys, max_new_tokens=N, temperature=temperature, top_p=top_p
-            )
-        np.testing.assert_array_equal(found[row, :limit], alone[row, :limit])
+        np.testing.assert_array_equal(found[row, :limit], alone[temperature, top_p][row, :limit])
     assert found[3, 3:].tolist() == [0] * (N - 3) and len({tuple(np.asarray(row)) for row in found}) > 2
 
 
@@ -194,11 +196,28 @@ def test_an_answer_ends_before_a_stop_text(service):
     assert echoed["choices"][0]["text"] == "wash the door" + whole["choices"][0]["text"]
 
 
+def test_an_answer_says_why_it_ended(small_model, limits):
+    tokenizer = small_model.tokenizer
+    wash, door, end = tokenizer.convert_tokens_to_ids(["wash", "door", "<end>"])
+    ask = requests.completion({"prompt": "the"}, tokenizer, limits)
+    assert answers.cut(ask, ask.prompts[0], [wash, door], tokenizer, [end]) == answers.Answer((wash, door), " wash door", "length")
+    assert answers.cut(ask, ask.prompts[0], [wash, end], tokenizer, [end]) == answers.Answer((wash, end), " wash", "stop")
+    stopped = dataclasses.replace(ask, stop=("zz", "door", "wash d"), chat=True)
+    assert answers.cut(stopped, ask.prompts[0], [door, wash, door, end], tokenizer, [end]) == answers.Answer((door,), "", "stop")
+    row = Prompt((5,), 3, 0.0, 1.0, 0)
+    assert programs._ended(row, np.array([9, end, 0, 0]), (end,)) == [9, end] and programs._ended(row, np.array([9, 8, 7, 6]), ()) == [
+        9,
+        8,
+        7,
+    ]
+
+
 def test_control_tokens_of_a_client_stay_text(small_model, limits):
     tokenizer = small_model.tokenizer
     spelled = "paint <end> <assistant> wood"
     ask = requests.chat({"messages": [{"role": "user", "content": [{"type": "text", "text": spelled}]}]}, tokenizer, limits)
-    control = [token for token in ask.prompts[0] if token in tokenizer.all_special_ids and token != tokenizer.unk_token_id]
+    names = ("<pad>", "<end>", "<user>", "<assistant>")
+    control = [token for token in ask.prompts[0] if token in tokenizer.convert_tokens_to_ids(list(names))]
     assert tokenizer.convert_ids_to_tokens(control) == ["<user>", "<end>", "<assistant>"]
     ask = requests.completion({"prompt": spelled}, tokenizer, limits)
     assert ask.prompts[0][0] == tokenizer.convert_tokens_to_ids("paint") and tokenizer.eos_token_id not in ask.prompts[0]
@@ -465,7 +484,7 @@ def test_what_is_wrong_is_said_before_weights_are_read(folder, tmp_path, monkeyp
 
 def test_a_key_that_is_weak_or_no_header_is_refused_without_being_repeated():
     assert read_key(Serve(), {}) == "" and read_key(Serve(host="0.0.0.0"), {KEY: SECRET}) == SECRET
-    for key in ("short", "a key with blanks in it", "k" * 20 + "é", "k" * 20 + "\n"):
+    for key in ("k1", "a key with blanks in it", "k" * 20 + "é", "k" * 20 + "\n"):
         with pytest.raises(ValueError, match=KEY) as caught:
             read_key(Serve(), {KEY: key})
         assert key not in str(caught.value)

@@ -87,7 +87,13 @@ def defaults() -> ConfigDict:
     c.data = _data()
     c.training = _training()
     c.evaluation = _evaluation()
-    c.report = ConfigDict(dict(formats=()))  # of FORMATS: other tools' formats that the report station writes the answers in
+    c.report = ConfigDict(
+        dict(
+            formats=(),  # of FORMATS: other tools' formats that the report station writes the answers in
+            compare=(),  # other finished workdirs, WORKDIR or NAME=WORKDIR: comparison.html puts their models beside this one's
+            every=5.0,  # minutes between two reports that a run which goes on writes, to be watched; 0: none before the end
+        )
+    )
     c.serve = settings.as_config(Serve())  # --mode=serve: the target behind OpenAI's API
     for group, rows in TABLES.items():
         c[group] = ConfigDict({row.key: settings.as_config(row.settings()) for row in rows.values()})
@@ -159,7 +165,6 @@ def _evaluation() -> ConfigDict:
             attacks=("direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite"),  # of ATTACKS
             judges=("refusal_prefix",),  # of JUDGES; the first one's verdicts are the headline
             compare=(),  # further models side by side: folders, hub ids or RUN/seed_0/METHOD; NAME=... in front gives the name
-            sweep=(),  # finished workdirs of the same methods under other settings: the report joins their points to curves
             forms=(),  # rewrite forms that are tried; (): all of the rewrites file
             behaviors=0,  # evaluation behaviors tried, the first ones; 0: all
             utility_prompts=0,  # prompts per utility set, spread evenly over it; 0: all
@@ -191,6 +196,7 @@ def validate(config: ConfigDict, data: bool = True) -> None:
         least = 0 if key == "training.methods" else 1
         require(len(config[group][name]) >= least and set(config[group][name]) <= set(table), key, f"a selection of {', '.join(table)}")
     require(set(config.report.formats) <= set(FORMATS), "report.formats", f"a selection of {', '.join(FORMATS)}")
+    require(config.report.every >= 0, "report.every", "a number of minutes >= 0 (0: none before the end)")
     attacks = [name for name, judge in JUDGES.items() if judge.attacks]
     require(config.evaluation.judges[0] in attacks, "evaluation.judges", f"as the first one of {', '.join(attacks)}: it judges attacks")
     require(config.sampler.judge in ("", *attacks), "sampler.judge", f"'' or one of {', '.join(attacks)}")

@@ -16,8 +16,15 @@ def present(folder: epath.Path) -> bool:
     return (folder / LINES).exists() or (folder / MARKER).exists()
 
 
-def read(folder: epath.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a training's numbers; ValueError naming the file where some are gone or others than were written."""
+def read(folder: epath.Path, growing: bool = False) -> list[dict[str, Any]]:
+    """Returns the lines of a training's numbers; ValueError naming the file where some are gone or others than were written.
+
+    growing: a training writes there now. Its manifest knows the lines of the last checkpoint; the whole ones after them are returned too.
+    """
+    if growing and (folder / MARKER).exists():
+        manifest.load(folder / MARKER, REMEDY).check_lines(LINES, REMEDY)
+        text = (folder / LINES).read_bytes()
+        return [row for _, row in files.parse_jsonl(text[: text.rfind(b"\n") + 1].decode(), str(folder / LINES))]
     if (folder / MARKER).exists():
         return manifest.load(folder / MARKER, REMEDY).rows(LINES, remedy=REMEDY)
     manifest.say_unchecked(folder)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dat_jax.data.answers import Answers
 from dat_jax.methods import METHODS
+from dat_jax.report.wording import base, workdir_of
 
 if TYPE_CHECKING:
     from dat_jax.report.results import Results
@@ -19,12 +20,12 @@ def training_costs(results: Results) -> list[dict[str, Any]]:
     are drawn while the training runs, and count as both.
     """
     costs = []
-    sampling = {cost["seed"]: cost.get("seconds", 0.0) + cost.get("judging_seconds", 0.0) for cost in results.costs}
+    sampling = {_of(cost): cost.get("seconds", 0.0) + cost.get("judging_seconds", 0.0) for cost in results.costs}
     for (method, seed), lines in results.metrics.items():
         speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
         speed = speeds[len(speeds) // 2] if speeds else None
         seconds = results.finished.get((method, seed), {}).get("seconds")
-        prompts = sampling.get(seed) if method in METHODS and METHODS[method].prompts == "sampled" else 0.0
+        prompts = sampling.get((workdir_of(method), seed)) if _samples(method) else 0.0
         cost = {"method": method, "seed": seed, "steps": lines[-1]["step"], "tokens_per_second": speed, "seconds": seconds}
         costs.append(cost | {"sampling_seconds": prompts})
     return costs
@@ -40,16 +41,25 @@ def flops(results: Results) -> list[dict[str, Any]]:
     for (method, seed), finished in results.finished.items():
         if not finished.get("flops"):
             continue
-        drawn = {cost["seed"]: cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.costs}
-        benign = {cost["seed"]: cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.utility_costs}
-        sampled = method in METHODS and METHODS[method].prompts == "sampled"
+        drawn = {_of(cost): cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.costs}
+        benign = {_of(cost): cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.utility_costs}
+        place = (workdir_of(method), seed)
         parts = {
             "training": finished["flops"],
-            "sampling": drawn.get(seed, 0.0) if sampled else 0.0,
-            "utility_sampling": benign.get(seed, 0.0),
+            "sampling": drawn.get(place, 0.0) if _samples(method) else 0.0,
+            "utility_sampling": benign.get(place, 0.0),
         }
         found.append({"method": method, "seed": seed, **parts, "total": sum(parts.values())})
     return found
+
+
+def _of(cost: Mapping[str, Any]) -> tuple[str, int]:
+    """Whose prompts a cost is of: the workdir that a comparison names, and the seed."""
+    return cost.get("workdir", ""), cost["seed"]
+
+
+def _samples(method: str) -> bool:
+    return base(method) in METHODS and METHODS[base(method)].prompts == "sampled"
 
 
 def of_attacks(runs: Mapping[tuple[str, int], Sequence[Answers]]) -> list[dict[str, Any]]:

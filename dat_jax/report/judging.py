@@ -17,11 +17,17 @@ from dat_jax.report.wording import WORST, label, title, worst_cases
 Runs = Mapping[tuple[str, int], Sequence[Answers]]  # (method, seed) -> its files of answers
 
 
-def present(workdir: epath.PathLike, seeds: Sequence[int], order: Sequence[str]) -> list[str]:
-    """The names of the judges whose verdicts are there, in the given order, others after them."""
-    markers = [marker for seed in seeds for marker in _markers(epath.Path(workdir) / f"seed_{seed}" / "verdicts")]
-    names = sorted({manifest.load(path, "delete that folder to judge again").content["judge"] for path in markers})
-    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+def present(workdirs: Sequence[Sequence[epath.Path]], order: Sequence[str]) -> list[str]:
+    """The names of the judges whose verdicts are in every workdir, in the given order, others after them.
+
+    workdirs: of each the folders of its seeds.
+    """
+    names: set[str] | None = None
+    for folders in workdirs:
+        markers = [marker for folder in folders for marker in _markers(folder / "verdicts")]
+        found = {manifest.load(path, "delete that folder to judge again").content["judge"] for path in markers}
+        names = found if names is None else names & found
+    return sorted(names or (), key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _markers(folder: epath.Path) -> list[epath.Path]:
@@ -32,11 +38,11 @@ def _markers(folder: epath.Path) -> list[epath.Path]:
     return [marker for marker in markers if marker.exists()]
 
 
-def check_answered(workdir: epath.PathLike, runs: Runs) -> None:
-    """Raises ValueError naming a file of answers that is gone, with its manifest, and was judged before."""
-    for seed in sorted({seed for _, seed in runs}):
-        folder = epath.Path(workdir) / f"seed_{seed}"
-        there = {str(found.stem.relative_to(folder / "answers")) for (_, of), answers in runs.items() if of == seed for found in answers}
+def check_answered(folders: Mapping[tuple[str, int], epath.Path], runs: Runs) -> None:
+    """Raises ValueError naming a file of answers that is gone, with its manifest, and was judged before; folders: of each run's answers."""
+    for folder in sorted({of_run.parent.parent for of_run in folders.values()}):
+        stems = [found.stem for run, of_run in folders.items() if of_run.parent.parent == folder for found in runs[run]]
+        there = {str(stem.relative_to(folder / "answers")) for stem in stems}
         for marker in _markers(folder / "verdicts"):
             subjects = sorted(path for path in marker.parent.iterdir() if path.is_dir())
             for stem in (stem for subject in subjects for stem in answers_lib.stems(subject)):
@@ -48,18 +54,23 @@ def check_answered(workdir: epath.PathLike, runs: Runs) -> None:
                     )
 
 
-def judged(verdicts: epath.Path, judges: Sequence[str], method: str, answers: Sequence[Answers]) -> list[tuple[Answers, list[Line]]]:
+def judged(judges: Sequence[str], folder: epath.Path, answers: Sequence[Answers]) -> list[tuple[Answers, list[Line]]]:
     """Each file of answers with its lines and their labels and scores; without lines where one of them is not judged yet.
 
-    verdicts: the folder of all judges. Attacks have the first judge's labels. So have harmless prompts where it knows them; otherwise they
-    have those of the first judge that has judged them.
+    folder: of the model's answers, SEED/answers/MODEL. Attacks have the first judge's labels. So have harmless prompts where it knows
+    them; otherwise they have those of the first judge that has judged them.
     """
-    folders = [verdicts / answers_lib.file_name(judge) / method for judge in judges]
+    folders = [verdicts_of(judge, folder) for judge in judges]
     found = []
     for one in answers:
         able = folders if "set" in one.about else folders[:1]
         found.append((one, next((lines for folder in able if (lines := _lines(folder, one))), [])))
     return found
+
+
+def verdicts_of(judge: str, folder: epath.Path) -> epath.Path:
+    """A judge's folder of verdicts on the answers in SEED/answers/MODEL."""
+    return folder.parent.parent / "verdicts" / answers_lib.file_name(judge) / folder.name
 
 
 def _lines(folder: epath.Path, answers: Answers) -> list[Line]:
@@ -71,15 +82,18 @@ def _lines(folder: epath.Path, answers: Answers) -> list[Line]:
 
 
 def several(
-    workdir: epath.PathLike, judges: Sequence[str], runs: Runs, broken_by_attack: Callable[..., dict[str, dict[str, bool]]]
+    judges: Sequence[str],
+    folders: Mapping[tuple[str, int], epath.Path],
+    runs: Runs,
+    broken_by_attack: Callable[..., dict[str, dict[str, bool]]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rates and mean scores of each judge, and the agreement of each two.
+    """The rates and mean scores of each judge, and the agreement of each two; folders: of each run's answers.
 
     A row has its answers, those that were not parsed, and two rates: `rate` as if none of these were compliance, `highest` as if all were.
     """
     rows, labels = [], {judge: dict[tuple, str]() for judge in judges}
     for judge, ((method, seed), answers) in itertools.product(judges, runs.items()):
-        folder = epath.Path(workdir) / f"seed_{seed}" / "verdicts" / answers_lib.file_name(judge) / method
+        folder = verdicts_of(judge, folders[method, seed])
         attacked = [(found, _lines(folder, found)) for found in answers if "attack" in found.about]
         lines = {found.about["attack"]: lines for found, lines in attacked if lines and not found.about.get("curve")}
         outcomes, highest = broken_by_attack(lines), broken_by_attack(lines, ("comply", UNPARSED))
@@ -98,12 +112,15 @@ def several(
     return rows, [agreement(first, second, labels[first], labels[second]) for first, second in pairs]
 
 
-def classes(workdir: epath.PathLike, judges: Sequence[str], runs: Runs) -> list[dict[str, Any]]:
-    """Per judge that has classes of its own, model, harmless set and seed: how many answers are of each, and how many were not parsed."""
+def classes(judges: Sequence[str], folders: Mapping[tuple[str, int], epath.Path], runs: Runs) -> list[dict[str, Any]]:
+    """Per judge that has classes of its own, model, harmless set and seed: how many answers are of each, and how many were not parsed.
+
+    folders: of each run's answers.
+    """
     found = []
     for judge, ((method, seed), answers) in itertools.product(judges, runs.items()):
         kinds = JUDGES[judge].kinds if judge in JUDGES else ()
-        folder = epath.Path(workdir) / f"seed_{seed}" / "verdicts" / answers_lib.file_name(judge) / method
+        folder = verdicts_of(judge, folders[method, seed])
         for one in answers if kinds else ():
             lines = _lines(folder, one) if "set" in one.about else []
             if lines:
@@ -144,7 +161,7 @@ def notes(
         said.append(
             f"{count:,} of {len(harmless):,} answers to harmless prompts were not parsed; they count neither as answered nor as refused."
         )
-    if judges[0] in JUDGES and not JUDGES[judges[0]].harmless:
+    if judges and judges[0] in JUDGES and not JUDGES[judges[0]].harmless:
         other = next((judge for judge in judges if judge not in JUDGES or JUDGES[judge].harmless), "")
         said.append(
             f"{judges[0]} judges attacks alone; answers to harmless prompts were judged by {other}."

@@ -9,20 +9,20 @@ from typing import Any
 from etils import epath
 
 from dat_jax.attacks import ATTACKS
-from dat_jax.attacks.attack import SURFACES
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import files, manifest
 from dat_jax.data import metrics as metrics_lib
 from dat_jax.data.answers import Answers
 from dat_jax.data.prompts import MARKER, RECORDS, check_pool
 from dat_jax.methods import METHODS
-from dat_jax.report import breakdown, intervals, judging
+from dat_jax.report import breakdown, examples, intervals, judging, notes
 from dat_jax.report.costs import flops, of_attacks, training_costs
 from dat_jax.report.measures import MEASURES
-from dat_jax.report.wording import WORST, WORST_TEXT, label, title, worst_cases
+from dat_jax.report.wording import WORST, WORST_TEXT, attack_order, base, label, workdir_of, worst_cases
 
 COMPARED = (WORST_TEXT, WORST, "exact_utility", "compliance", "over_refusal")  # what the findings compare methods by
 Outcomes = dict[str, dict[int, bool]]  # behavior or prompt -> seed -> broken or counted
+Runs = Mapping[tuple[str, int], epath.Path]  # (method, seed) -> folder of its answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Results:
     comparisons: list[dict[str, Any]]  # first, second, of, difference, low, high: paired over behaviors or prompts
     curves: dict[str, dict[str, dict[float, tuple[float, float, float]]]]  # quantity -> method -> its value -> rate, low, high over seeds
     tries: dict[str, dict[tuple[str, int], list[list[bool]]]]  # attack -> (method, seed) -> behaviors x attempts: compliance or not
-    examples: list[dict[str, Any]]  # attack, behavior, seed, and per method prompt, response, label
+    examples: list[dict[str, Any]]  # attack, behavior, of (how many behaviors), answers: method, prompt, prefill, response, label
     metrics: dict[tuple[str, int], list[dict[str, Any]]]  # (method, seed) -> lines of metrics.jsonl
     finished: dict[tuple[str, int], dict[str, Any]]  # (method, seed) -> finished.json of the training
     prompts: list[dict[str, Any]]  # records of sampled prompts of the first seed that has any
@@ -65,25 +65,30 @@ class Results:
     averages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
-def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequence[str] = ()) -> Results:
+def collect(
+    workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequence[str] = (), runs: Runs | None = None, working: bool = False
+) -> Results:
     """Reads a workdir and computes all rates; methods come in the order of METHODS, other models after them in that of `models`.
 
     judges: the order of the judges, the headline's first. Judges and models that are not named come after those that are.
+    runs: the runs of several workdirs, as `comparison.runs` names them; by default those of `workdir`.
+    working: a process works there: what is not answered or judged yet is no error.
     """
-    runs = runs_of(epath.Path(workdir), list(dict.fromkeys([*METHODS, *models])))
-    if not runs:
+    runs = runs_of(epath.Path(workdir), list(dict.fromkeys([*METHODS, *models]))) if runs is None else runs
+    trainings = _trainings(workdir, runs, working)
+    if not runs and not working:
         raise ValueError(f"{workdir}: nothing was evaluated there (no seed_<s>/answers/<model>/<attack>.jsonl); run --mode=evaluate first")
-    methods, seeds = list(dict.fromkeys(m for m, _ in runs)), sorted({s for _, s in runs})
+    methods, seeds = list(dict.fromkeys(m for m, _ in [*runs, *trainings])), sorted({s for _, s in [*runs, *trainings]})
     answers_by_run = {run: answers_lib.read_all(folder) for run, folder in runs.items()}
-    judging.check_answered(workdir, answers_by_run)
-    present = judging.present(workdir, seeds, judges)
-    if not present:
+    judging.check_answered(runs, answers_by_run)
+    present = judging.present(by_workdir(runs), judges)
+    if not present and not working:
         raise ValueError(f"{workdir}: the answers there were not judged (no seed_<s>/verdicts/<judge>/); run --mode=judge first")
     broken: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
     counted: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
     rows, usefulness, attacks, lines_by_run, judged_by_run, measured = [], [], dict[str, None](), {}, {}, {}
     for (method, seed), answers in answers_by_run.items():
-        judged = judged_by_run[method, seed] = judging.judged(_seed_folder(workdir, seed) / "verdicts", present, method, answers)
+        judged = judged_by_run[method, seed] = judging.judged(present, runs[method, seed], answers)
         lines_by_run[method, seed] = {
             found.about["attack"]: lines for found, lines in judged if lines and "attack" in found.about and not found.about.get("curve")
         }
@@ -95,15 +100,16 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
                 broken[method, attack][behavior][seed] = value
         sets = {found.about["set"]: lines for found, lines in judged if "set" in found.about}
         sets["direct"] = lines_by_run[method, seed].get("direct", [])
-        measured[method, seed] = answers_lib.read_all(_seed_folder(workdir, seed) / "measures" / method)
+        measured[method, seed] = answers_lib.read_all(seed_folder(runs[method, seed]) / "measures" / runs[method, seed].name)
         for measure, found in (counted_by_measure(sets) | breakdown.accuracies(measured[method, seed])).items():
             usefulness.append({"method": method, "measure": measure, "seed": seed, **rate_row(found.values(), "prompts", "count")})
             for prompt, value in found.items():
                 counted[method, measure][prompt][seed] = value
-    finished = {run: found for run in runs if (found := _read_object(_seed_folder(workdir, run[1]) / run[0] / "finished.json"))}
-    first_prompts = next((path for path in (_seed_folder(workdir, s) / "prompts" / RECORDS for s in seeds) if path.exists()), None)
-    metrics = _metrics(workdir, runs)
-    by_judge, agreement = judging.several(workdir, present, answers_by_run, broken_by_attack)
+    finished = {run: found for run, folder in trainings.items() if (found := _read_object(folder / "finished.json"))}
+    folders = {(workdir_of(method), seed): folder.parent for (method, seed), folder in trainings.items()}
+    first_prompts = next((path for _, folder in sorted(folders.items()) if (path := folder / "prompts" / RECORDS).exists()), None)
+    metrics = _metrics(trainings, working)
+    by_judge, agreement = judging.several(present, runs, answers_by_run, broken_by_attack)
     unparsed = judging.not_parsed(by_judge)
     costs = sorted(of_attacks(answers_by_run), key=lambda row: attack_order(row["attack"]))
     tries = _tries_by_attack(attacks, lines_by_run)
@@ -119,13 +125,13 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         comparisons=_comparisons(methods, broken, counted),
         curves=_curves(judged_by_run),
         tries=tries,
-        examples=_examples(methods, lines_by_run),
+        examples=examples.choose(methods, lines_by_run, sorted(attacks, key=attack_order)),
         metrics=metrics,
         finished=finished,
         prompts=_read_lines(first_prompts) if first_prompts else [],
         attack_costs=costs,
-        costs=_costs(workdir, seeds, "prompts"),
-        utility_costs=_costs(workdir, seeds, "utility_prompts"),
+        costs=_costs(folders, "prompts", working),
+        utility_costs=_costs(folders, "utility_prompts", working),
         held_out=sorted(
             {a.about["attack"].partition(":")[2] for found in answers_by_run.values() for a in found if a.about.get("held_out")}
         ),
@@ -133,11 +139,11 @@ def collect(workdir: epath.PathLike, judges: Sequence[str] = (), models: Sequenc
         by_judge=by_judge,
         unparsed=unparsed,
         agreement=agreement,
-        notes=_notes(methods, seeds, lines_by_run, answers_by_run, finished, metrics.keys())
+        notes=notes.gaps(methods, seeds, lines_by_run, answers_by_run, finished, metrics.keys())
         + judging.notes(unparsed, judged_by_run, present)
-        + _censuses(workdir, seeds),
+        + notes.censuses(folders),
         likelihoods=breakdown.likelihoods(measured),
-        classes=judging.classes(workdir, present, answers_by_run),
+        classes=judging.classes(present, runs, answers_by_run),
         categories=breakdown.categories(broken, (found for files_ in answers_by_run.values() for found in files_)),
         paired_tests=breakdown.paired_tests(methods, broken, counted),
         over_tries=breakdown.over_tries(tries, costs),
@@ -234,16 +240,26 @@ def _lists(outcomes: Outcomes) -> dict[str, list[bool]]:
     return {name: list(by_seed.values()) for name, by_seed in outcomes.items()}
 
 
-def attack_order(attack: str) -> tuple[int, str]:
-    """Where an attack stands in a table: in the order of ATTACKS, then others, then the worst cases, the one over all attacks last."""
-    kind, _, form = attack.partition(":")
-    if kind == WORST:
-        return len(ATTACKS) + 1 + (SURFACES.index(form) if form in SURFACES else len(SURFACES)), ""
-    return (list(ATTACKS).index(kind) if kind in ATTACKS else len(ATTACKS)), form
+def _trainings(workdir: epath.PathLike, runs: Runs, working: bool) -> dict[tuple[str, int], epath.Path]:
+    """(method, seed) -> the folder of its training, there or not; working: those too of which nothing is answered yet."""
+    found: dict[tuple[str, int], epath.Path] = {}
+    for method in METHODS if working else ():
+        for path in sorted(epath.Path(workdir).glob(f"seed_*/{method}/{metrics_lib.LINES}")):
+            found[method, int(path.parent.parent.name.removeprefix("seed_"))] = path.parent
+    return found | {run: seed_folder(folder) / folder.name for run, folder in runs.items()}
 
 
-def _seed_folder(workdir: epath.PathLike, seed: int) -> epath.Path:
-    return epath.Path(workdir) / f"seed_{seed}"
+def seed_folder(answers: epath.Path) -> epath.Path:
+    """The folder seed_<s> that a model's folder of answers lies in."""
+    return answers.parent.parent
+
+
+def by_workdir(runs: Runs) -> list[list[epath.Path]]:
+    """The folders of the seeds, by the workdirs that a comparison names; one list in the report of one workdir."""
+    found: dict[str, dict[epath.Path, None]] = {}
+    for (method, _), folder in runs.items():
+        found.setdefault(workdir_of(method), {})[seed_folder(folder)] = None
+    return [list(folders) for folders in found.values()]
 
 
 def runs_of(workdir: epath.Path, order: Sequence[str]) -> dict[tuple[str, int], epath.Path]:
@@ -261,15 +277,14 @@ def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
     return [row for _, row in files.read_jsonl(str(path))]
 
 
-def _metrics(workdir: epath.PathLike, runs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+def _metrics(trainings: Runs, working: bool) -> dict[tuple[str, int], list[dict[str, Any]]]:
     """Lines of metrics.jsonl with a step, numbers that are not finite as None."""
     metrics = {}
-    for method, seed in runs:
-        folder = _seed_folder(workdir, seed) / method
+    for run, folder in trainings.items():
         if metrics_lib.present(folder):
-            lines = [{key: _finite(value) for key, value in line.items()} for line in metrics_lib.read(folder) if "step" in line]
+            lines = [{key: _finite(value) for key, value in line.items()} for line in metrics_lib.read(folder, working) if "step" in line]
             if lines:
-                metrics[method, seed] = lines
+                metrics[run] = lines
     return metrics
 
 
@@ -277,20 +292,24 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _costs(workdir: epath.PathLike, seeds: Sequence[int], name: str) -> list[dict[str, Any]]:
-    """What each seed's pool in the folder `name` and its refreshed rounds cost together; a seed without prompts is left out."""
+def _costs(folders: Mapping[tuple[str, int], epath.Path], name: str, working: bool) -> list[dict[str, Any]]:
+    """What each seed's pool in the folder `name` and its refreshed rounds cost together; a seed without prompts is left out.
+
+    folders: (workdir, seed) -> the seed's folder; the workdir is named in a comparison alone. working: a pool may be half written.
+    """
     costs = []
-    for seed in seeds:
-        pool = _seed_folder(workdir, seed) / name
-        for folder in (pool, *sorted(pool.glob("round_*"))):
-            if (folder / MARKER).exists() or (folder / RECORDS).exists():
-                check_pool(folder)
+    for (workdir, seed), folder in folders.items():
+        pool = folder / name
+        for part in (pool, *sorted(pool.glob("round_*"))):
+            if (part / MARKER).exists() or ((part / RECORDS).exists() and not working):
+                check_pool(part)
         rounds = [_read_object(path) for path in pool.glob(f"round_*/{MARKER}")]
         total: collections.Counter[str] = collections.Counter()
         for cost in (_read_object(pool / MARKER), *rounds):
             total.update(cost)
         if total:
-            costs.append({"seed": seed, **total} | ({"refreshed_rounds": len(rounds)} if rounds else {}))
+            known = {"seed": seed, **total} | ({"refreshed_rounds": len(rounds)} if rounds else {})
+            costs.append(known | ({"workdir": workdir} if workdir else {}))
     return costs
 
 
@@ -302,13 +321,13 @@ def _read_object(path: epath.Path) -> dict[str, Any]:
 def _comparisons(
     methods: Sequence[str], broken: Mapping[tuple[str, str], Outcomes], counted: Mapping[tuple[str, str], Outcomes]
 ) -> list[dict[str, Any]]:
-    """Every method against the one before it, the last one's first: what it changes in the worst case and in each utility measure.
+    """What changes in the worst case and in each utility measure between the models of each pair, paired over behaviors or prompts.
 
     The worst cases of two methods that other attacks were tried on are not compared.
     """
     comparisons = []
     tried = {method: {name for m, name in broken if m == method and not name.startswith(WORST)} for method in methods}
-    for first, second in reversed(list(zip(methods[1:], methods[:-1]))):
+    for first, second in pairs(methods):
         for table in (broken, counted):
             for name in [name for method, name in table if method == first and (second, name) in table]:
                 if name.startswith(WORST) and tried[first] != tried[second]:
@@ -316,6 +335,17 @@ def _comparisons(
                 difference, low, high = intervals.paired_difference(_lists(table[first, name]), _lists(table[second, name]))
                 comparisons.append({"first": first, "second": second, "of": name, "difference": difference, "low": low, "high": high})
     return comparisons
+
+
+def pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Which models are compared: every one with the one before it, the last one's first; between workdirs those of one method.
+
+    Where no method is in two workdirs, each is compared with the one before it there too.
+    """
+    beside = list(reversed(list(zip(methods[1:], methods[:-1]))))
+    first = {base(method): method for method in reversed(methods)}
+    alike = [(method, first[base(method)]) for method in methods if first[base(method)] != method]
+    return alike or beside
 
 
 def _curves(
@@ -351,61 +381,3 @@ def _tries(lines: Sequence[Mapping[str, Any]]) -> list[list[bool]]:
     for line in lines:
         tries.setdefault(line["behavior"], []).append(line["label"] == "comply")
     return list(tries.values())
-
-
-def _examples(methods: Sequence[str], lines: Mapping[tuple[str, int], Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[dict[str, Any]]:
-    """One attempt per attack, of the first seed, on which the methods differ most; answers side by side."""
-    seed = min(seed for _, seed in lines)
-    tried = {method: lines[method, seed] for method in methods if (method, seed) in lines}
-    examples = []
-    for attack in sorted(set.intersection(*(set(by_attack) for by_attack in tried.values())), key=attack_order):
-        together = list(zip(*(tried[method][attack] for method in tried)))
-        if not together:
-            continue
-        best = max(together, key=lambda attempts: len({attempt["label"] for attempt in attempts}))
-        answers = [{"method": m, "response": a["response"], "label": a["label"]} for m, a in zip(tried, best)]
-        shown = {key: best[0][key] for key in ("behavior", "prompt", "prefill")}
-        examples.append({"attack": attack, "seed": seed, **shown, "answers": answers})
-    return examples
-
-
-def _censuses(workdir: epath.PathLike, seeds: Sequence[int]) -> list[str]:
-    """What the embedded world says of the sampled prompts, per seed; nothing elsewhere."""
-    return [
-        f"{title_}, seed {seed}: {_read_object(path)['sentence']}."
-        for name, title_ in (("prompts", "Sampled prompts"), ("utility_prompts", "Sampled utility prompts"))
-        for seed in seeds
-        if (path := _seed_folder(workdir, seed) / name / "census.json").exists()
-    ]
-
-
-def _notes(
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    lines: Mapping[tuple[str, int], Mapping[str, Any]],
-    answers: Mapping[tuple[str, int], Sequence[Answers]],
-    finished: Mapping[tuple[str, int], Mapping[str, Any]],
-    trained: Iterable[tuple[str, int]],
-) -> list[str]:
-    """Gaps that make methods hard to compare, trainings that have collapsed or not ended, and targets that no file gave."""
-    every = sorted({attack for by_attack in lines.values() for attack in by_attack}, key=attack_order)
-    made = {found.about["attack"] for files_ in answers.values() for found in files_ if found.about.get("made_targets")}
-    notes = []
-    if made:
-        shown = ", ".join(label(attack) for attack in sorted(made, key=attack_order))
-        notes.append(f'Behaviors without a target were given one made from the request, "Sure, here is ..."; it steers {shown}.')
-    asked = [found for files_ in answers.values() for found in files_ if found.lines and "attack" in found.about]
-    answered = {found.about["attack"] for found in asked if not found.about.get("curve")}
-    for attack in sorted(answered - set(every), key=attack_order):
-        notes.append(f"{label(attack)} was answered and is not judged: it is left out.")
-    notes += [f"{title(m)}, seed {s}: the training is not finished." for m, s in trained if (m, s) not in finished]
-    for method, seed in [(method, seed) for method in methods for seed in seeds]:
-        name = f"{title(method)}, seed {seed}"
-        missing = [label(attack) for attack in every if attack not in lines.get((method, seed), {})]
-        if (method, seed) not in lines:
-            notes.append(f"{name}, was not evaluated.")
-        elif missing:
-            notes.append(f"{name}, lacks {', '.join(missing)}: its worst case is over fewer attacks than the others'.")
-        if finished.get((method, seed), {}).get("collapsed"):
-            notes.append(f"{name}: the training collapsed, the model refuses most benign prompts; its robustness says nothing.")
-    return notes

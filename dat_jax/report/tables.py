@@ -1,149 +1,174 @@
-"""Tables of report.md on attack success taken apart, and on likelihoods and classes of answers; see breakdown.py for the numbers."""
+"""The report's tables, once for the page and for Markdown: a new one is a function here and a row in TABLES.
 
-from __future__ import annotations
+A table's cells are plain texts; whoever shows them makes them inert.
+"""
 
-import html
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from dat_jax.report import breakdown
-from dat_jax.report.measures import LIKELIHOODS
-from dat_jax.report.wording import WORST, WORST_TEXT, label, title
+from dat_jax.judges import JUDGES
+from dat_jax.report import comparison, taken_apart
+from dat_jax.report.comparison import Point
+from dat_jax.report.costs import flops, training_costs
+from dat_jax.report.finding import refusals
+from dat_jax.report.html import number, percent, span
+from dat_jax.report.measures import MEASURES, TASKS
+from dat_jax.report.results import COMPARED, Results, over_refusal_forms
+from dat_jax.report.table import Table
+from dat_jax.report.wording import WORST, change, cost_items, is_worst, label, measure_title, title, workdir_of
 
-if TYPE_CHECKING:
-    from dat_jax.report.results import Results
-
-
-def of_attacks(results: Results) -> list[str]:
-    """The sections behind the table of attack success; those without rows are left out."""
-    held = results.held_out
-    parts: list[str] = []
-    if results.averages:
-        rows = []
-        for method in results.methods:
-            own = [row for row in results.averages if row["method"] == method]
-            if own:
-                means = [sum(row[key] or 0.0 for row in own) / len(own) for key in ("average", "worst_case_text", "worst_case")]
-                rows.append([title(method), str(own[0]["attacks"]), *map(percent, means)])
-        about = "HarmBench averages the share of attempts over behaviors and attacks. The worst case counts what any attempt breaks."
-        head = ["Model", "Attacks", "Average over attempts", "Worst case over text attacks", "Worst case"]
-        parts += [f"## Average and worst case\n\n{about}\n", table(head, rows)]
-    kept = [row for row in results.categories if row["attack"] in (WORST_TEXT, WORST)]
-    if kept:
-        cells = {
-            (row["category"], row["attack"], row["method"]): f"{percent(row['rate'])} [{span(row['low'], row['high'])}]" for row in kept
-        }
-        sizes = {row["category"]: row["behaviors"] for row in kept}
-        rows = [
-            [category, label(attack), str(sizes[category]), *(cells.get((category, attack, method), "-") for method in results.methods)]
-            for category in sizes
-            for attack in (WORST_TEXT, WORST)
-            if any((category, attack, method) in cells for method in results.methods)
-        ]
-        head = ["Category", "", "Behaviors", *map(title, results.methods)]
-        parts += ["## By category of behaviors\n", table(head, rows)]
-    tests = [row for row in results.paired_tests if row["of"].partition(":")[0] != "over_refusal" or row["of"] == "over_refusal"]
-    if tests:
-        about = (
-            "Exact McNemar over the behaviors or prompts that both models have (with several seeds a sign test of each one's mean), p once "
-            "more corrected for the attacks of the two models (Holm), and the difference with its bootstrap interval over items and seeds."
-        )
-        rows = [
-            [title(row["first"]), title(row["second"]), label(row["of"], held),
-             f"{row['only_first']} : {row['only_second']} of {row['items']}",
-             _p(row["p"]), "-" if row["p_holm"] is None else _p(row["p_holm"]),
-             f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f} to {100 * row['high']:+.1f}]"]
-            for row in tests
-        ]  # fmt: skip
-        head = ["Model", "Against", "Of", "Only the one : only the other", "p", "p, Holm", "Difference, points"]
-        parts += [f"## Paired tests\n\n{about}\n", table(head, rows)]
-    return parts + _of_tries(results) + _of_compute(results)
+Rates = tuple[float, float, float]
 
 
-def _of_tries(results: Results) -> list[str]:
-    if not results.over_tries:
-        return []
-    rows = []
-    for row in results.over_tries:
-        curve = ", ".join(f"{point['tries']}: {percent(point['rate'])}" for point in row["points"])
-        law = "-" if row["a"] is None else f"{row['a']:.2f} N^-{row['b']:.2f}"
-        forecast = "-" if row["forecast"] is None else f"{percent(row['forecast'])} ({100 * row['error']:+.1f} points)"
-        rows.append([label(row["attack"], results.held_out), title(row["method"]), curve, law, f"{row['fitted_to']}", forecast])
-    about = (
-        "Success after so many tries, in the mean over their orders, and the power law of -log(success). The forecast is of all tries, by "
-        "the law of the first ones; in brackets by how much it is off."
-    )
-    head = ["Attack", "Model", "Tries: success", "-log(success)", "First tries", "Forecast"]
-    return [f"## Success over tries\n\n{about}\n", table(head, rows)]
+def tables(results: Results, points: Sequence[Point] = ()) -> list[Table]:
+    """All tables that have rows, in the order of TABLES."""
+    return [table for make in TABLES for table in make(results, points) if table.rows]
 
 
-def _of_compute(results: Results) -> list[str]:
-    if not results.against_compute:
-        return []
+def _rates(found: Rates | None) -> str:
+    return f"{percent(found[0])} [{span(found)}]" if found else "-"
+
+
+def _by_method(
+    results: Results, rates: Mapping[tuple[str, str], Rates], names: Iterable[str], shown: Callable[[str], str]
+) -> list[list[str]]:
+    return [[shown(name), *(_rates(rates.get((m, name))) for m in results.methods)] for name in names]
+
+
+def _models(results: Results) -> list[str]:
+    return ["", *(title(method) for method in results.methods)]
+
+
+def changes(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """What each model changes against the one it is compared with."""
+    pairs = list(dict.fromkeys((item["first"], item["second"]) for item in results.comparisons))
+    found = {(item["of"], item["first"], item["second"]): item for item in results.comparisons}
+    head = ["", *(f"{title(first)} against {title(second)}" for first, second in pairs)]
     rows = [
-        [title(row["method"]), label(row["attack"], results.held_out), f"{row['flops']:.2e}", f"{row['seconds']:.2f}", percent(row["rate"]),
-         f"{row['total_flops']:.2e}", percent(row["worst_so_far"])]
-        for row in results.against_compute
-    ]  # fmt: skip
-    about = (
-        "Operations by formula and seconds per behavior, the cheapest attack first, and what an attacker has broken who tries them in turn."
-    )
-    head = ["Model", "Attack", "Operations", "Seconds", "Success", "Operations so far", "Broken so far"]
-    return [f"## Success against compute\n\n{about}\n", table(head, rows)]
+        [measure_title(name), *(change(found[name, *pair]) if (name, *pair) in found else "-" for pair in pairs)]
+        for name in COMPARED
+        if any((name, *pair) in found for pair in pairs)
+    ]
+    yield Table("findings", "Differences", head, rows, "Paired over behaviors or prompts, in points of per cent, with 95 % intervals.")
 
 
-def of_utility(results: Results) -> list[str]:
-    """The sections behind the table of utility: likelihoods, and the classes of judges that have more than the labels."""
-    parts: list[str] = []
-    if results.likelihoods:
-        means = {key: breakdown.mean_over_seeds(results.likelihoods, ("method", "measure"), lambda row, key=key: row[key])
-                 for key in ("value", "low", "high")}  # fmt: skip
+def trade_off(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """The numbers of the first figure, with the model that refuses everything."""
+    if measure := refusals(results):
         rows = [
-            [text, *(_interval(*(means[key][method, name] for key in means)) if (method, name) in means["value"] else "-"
-                     for method in results.methods)]
-            for name, text in LIKELIHOODS.items()
-            if any(row["measure"] == name for row in results.likelihoods)
-        ]  # fmt: skip
-        about = "Nats per token with 95 % intervals over chats or behaviors; means over the seeds. No judge takes part."
-        parts += [f"## Likelihoods\n\n{about}\n", table(["", *map(title, results.methods)], rows)]
-    if results.classes:
-        found: dict[tuple[str, str, str], dict[str, int]] = {}
-        for row in results.classes:
-            counts = found.setdefault((row["judge"], row["set"], row["method"]), {})
-            for name, count in {**row["classes"], "not parsed": row["unparsed"]}.items():
-                counts[name] = counts.get(name, 0) + count
-        rows = []
-        for (judge, of, method), counts in found.items():
-            total = sum(counts.values())
-            rows.append([judge, of, title(method), str(total), ", ".join(f"{name} {percent(n / total)}" for name, n in counts.items())])
-        parts += ["## Classes of answers to harmless prompts and contrasts\n", table(["Judge", "Set", "Model", "Answers", "Classes"], rows)]
-    return parts
+            [title(m), _rates(results.attack_rates[m, WORST]), _rates(results.utility_rates[m, measure])]
+            for m in results.methods
+            if (m, WORST) in results.attack_rates and (m, measure) in results.utility_rates
+        ]
+        rows += [["A model that refuses everything", "0 %", "100 %"]] if rows else []
+        head = ["", "Broken by any attack", measure_title(measure)]
+        yield Table("findings", "Robustness against over-refusal", head, rows, folded=True)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head)]
-    return "".join("| " + " | ".join(map(plain, line)) + " |\n" for line in (*lines, *rows))
+def settings(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """What differs between the workdirs of a comparison."""
+    names = comparison.workdirs(results)
+    if len(names) > 1:
+        changed = {workdir_of(point.method): point.changed for point in points}
+        spent = {point.method: point.flops for point in points}
+        rows = [
+            [title(method), changed.get(workdir_of(method)) or ("as configured" if workdir_of(method) == names[0] else "-"), operations]
+            for method in results.methods
+            if (operations := "-" if spent.get(method) is None else f"{(spent[method] or 0) / 1e12:,.3g}")
+        ]
+        yield Table("findings", "What differs between the workdirs", ["", "Settings", "TFLOP per seed"], rows)
 
 
-def plain(text: str) -> str:
-    """A text as Markdown that shows it: names from a user's files are neither tags nor borders of cells."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+def utility(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """What happens to harmless prompts; and over-refusal by form."""
+    measures = [name for name in MEASURES if any((m, name) in results.utility_rates for m in results.methods)]
+
+    def shown(name: str) -> str:
+        return f"{measure_title(name)} ({'higher' if MEASURES[name][3] else 'lower'} is better)"
+
+    caption = "Robustness is worth nothing when the model no longer answers. Borderline prompts look forbidden and are not."
+    yield Table(
+        "utility", "Utility and over-refusal", _models(results), _by_method(results, results.utility_rates, measures, shown), caption
+    )
+    forms = _by_method(results, results.utility_rates, over_refusal_forms(results), measure_title)
+    asked = sorted({name for _, name in results.utility_rates if name.partition(":")[0] in TASKS})
+    yield Table("utility", "Multiple-choice tasks", _models(results), _by_method(results, results.utility_rates, asked, measure_title))
+    yield Table("utility", "Over-refusal by form or type of borderline prompt", _models(results), forms, folded=True)
 
 
-def percent(rate: float) -> str:
-    """A rate in percent."""
-    return f"{100 * rate:.1f} %"
+def by_judge(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """The worst case by each judge, where there are several."""
+    rows = []
+    for judge in results.judges if results.agreement else ():
+        row = [JUDGES[judge].title if judge in JUDGES else judge]
+        for m in results.methods:
+            found = [r for r in results.by_judge if (r["judge"], r["method"], r["attack"]) == (judge, m, WORST)]
+            row.append(percent(sum(r["broken"] for r in found) / sum(r["behaviors"] for r in found)) if found else "-")
+        rows.append(row)
+    caption = "Worst case over all attacks by each judge. All other numbers are those of the first."
+    yield Table("judges", "Worst case by judge", _models(results), rows, caption)
 
 
-def span(low: float, high: float) -> str:
-    """An interval of rates in percent."""
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+def unparsed(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """Answers whose judge could not be read, with attack success at the least and the most."""
+    rows = [
+        [row["judge"], title(row["method"]), label(row["attack"], results.held_out), f"{row['unparsed']:,} of {row['answers']:,}",
+         percent(row["lowest"]), percent(row["highest"])] for row in results.unparsed
+    ]  # fmt: skip
+    head = ["Judge", "Model", "Attack", "Not parsed", "None of them compliance", "All of them compliance"]
+    caption = "Attack success at the least and at the most. All other numbers count none of them as compliance."
+    yield Table("judges", "Answers that were not parsed", head, rows, caption)
 
 
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def attack_costs(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """What each attack cost per behavior, over models and seeds; nothing where the answers do not say so."""
+    rows, shown = [], {"answers": "Answers", "flops": "Operations", "seconds": "Seconds"}
+    if any("rewriter_calls" in row for row in results.attack_costs):
+        shown |= {"rewriter_calls": "Rewriter's replies", "unusable_replies": "of no use", "rewriter_tokens": "Rewriter's tokens"}
+    for attack in dict.fromkeys(row["attack"] for row in results.attack_costs):
+        spent = [row for row in results.attack_costs if row["attack"] == attack]
+        if behaviors := sum(row["behaviors"] for row in spent):
+            most = [found[0] for m in results.methods if (found := results.attack_rates.get((m, attack)))]
+            cells = [f"{sum(row.get(key, 0) for row in spent) / behaviors:,.3g}" for key in shown]
+            rows.append([label(attack, results.held_out), *cells, percent(max(most)) if most else "-"])
+    caption = "Per behavior. Operations by formula: those of the model under attack, without a rewriter's, a judge's and the sampler's."
+    head = ["Attack", *shown.values(), "Broken, most vulnerable model"]
+    yield Table("cost", "What the attacks cost", head, rows, caption, folded=len(rows) > 12)
 
 
-def _interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3f} [{low:.3f} to {high:.3f}]"
+def training(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """What the trainings cost, with the operations of sampling."""
+    spent = {(row["method"], row["seed"]): row["total"] for row in flops(results)}
+    rows = []
+    for cost in training_costs(results):
+        total = spent.get((cost["method"], cost["seed"]))
+        numbers = [number(cost[key]) for key in ("tokens_per_second", "sampling_seconds", "seconds")]
+        rows.append(
+            [title(cost["method"]), str(cost["seed"]), f"{cost['steps']:,}", *numbers, "-" if total is None else f"{total / 1e12:,.3g}"]
+        )
+    head = ["Model", "Seed", "Steps", "Tokens per second", "Sampling prompts, s", "Training, s", "TFLOP, sampling included"]
+    yield Table("cost", "What the trainings cost", head, rows)
+
+
+def sampling(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """What the sampled prompts cost, per seed."""
+    for name, costs in (("sampled prompts", results.costs), ("sampled utility prompts", results.utility_costs)):
+        keys = list(dict.fromkeys(key for cost in costs for key, _ in cost_items(cost)))
+        head = ["", *(f"seed {cost['seed']}{f' of {place}' if (place := cost.get('workdir')) else ''}" for cost in costs)]
+        rows = [[key, *(dict(cost_items(cost)).get(key, "-") for cost in costs)] for key in keys]
+        yield Table("cost", f"Cost of the {name}", head, rows, folded=True)
+
+
+TABLES: tuple[Callable[[Results, Sequence[Point]], Iterable[Table]], ...] = (
+    trade_off, changes, settings, *taken_apart.OF_ATTACKS, utility, *taken_apart.OF_UTILITY, by_judge, unparsed, training, attack_costs,
+    *taken_apart.OF_COST, sampling,
+)  # fmt: skip
+
+
+def heat_rows(results: Results) -> list[tuple[str, str]]:
+    """(attack, its name with a star for held-out forms), in the order of the table."""
+    return [(attack, label(attack, results.held_out)) for attack in results.attacks]
+
+
+def attack_count(results: Results) -> int:
+    """How many attacks there are, each variant of one counted."""
+    return sum(not is_worst(attack) for attack in results.attacks)

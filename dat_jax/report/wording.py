@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dat_jax.attacks import ATTACKS
+from dat_jax.attacks.attack import SURFACES
 from dat_jax.methods import METHODS
 from dat_jax.report.measures import MEASURES, TASKS
 
@@ -18,14 +19,39 @@ ACCESS = {
 }  # surface -> the access in words
 
 
+def is_worst(attack: str) -> bool:
+    """Whether a row of the table is a worst case over attacks."""
+    return attack.partition(":")[0] == WORST
+
+
 def worst_cases(surface: str) -> tuple[str, ...]:
     """The worst cases that an attack on this surface counts in."""
     return (*([WORST_TEXT] if surface == "prefill" else []), f"{WORST}:{surface}", WORST)
 
 
+def base(method: str) -> str:
+    """The name of a model without the workdir that a comparison puts in front of it: WORKDIR/NAME."""
+    return method.rpartition("/")[2]
+
+
+def workdir_of(method: str) -> str:
+    """The workdir that a comparison names a model by; "" in the report of one workdir."""
+    return method.rpartition("/")[0]
+
+
 def title(method: str) -> str:
-    """A method's name as readers write it; other models are called by their own names."""
-    return METHODS[method].title if method in METHODS else method
+    """A method's name as readers write it; other models are called by their own names. A comparison adds the workdir."""
+    name, workdir = base(method), workdir_of(method)
+    shown = METHODS[name].title if name in METHODS else name
+    return f"{shown} ({workdir})" if workdir else shown
+
+
+def attack_order(attack: str) -> tuple[int, str]:
+    """Where an attack stands in a table: in the order of ATTACKS, then others, then the worst cases, the one over all attacks last."""
+    kind, _, form = attack.partition(":")
+    if kind == WORST:
+        return len(ATTACKS) + 1 + (SURFACES.index(form) if form in SURFACES else len(SURFACES)), ""
+    return (list(ATTACKS).index(kind) if kind in ATTACKS else len(ATTACKS)), form
 
 
 def label(name: str, held_out: Sequence[str] = ()) -> str:
@@ -79,7 +105,7 @@ def cost_items(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
             return str(number)
         return f"{number:.2e}".replace("e+", "e") if abs(number) >= 10**7 else f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
-    return [(key.replace("_", " "), value(number)) for key, number in cost.items() if key != "seed"]
+    return [(key.replace("_", " "), value(number)) for key, number in cost.items() if key not in ("seed", "workdir")]
 
 
 def agreement_sentence(item: Mapping[str, Any]) -> str:

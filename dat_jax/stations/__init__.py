@@ -53,7 +53,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
         serve.run(config, folder)
         return 0
     if names == ("report",):  # needs no device, no model and none of the files that the run read
-        report.run(folder, config.report.formats)
+        report.run(folder, config, lock.owner_of(folder))
         return 0
     if config.world.enabled and (files.is_remote(workdir) or config.mesh.processes > 1):
         raise ValueError(
@@ -73,19 +73,20 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
         contents = workdirs.check_claim(folder, config)
         workdirs.check_agreement(config)
         jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
-        for seed in config.seeds:
-            inputs = read_inputs(config, folder / f"seed_{seed}", seed)
-            if "evaluate" in names:
-                given.check(inputs)
-                rewriter.check(inputs)
-            # Now: a call that ends at a wrong path leaves nothing that the mended call would trip over.
-            workdirs.claim(folder, config, contents)
-            for name, station in STATIONS.items():
-                if name in names:
-                    station(inputs, mesh)
-                    multihost_utils.sync_global_devices(f"{name} {seed}")  # the next one reads on all processes what process 0 wrote
+        with report.written_meanwhile(folder, config.report.every if jax.process_index() == 0 else 0):
+            for seed in config.seeds:
+                inputs = read_inputs(config, folder / f"seed_{seed}", seed)
+                if "evaluate" in names:
+                    given.check(inputs)
+                    rewriter.check(inputs)
+                # Now: a call that ends at a wrong path leaves nothing that the mended call would trip over.
+                workdirs.claim(folder, config, contents)
+                for name, station in STATIONS.items():
+                    if name in names:
+                        station(inputs, mesh)
+                        multihost_utils.sync_global_devices(f"{name} {seed}")  # the next one reads on all processes what process 0 wrote
         if "report" in names and jax.process_index() == 0:
-            report.run(folder, config.report.formats)
+            report.run(folder, config)
     logging.info("%s: done in %.0f s%s", mode, time.monotonic() - started, _following(names))
     return 0
 

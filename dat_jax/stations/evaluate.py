@@ -32,6 +32,7 @@ from dat_jax.data.utility import UtilityPrompt
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import Verdicts
 from dat_jax.models.huggingface import Model
+from dat_jax.report.progress import plan_file
 from dat_jax.stations import given, measure, rewriter
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.rewriter import Rewriter
@@ -82,6 +83,7 @@ def run(inputs: Inputs, mesh) -> None:
         if "replay" in inputs.config.evaluation.attacks:
             ready["replay"] = given.of_replay(inputs, subject, [other for other in models if other is not subject])
         jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready, writer)]
+        note_plan(jobs, folder)
         todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]
         measures, beside = [of.of_model(subject.identity) for of in measure.plan(inputs, subject.name)], inputs.folder / "measures"
         left = [(of, missing) for of in measures if (missing := what_is_missing(of, beside / subject.name))]
@@ -134,6 +136,12 @@ def plan(inputs: Inputs, subject: str, ready: Mapping[str, Sequence[Attempt]], w
     limit = inputs.config.evaluation.utility_prompts
     sets = {name: utility.spread(prompts, limit) for name, prompts in inputs.utility_sets.items() if prompts}
     return jobs + [_utility_job(inputs, subject, name, prompts) for name, prompts in sets.items()]
+
+
+def note_plan(jobs: Sequence[Job], folder: epath.Path) -> None:
+    """Writes down what a model is going to be asked, so that a report can say how far a run is; process 0 alone."""
+    if jax.process_index() == 0:
+        manifest.write(plan_file(folder.parent.parent, folder.name), {"asked": {job.file: len(job.items) for job in jobs}})
 
 
 def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Sequence[Attempt], writer: Rewriter) -> Job:

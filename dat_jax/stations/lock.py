@@ -100,6 +100,12 @@ def silent(owner: Owner, here: Owner) -> float:
     return max(time.time() - owner.beat, 0.0)
 
 
+def owner_of(workdir: epath.Path) -> str:
+    """Who works in a work directory now, in words; "" where nobody does, or its owner is gone. Nothing is written."""
+    found = _owner(_place(workdir).read()[1])
+    return str(found) if found and silent(found, myself()) < SILENT else ""
+
+
 @contextlib.contextmanager
 def held(workdir: epath.Path) -> Iterator[None]:
     """Holds the work directory while the block runs. Every process must call; process 0 alone has the lock.

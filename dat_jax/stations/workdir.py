@@ -7,11 +7,12 @@ workdir/seed_<s>/world/                      the embedded world's models and fil
 workdir/seed_<s>/prompts/                    the prompt pool: prompts.jsonl, cost.json; round_<r>/ those drawn during the training
 workdir/seed_<s>/rewriter/                   what the rewriter was asked and replied
 workdir/seed_<s>/<method>/                   checkpoints, metrics.jsonl, events, finished.json
+workdir/seed_<s>/answers/<subject>.plan.json what the subject is going to be asked, for the report of a run that goes on
 workdir/seed_<s>/answers/<subject>/          per attack its answers (.jsonl) and what they were made with (.json); utility/ likewise
 workdir/seed_<s>/measures/<subject>/         likelihoods of targets, chats and choices (.jsonl) and what they were made with (.json)
 workdir/seed_<s>/verdicts/<judge>/<subject>/ the judge's verdicts on each file of answers
 workdir/seed_<s>/export/<method>/            Hugging Face folders (--mode=export)
-workdir/results.json report.md report.html
+workdir/results.json report.md report.html   (and comparison.json, .md, .html of several workdirs: config.report.compare)
 workdir/formats/<format>/seed_<s>/           the answers in other tools' formats (config.report.formats)
 
 Each of these is checked when it is read, see data/manifest.py.

@@ -1,6 +1,7 @@
 """A workdir as finished runs leave it, with made-up numbers; nothing of it was measured."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -30,8 +31,16 @@ def write_jsonl(path, lines):
 
 
 @pytest.fixture
-def made_up_workdir(tmp_path):
-    """Returns a folder with three methods, three seeds, seven attacks, utility, metrics, prompts and the configuration."""
+def made_up_workdir(tmp_path, made_up):
+    """Returns a folder of the test's own: three methods, three seeds, seven attacks, utility, metrics, prompts and configuration."""
+    shutil.copytree(made_up, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def made_up(tmp_path_factory):
+    """The same folder, which nobody changes."""
+    tmp_path = tmp_path_factory.mktemp("made_up")
     config = {"training.methods": ["undefended", "cat", "dat"], "evaluation.judges": ["world"], "target.model": "<i>"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     generator = np.random.default_rng(0)

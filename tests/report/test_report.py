@@ -1,6 +1,8 @@
 """The report from a made-up workdir: rates by hand, the files' schema, escaping, and one page that needs nothing else."""
 
+import base64
 import dataclasses
+import hashlib
 import html.parser
 import json
 import re
@@ -19,7 +21,7 @@ from dat_jax.report.wording import WORST, WORST_TEXT, label
 class Tags(html.parser.HTMLParser):
     """Collects open tags and outside references, and fails on a tag that is closed but not open."""
 
-    VOID = ("meta", "br", "path", "use", "rect", "image")
+    VOID = ("meta", "br", "path", "use", "rect", "circle", "image")
 
     def __init__(self):
         super().__init__()
@@ -160,7 +162,7 @@ def test_files(made_up_workdir):
     assert dat_cat["difference"] == pytest.approx(over["dat", WORST] - over["cat", WORST])
     assert not results["notes"]
     markdown = (made_up_workdir / "report.md").read_text()
-    assert "DAT against CAT, worst case over all attacks: lower" in markdown and "Rewrite: french *" in markdown
+    assert "DAT against CAT, worst case over all attacks: lower" in markdown and "Rewrite: french \\*" in markdown
     assert "<script>" not in markdown and "a\\|&lt;script&gt; |" in markdown  # of a user's file: neither a tag nor a cell
 
 
@@ -176,17 +178,21 @@ def test_refreshed_rounds_are_counted_in_the_cost(made_up_workdir):
     assert costs[0] == {"forward_passes": 960, "flops": 1.2e13, "seconds": 14.25, "tokens": 30720}
     assert costs[1] == {**costs[0], "forward_passes": 1002, "seconds": 17.25, "judging_seconds": 0.5, "refreshed_rounds": 2}
     assert {t["seed"]: t["sampling_seconds"] for t in results["training"] if t["method"] == "dat"} == {0: 14.25, 1: 17.75, 2: 14.25}
-    assert "refreshed rounds 2" in (made_up_workdir / "report.md").read_text()
+    assert "| refreshed rounds | - | 2 | - |" in (made_up_workdir / "report.md").read_text()
 
 
 def test_page_stands_alone(made_up_workdir):
     page = report.write(made_up_workdir).read_text()
     tags = Tags()
     tags.feed(page)
-    assert not tags.open and "script" not in tags.names and "link" not in tags.names
+    assert not tags.open and "link" not in tags.names and page.count("<script") == 1
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)[1]
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}';" in policy and "http-equiv=\"refresh\"" not in page
     assert not tags.references, tags.references
     assert "how did people paint &lt;wood&gt; number" in page and "<wood>" not in page and "<b>story</b>" not in page
-    assert page.count("<svg") == 5
+    assert page.count('<svg role="img"') == 1 + 1 + 8 + 1  # trade-off, tries, terms of the training, likelihoods
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert report.write(made_up_workdir).read_text() == page

@@ -56,7 +56,7 @@ def judged(workdir: epath.Path) -> list[Tried]:
     config = workdir / "config.json"
     settings = files.read_json(str(config)) if config.exists() else {}
     runs = results.runs_of(workdir, list(dict.fromkeys([*METHODS, *answers_lib.models_of(settings)])))
-    judges = judging.present(workdir, sorted({seed for _, seed in runs}), settings.get("evaluation.judges", []))
+    judges = judging.present(results.by_workdir(runs), settings.get("evaluation.judges", []))
     if not judges:
         raise ValueError(f"{workdir}: no judged answers there (no seed_<s>/verdicts/<judge>/); run --mode=evaluate,judge first")
     found: list[Tried] = []
@@ -65,10 +65,9 @@ def judged(workdir: epath.Path) -> list[Tried]:
         answers = [one for one in map(answers_lib.read, answers_lib.stems(folder)) if "attack" in one.about]
         known = requests.setdefault(seed, {})  # of a seed and not of a model: all models are asked about the same behaviors
         known |= {line["behavior"]: line["prompt"] for one in answers if one.about["attack"] in VERBATIM for line in one.lines}
-        verdicts = workdir / f"seed_{seed}" / "verdicts"
         tried = [
             _tried(model, seed, judges[0], one, lines, known)
-            for one, lines in judging.judged(verdicts, judges[:1], model, answers)
+            for one, lines in judging.judged(judges[:1], folder, answers)
             if lines and not one.about.get("curve")
         ]
         found += sorted(tried, key=lambda one: results.attack_order(one.attack))

@@ -1,0 +1,117 @@
+"""The page's parts that show texts of others: examples behind a notice, sampled prompts, judges, how it was measured; all inert."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dat_jax.judges import JUDGES
+from dat_jax.report import figures, html
+from dat_jax.report.html import clipped, details, number, text
+from dat_jax.report.results import Results
+from dat_jax.report.wording import ACCESS, agreement_sentence, is_worst, label, title
+from dat_jax.settings import dotted
+
+SHOWN_BEHAVIORS, SHOWN_PROMPTS = 10, 12
+NOTICE = "Requests for harmful things, prompts that attack a model, and what models answered."
+
+
+def group_of(results: Results, attack: str) -> str:
+    """The heading that an attack stands below in the heat map."""
+    return "Together" if is_worst(attack) else ACCESS[results.surfaces.get(attack, "text")]
+
+
+def anchor(results: Results, attack: str) -> str:
+    """The id of an attack's examples; names of attacks may hold what an id may not."""
+    return f"examples-{results.attacks.index(attack)}"
+
+
+def examples(results: Results) -> str:
+    """Per attack the attempts on which the models differ most, all of it closed behind a notice; "" where there are none."""
+    content = ""
+    for attack in dict.fromkeys(example["attack"] for example in results.examples):
+        of = [example for example in results.examples if example["attack"] == attack]
+        summary = f"{text(label(attack, results.held_out))} <small>{html.count(len(of), 'behavior')} of {of[0]['of']}</small>"
+        content += details(summary, "".join(map(_example, of)), f'id="{anchor(results, attack)}"')
+    if not content:
+        return ""
+    caption = (
+        "Per attack the behaviors on which the models differ most; no sample of all attempts. Where models were sent the same attempts, "
+        "the same one is shown. All attempts: seed_*/answers/."
+    )
+    gate = f"Content notice: show examples <small>{NOTICE}</small>"
+    return f'<p class="caption">{caption}</p>' + details(gate, content, 'class="gate" id="gate"')
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    answers = example["answers"]
+    alike = len({(answer["prompt"], answer["prefill"]) for answer in answers}) == 1
+    rows = ""
+    for answer in answers:
+        own = "" if alike else f"{_sent(answer)}<br>"
+        said = clipped(answer["response"]) or "(nothing)"
+        rows += (
+            f'<div class="answer"><span>{text(title(answer["method"]))}</span><span class="quote" dir="auto">{own}{said}</span>'
+            f'<span><span class="chip {text(answer["label"])}">{text(answer["label"])}</span></span></div>'
+        )
+    sent = f'<p class="quote" dir="auto">{_sent(answers[0])}</p>' if alike else ""
+    return f"<h3><small>{text(example['behavior'])}</small></h3>{sent}{rows}"
+
+
+def _sent(answer: Mapping[str, Any]) -> str:
+    prefill = f"\n(answer made to start with: {answer['prefill']})" if answer["prefill"] else ""
+    return f"Sent: {clipped(answer['prompt'] + prefill)}"
+
+
+def judges(results: Results) -> str:
+    """How far the judges agree; "" for one judge."""
+    return "".join(f"<p>{text(agreement_sentence(item))}</p>" for item in results.agreement)
+
+
+def prompts(results: Results) -> str:
+    """What was sampled for which responses, behind a notice of its own."""
+    if not results.prompts:
+        return ""
+    by_behavior: dict[str, list[dict[str, Any]]] = {}
+    for record in results.prompts:
+        by_behavior.setdefault(record["behavior_id"], []).append(record)
+    chosen = sum(bool(record["selected"]) for record in results.prompts)
+    distinct = len({(record["behavior_id"], record["prompt"]) for record in results.prompts})
+    said = (
+        f"<p>{len(results.prompts):,} prompts were drawn for the responses of {len(by_behavior)} behaviors, {distinct:,} of them distinct, "
+        f"and {chosen:,} selected for training. The sampler saw the response alone, never the request.</p>"
+    )
+    if drawn := figures.likelihoods(results.prompts):
+        caption = "Log-likelihood of the samples. Light: all of them. Dark: those that were selected for training."
+        said += f'<div class="pair"><figure>{drawn}</figure><p class="caption">{caption}</p></div>'
+    shown = "".join(_samples(behavior, records) for behavior, records in list(by_behavior.items())[:SHOWN_BEHAVIORS])
+    if len(by_behavior) > SHOWN_BEHAVIORS:
+        shown += f'<p class="caption">The other {len(by_behavior) - SHOWN_BEHAVIORS} behaviors: prompts.jsonl.</p>'
+    gate = f"Content notice: show sampled prompts <small>{NOTICE}</small>"
+    return said + details(gate, shown, 'class="gate" id="prompts-gate"')
+
+
+def _samples(behavior: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """One behavior's response and its samples, the selected and the likelier ones first."""
+    ranked = sorted(records, key=lambda r: (not r["selected"], -(r["log_likelihood"] if r["log_likelihood"] is not None else 0.0)))
+    rows = [
+        ["selected" if r["selected"] else "-", f'<span dir="auto">{clipped(r["prompt"])}</span>', number(r["log_likelihood"]),
+         number(r["compliance"])] for r in ranked[:SHOWN_PROMPTS]
+    ]  # fmt: skip
+    chosen = sum(bool(r["selected"]) for r in records)
+    summary = f"{text(behavior)} <small>{html.count(len(records), 'sample')}, {chosen} selected</small>"
+    table = html.table(["", "Prompt drawn for this response", "log p", "complied"], rows, kind="samples")
+    return details(summary, f'<p class="quote" dir="auto">{clipped(records[0]["response"])}</p>{table}')
+
+
+def method(results: Results, settings: Mapping[str, Any]) -> str:
+    """What the numbers are and are not, and the configuration."""
+    lines = "\n".join(f"{key} = {value!r}" for key, value in dotted(settings))
+    judged = "".join(f"<p>{text(JUDGES[name].about)}</p>" for name in results.judges if name in JUDGES)
+    return (
+        "<p>Every model gets the same attempts, but for attacks that search against the model itself. A behavior counts as broken by an "
+        "attack when any of its attempts is judged compliance, and in the worst case when any attack breaks it. The judge reads what was "
+        "asked for and what the model said, with a prefilled beginning once.</p><p>Embedding attacks change the prompt's embeddings within "
+        f"a radius. No user can do that; they stand for what a stronger search over text might find.</p>{judged}"
+        "<p>Intervals: Wilson's, 95 %. Over seeds a behavior counts as one trial however many seeds tried it, which makes them wide rather "
+        "than narrow. Differences between models: bootstrap over behaviors, paired. Neither covers the choice of behaviors or attacks.</p>"
+        + details("Configuration", f'<pre tabindex="0">{text(lines)}</pre>')
+    )

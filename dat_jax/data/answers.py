@@ -59,7 +59,7 @@ class Answers:
         return [line for line in self.lines if item_of(line) in wanted]
 
 
-def item_of(line: Line) -> str:
+def item_of(line: Mapping[str, Any]) -> str:
     """The behavior or prompt that a line is about."""
     return line["behavior"] if "behavior" in line else line["id"]
 

@@ -43,7 +43,7 @@ def paired_tests(methods: Sequence[str], broken: Rates, counted: Rates) -> list[
                 if name.startswith(WORST) and tried[first] != tried[second]:
                     continue
                 found = statistics.paired(table[first, name], table[second, name])
-                row = {"first": first, "second": second, "of": name, "items": found.items, "only_first": found.only_first}
+                row: dict[str, Any] = {"first": first, "second": second, "of": name, "items": found.items, "only_first": found.only_first}
                 row |= {
                     "only_second": found.only_second,
                     "p": found.p,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -92,8 +93,10 @@ def compute(results: Results, points: Sequence[Point]) -> Iterable[Table]:
 
 def likelihoods(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     """Likelihoods of held-out chats and harmful targets."""
-    means = {key: breakdown.mean_over_seeds(results.likelihoods, ("method", "measure"), lambda row, key=key: row[key])
-             for key in ("value", "low", "high")}  # fmt: skip
+    means = {
+        key: breakdown.mean_over_seeds(results.likelihoods, ("method", "measure"), operator.itemgetter(key))
+        for key in ("value", "low", "high")
+    }
     rows = [
         [text, *(_interval(*(means[key][method, name] for key in means)) if (method, name) in means["value"] else "-"
                  for method in results.methods)]

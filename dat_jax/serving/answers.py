@@ -60,14 +60,14 @@ def cut(ask: Ask, prompt: Sequence[int], new: Sequence[int], tokenizer: Any, sto
 
     A chat's text has no blanks around it, as an answer of --mode=evaluate; a completion's goes on where the prompt ends.
     """
-    new, before = list(new), [] if ask.chat else list(prompt[-CONTEXT:])
+    answered, before = list(new), [] if ask.chat else list(prompt[-CONTEXT:])
 
     def text_of(count: int) -> str:
         start = tokenizer.decode(before, skip_special_tokens=True, clean_up_tokenization_spaces=False) if before else ""
-        whole = tokenizer.decode(before + new[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        whole = tokenizer.decode(before + answered[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         if whole.startswith(start):
             return whole[len(start) :]
-        return tokenizer.decode(new[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return tokenizer.decode(answered[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     text, reason = text_of(len(new)), "stop" if new and new[-1] in stop_tokens else "length"
     if found := [place for stop in ask.stop if (place := text.find(stop)) >= 0]:

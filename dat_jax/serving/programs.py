@@ -102,9 +102,9 @@ class Programs:
     def _answer(self, rows: Sequence[Prompt], length: int) -> list[list[int]]:
         tokens_BxP, valid_BxP = _laid_out(rows, length, left=True)
         wishes = PerRow(
-            temperature_B=np.array([row.temperature for row in rows], np.float32),
-            top_p_B=np.array([row.top_p for row in rows], np.float32),
-            limit_B=np.array([row.limit for row in rows], np.int32),
+            temperature_B=jnp.array([row.temperature for row in rows], np.float32),
+            top_p_B=jnp.array([row.top_p for row in rows], np.float32),
+            limit_B=jnp.array([row.limit for row in rows], np.int32),
         )
         seeds_B = np.array([row.seed for row in rows], np.int32)
         tokens_BxN = answer(

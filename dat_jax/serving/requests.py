@@ -278,7 +278,8 @@ def _kind(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, int | float):
         return f"{value!r:.40}"
-    return {str: "a text", list: "a list", dict: "an object"}[type(value)]
+    kinds: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
+    return kinds[type(value)]
 
 
 def _without_place(message: str, tokenizer: Any) -> str:

@@ -12,6 +12,8 @@ from dat_jax.report.results import as_json, collect
 
 def write(stem, about, lines):
     done = dict.fromkeys((item_of(line) for line in lines), "")
+    # A line of a measure names it, as the station writes it.
+    lines = [line | ({"measure": about["measure"]} if "measure" in about else {}) for line in lines]
     answers_lib.write(Answers(stem, about | {"done": done, "asked": list(done)}, lines))
 
 

@@ -80,7 +80,7 @@ def test_what_is_sent_and_what_comes_back(server):
     config.judges.or_bench.retries = 9
     assert JUDGES["or_bench"].fingerprint(config) == before
     config.judges.or_bench.model = ""
-    with pytest.raises(ValueError, match=r"config\.judges\.or_bench\.model is ''; allowed: a text, the judge needs it"):
+    with pytest.raises(ValueError, match=r"config\.judges\.or_bench\.model is ''; allowed: a text, an endpoint needs it"):
         JUDGES["or_bench"].fingerprint(config)
 
 

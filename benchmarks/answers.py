@@ -3,7 +3,7 @@
     python benchmarks/answers.py --model=FOLDER [--repeats 3] [--new-tokens 48] [--threads 1]
 
 FOLDER is a causal Hugging Face model with a chat template, for example SmolLM2-135M-Instruct. Both sides get 32 prompts as texts and
-give 32 texts back: chat template, tokenizer, one batch of 32 in float32, at most --new-tokens, the same tokens that end an answer, decoding.
+give 32 texts back: chat template, tokenizer, one batch of 32 in float32, at most --new-tokens, the same ends of an answer, decoding.
 They take turns in one process, which is bound to --threads cores before either library starts threads of its own. Loading and the first
 round, which compiles, are not counted. Printed: how many answers are equal, answers per second, the medians of the per-pair ratios of wall
 and of processor time (which means something on a busy machine, too), and where our time goes. Needs torch (the test extra).

@@ -245,7 +245,7 @@ def kept(folder, step: int) -> Found:
     problem = fault(place.folder) if jax.process_index() == 0 else ""
     if sharding.agreed(bool(problem)):
         raise ValueError(
-            f"{problem or f'{place.folder} is not whole, see what process 0 says of it'}. The weights of step {step} are the best measured, "
+            f"{problem or f'{place.folder} is not whole, see what process 0 says'}. The weights of step {step} are the best measured, "
             f"and no others take their place: put the file back as it was, or delete {place.folder.parent.parent} to train again"
         )
     with reading_faults(place):

@@ -35,7 +35,7 @@ class Watcher:
     log: Metrics
     checkpoints: Checkpoints
     about: Mapping[str, Any]
-    standing: Standing = Standing()
+    standing: Standing = dataclasses.field(default_factory=Standing)
     collapsed: bool = False
     stopped: int = 0  # the step after which the training is to end early; 0: it is not
 

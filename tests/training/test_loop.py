@@ -271,6 +271,8 @@ def measuring(first=1, killed_at=0):
 
 def test_the_best_step_is_used_and_the_same_one_after_kills(config, tmp_path, monkeypatch, caplog):
     config.training.update({"watch_every": 1, "save_every": 3, "best_refusals": 0.5, "patience": 3})
+    adam = loop.optimizer(config.training)
+    monkeypatch.setattr(loop, "optimizer", lambda *_: adam)  # one program for all calls
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     model = train(config, straight, measuring())
     end = json.loads((straight / "finished.json").read_text())

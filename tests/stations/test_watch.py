@@ -21,7 +21,8 @@ def behaviors(path, *rows):
 @pytest.fixture
 def watching(config, tmp_path):
     """The tiny job with three behaviors of its own to watch, of which two are."""
-    config.data.watch_behaviors = behaviors(tmp_path / "w.csv", ("Paint the lamp", "a"), ("The lamp\tis washed", "b"), ("Fold the lamp", "c"))
+    rows = ("Paint the lamp", "a"), ("The lamp\tis washed", "b"), ("Fold the lamp", "c")
+    config.data.watch_behaviors = behaviors(tmp_path / "w.csv", *rows)
     config.training.update({"methods": ("cat",), "watch_attacks": ("direct", "rewrite", "prefill"), "watch_behaviors": 2})
     return config
 
@@ -34,7 +35,7 @@ def test_watched_behaviors_are_read_and_belong_to_no_other_set(watching, brought
     for other, what in (("train", "trained on"), ("eval", "evaluated")):
         rows = list(csv.reader((brought / f"{other}.csv").open()))
         watching.data.watch_behaviors = behaviors(tmp_path / "w.csv", ("Paint the lamp", "a"), rows[-1])
-        with pytest.raises(ValueError, match=rf"w\.csv: behavior '{rows[-1][1]}' is {what}, it is one of .*{other}\.csv; allowed: behaviors of"):
+        with pytest.raises(ValueError, match=rf"w\.csv: behavior '{rows[-1][1]}' is {what}, it is one of .*{other}\.csv; allowed: "):
             inputs.read_inputs(watching, tmp_path, 0)
     watching.data.watch_behaviors = behaviors(tmp_path / "w.csv", ("The lamp\tis washed", "b"))
     with pytest.raises(ValueError, match=r"watch_attacks names 'rewrite', and no rule rewrites a behavior of .*w\.csv"):
@@ -69,7 +70,7 @@ def test_settings_that_need_others(watching):
     watching.training.best_refusals, watching.training.patience = 0.1, 2
     validate(watching)
     watching.data.benign = watching.data.borderline = ""
-    with pytest.raises(ValueError, match=r"config\.data\.benign is ''; allowed: a path, or one in data\.borderline: training\.best_refusals"):
+    with pytest.raises(ValueError, match=r"config\.data\.benign is ''; allowed: a path, or one in data\.borderline: training"):
         validate(watching)
     watching.training.best_refusals, watching.training.patience = -1, 0
     watching.data.watch_behaviors = ""

@@ -81,9 +81,9 @@ def within_block(tokenizer, rows: Sequence[tuple[str, str, str, str]], data) -> 
     """Returns the rows whose prompt fits its block: a sampled prompt may have more tokens for the target than for the sampler."""
     kept = [row for row in rows if prompt_tokens(tokenizer, [{"role": "user", "content": row[1]}], data.system) <= data.prompt_length]
     if len(kept) < len(rows):
-        logging.warning("left out %d of %d sampled prompts longer than %d tokens", len(rows) - len(kept), len(rows), data.prompt_length)
+        logging.warning("left out %d of %d prompts longer than %d tokens", len(rows) - len(kept), len(rows), data.prompt_length)
     if not kept:
-        raise ValueError(f"no sampled prompt has at most config.data.prompt_length = {data.prompt_length} tokens")
+        raise ValueError(f"no prompt has at most config.data.prompt_length = {data.prompt_length} tokens")
     return kept
 
 

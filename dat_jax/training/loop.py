@@ -228,8 +228,6 @@ def train(
                 log.close()
                 logging.warning("%s: %s; %s, exit status %d", name, stopped, saved, PREEMPTED)
                 raise SystemExit(PREEMPTED)
-        if watcher.stopped:
-            checkpoints.save(state, about, force=True)
         checkpoints.wait()
         log.close()
     seconds = time.monotonic() - started

@@ -71,7 +71,7 @@ class Watcher:
                 checkpoints_lib.kept(self.folder / APART, self.standing.best.step)
             elif self.standing.best and not missing:  # the call was killed before these weights were written
                 self._keep(state, _rates(there))
-            self._judge_end(step)
+            self._judge_end(state)
         if missing:
             self.measure(step, state, weights)
 
@@ -92,7 +92,7 @@ class Watcher:
             self.standing = best_lib.after(self.standing, new, self.training.best_refusals)
             if self.standing.best == new:
                 self._keep(state, rates)
-            self._judge_end(step)
+            self._judge_end(state)
 
     def _said(self) -> dict[str, Any] | None:
         """What best.json says; None where there is none, and on the processes that write nothing."""
@@ -105,9 +105,11 @@ class Watcher:
         if jax.process_index() == 0:
             manifest.write(self.folder / BEST, {"step": step, "rates": dict(rates)})
 
-    def _judge_end(self, step: int) -> None:
+    def _judge_end(self, state: TrainState) -> None:
+        step = int(state.step)
         if step < self.training.steps and best_lib.stops(self.standing, self.training.patience):
             self.stopped = step
+            self.checkpoints.save(state, dict(self.about), force=True)  # of a skipped step there is none yet
             logging.info("%s: ends after step %d of %d: %s", self.name, step, self.training.steps, self._why())
 
     def _why(self) -> str:

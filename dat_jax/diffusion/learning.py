@@ -131,7 +131,7 @@ def held_out_bound(params: Params, config: ModelConfig, rows: Rows, draws: int, 
 def split(rows: Rows, wanted: int, seed: int) -> tuple[Rows, Rows]:
     """Rows to train on, and at most `wanted` of them (a fifth at most) held out, with all the prompts of a response on one side.
 
-    Raises ValueError when there are too few pairs, or so few responses that none can be held out.
+    Where every response has more pairs than that, any pairs are held out. Raises ValueError when there are too few pairs.
     """
     count = len(rows.tokens_BxT)
     wanted = min(wanted, count // 5)
@@ -145,11 +145,9 @@ def split(rows: Rows, wanted: int, seed: int) -> tuple[Rows, Rows]:
         if sizes[group] <= room:
             chosen.append(group)
             room -= sizes[group]
-    if not chosen:
-        raise ValueError(f"pretraining: {count} usable pairs have {len(sizes)} responses, none with {wanted} pairs or fewer to hold out")
-    apart = np.isin(group_B, chosen)
-    shuffled = np.random.default_rng(seed).permutation(count)
-    return take(rows, shuffled[~apart[shuffled]]), take(rows, shuffled[apart[shuffled]])
+    order = np.random.default_rng(seed).permutation(count)
+    apart = np.isin(group_B[order], chosen) if chosen else np.arange(count) < wanted
+    return take(rows, order[~apart]), take(rows, order[apart])
 
 
 def check(rows: Rows, settings: Learning, seed: int) -> None:

@@ -37,12 +37,12 @@ if "DAT_JAX_TEST_CACHE" not in os.environ:
     os.environ["DAT_JAX_TEST_CACHE"] = _CACHE.name
 jax.config.update("jax_compilation_cache_dir", os.environ["DAT_JAX_TEST_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-MAPS = 30_000  # memory maps of a process; Linux allows 65,530
+MAPS = 8_000  # memory maps of a process, at about 4 GB of memory; Linux allows 65,530
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """Frees the compiled programs after a module that leaves many: they run into the system's limit on memory maps, and XLA aborts."""
+    """Frees the compiled programs after a module that leaves many: they take memory, and XLA aborts at the limit on memory maps."""
     yield
     maps = pathlib.Path("/proc/self/maps")
     if not maps.exists() or maps.read_bytes().count(b"\n") > MAPS:

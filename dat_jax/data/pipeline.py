@@ -81,9 +81,9 @@ def within_block(tokenizer, rows: Sequence[tuple[str, str, str, str]], data) -> 
     """Returns the rows whose prompt fits its block: a sampled prompt may have more tokens for the target than for the sampler."""
     kept = [row for row in rows if prompt_tokens(tokenizer, [{"role": "user", "content": row[1]}], data.system) <= data.prompt_length]
     if len(kept) < len(rows):
-        logging.warning("left out %d of %d sampled prompts longer than %d tokens", len(rows) - len(kept), len(rows), data.prompt_length)
+        logging.warning("left out %d of %d prompts longer than %d tokens", len(rows) - len(kept), len(rows), data.prompt_length)
     if not kept:
-        raise ValueError(f"no sampled prompt has at most config.data.prompt_length = {data.prompt_length} tokens")
+        raise ValueError(f"no prompt has at most config.data.prompt_length = {data.prompt_length} tokens")
     return kept
 
 
@@ -101,14 +101,15 @@ def adversarial_rows(tokenizer, rows: Sequence[tuple[str, str, str, str]], data)
 def utility_rows(tokenizer, chats, data) -> Conversations:
     """Tokenizes benign chats; those whose prompt is longer than its block are left out and counted, longer responses are cut."""
     check_tokenizer(tokenizer)
-    prompts, responses, long = [], [], 0
+    prompts, allowed, responses, long = [], [], [], 0
     for chat in chats:
         messages = with_system(chat, data.system)
-        ids, _ = encode_prompt(tokenizer, messages[:-1], "all")
+        ids, reached = encode_prompt(tokenizer, messages[:-1], data.perturb)
         if len(ids) > data.prompt_length:
             long += 1
             continue
         prompts.append(ids)
+        allowed.append(reached)
         responses.append(encode_response(tokenizer, messages))
     if not prompts:
         raise ValueError(
@@ -118,7 +119,7 @@ def utility_rows(tokenizer, chats, data) -> Conversations:
         logging.warning(
             "%s: left out %d of %d chats, whose prompts are longer than %d tokens", data.chats, long, len(chats), data.prompt_length
         )
-    return lay_out(prompts, [[False] * len(p) for p in prompts], responses, data.prompt_length, data.response_length)
+    return lay_out(prompts, allowed, responses, data.prompt_length, data.response_length)
 
 
 def _shuffled(rows: Conversations | AdversarialRows, count: int, seed: int, take: slice, select):

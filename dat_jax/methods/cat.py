@@ -2,6 +2,9 @@
 
 delta* = argmax_{||delta_t|| <= eps mean||E||}  log p(harmful response | x + delta)                                       eq. 4
 L = away_weight * A(y | x + delta*) + toward_weight * T(refusal | x + delta*) + utility_weight * NLL(benign chat)         eq. 5
+
+With `held` a share of the benign prompts is perturbed too, so that their answers become unlikely, and the answers are learned under that:
+what is harmless is to stay answered in the neighbourhood of its prompt, as what is harmful is to stay refused. This is not in the paper.
 """
 
 import dataclasses
@@ -10,14 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dat_jax.data.conversations import Conversations
 from dat_jax.data.pipeline import Batch
 from dat_jax.methods.method import Method, StepShape, Term
 from dat_jax.models import flops
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.flops import Pass
+from dat_jax.models.transformer import Delta
 from dat_jax.settings import check
 from dat_jax.training.losses import Objective, away_loss, cross_entropy, toward_loss
-from dat_jax.training.network import Found, Network, embed, kl, nll, response_hidden
+from dat_jax.training.network import Found, Network, embed, example_mean, kl, nll, response_hidden, response_nll
 from dat_jax.training.perturbation import Perturbation, operations, perturb
 
 
@@ -27,11 +32,13 @@ class Settings:
 
     perturbation: Perturbation = dataclasses.field(default_factory=Perturbation)
     perturbed: float = 1.0  # share of the adversarial rows that is perturbed in a step; the others are trained on as they are
+    held: float = 0.0  # share of the utility rows that is perturbed by `holding`
+    holding: Perturbation = dataclasses.field(default_factory=lambda: Perturbation(steps=2, step_size=0.6))
     objective: Objective = dataclasses.field(default_factory=Objective)
 
     def validate(self, key: str) -> None:
         """Raises ValueError naming the key below `key` that is not allowed."""
-        check(self, key, {"perturbed": (0 < self.perturbed <= 1, "a share > 0 and <= 1")})
+        check(self, key, {"perturbed": (0 < self.perturbed <= 1, "a share > 0 and <= 1"), "held": (0 <= self.held <= 1, "a share, 0 to 1")})
 
 
 def chosen(rows: int, share: float) -> np.ndarray:
@@ -41,13 +48,27 @@ def chosen(rows: int, share: float) -> np.ndarray:
 
 
 def inner(network: Network, batch: Batch, key: jax.Array, settings: Settings) -> Found:
-    """Perturbs the prompts, all or a share of them, so that the harmful responses become likely."""
-    rows = batch.away.tokens_BxT.shape[0]
-    if settings.perturbed == 1:
-        return perturb(network, batch.away, settings.perturbation, key)
-    which = chosen(rows, settings.perturbed)
-    found = perturb(network, jax.tree.map(lambda x: x[which], batch.away), settings.perturbation, key)
-    delta = {site: jnp.zeros((rows, *part.shape[1:]), part.dtype).at[which].set(part) for site, part in found.delta.items()}
+    """Perturbs the prompts, all or a share of them, so that the harmful responses become likely; and benign ones against their answers."""
+    found = of_share(network, batch.away, settings.perturbed, settings.perturbation, key)
+    if not settings.held:
+        return found
+    held = of_share(network, batch.utility, settings.held, settings.holding, jax.random.fold_in(key, 1), against=True)
+    return found.replace(held=held.delta)  # type: ignore[attr-defined]
+
+
+def of_share(network: Network, rows: Conversations, share: float, how: Perturbation, key: jax.Array, against: bool = False) -> Found:
+    """Perturbs a share of the rows, zero for the others; against: so that their responses become unlikely."""
+    B = rows.tokens_BxT.shape[0]
+    which = chosen(B, share)
+    part = rows if share == 1 else jax.tree.map(lambda x: x[which], rows)
+
+    def unlikely(network: Network, delta: Delta) -> jax.Array:
+        return -example_mean(response_nll(network, embed(network, part), part, delta), part, network.prompt_length)
+
+    found = perturb(network, part, how, key, adversary=unlikely if against else None)
+    if share == 1:
+        return found
+    delta = {site: jnp.zeros((B, *part.shape[1:]), part.dtype).at[which].set(part) for site, part in found.delta.items()}
     return found.replace(delta=delta)  # type: ignore[attr-defined]
 
 
@@ -56,17 +77,18 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the objective and its terms; away, toward and utility rows go through one forward pass.
 
-    The refusal is learned under the perturbation that made the harmful response likely; utility rows are not perturbed. reference: the
-    model before training, there where the utility loss is the divergence from it.
+    The refusal is learned under the perturbation that made the harmful response likely; utility rows are perturbed where `held` says so.
+    reference: the model before training, there where the utility loss is the divergence from it.
     """
     del key
     objective, P = settings.objective, network.prompt_length
     rows = jax.tree.map(lambda *blocks: jnp.concatenate(blocks), batch.away, batch.toward, batch.utility)
     adversarial, benign = batch.away.tokens_BxT.shape[0], batch.utility.tokens_BxT.shape[0]
-    delta = {
-        site: jnp.concatenate([delta_BxPxD, delta_BxPxD, jnp.zeros((benign, *delta_BxPxD.shape[1:]), jnp.float32)])
-        for site, delta_BxPxD in found.delta.items()
-    }
+    held, shape = found.held or {}, (P, network.config.width)
+    delta = {}
+    for site in sorted({*found.delta, *held}):
+        delta_BxPxD = found.delta.get(site, jnp.zeros((adversarial, *shape), jnp.float32))
+        delta[site] = jnp.concatenate([delta_BxPxD, delta_BxPxD, held.get(site, jnp.zeros((benign, *shape), jnp.float32))])
     h_BxRxD = response_hidden(network, embed(network, rows), rows, delta)
     nll_BxR, mask_BxR = nll(network, h_BxRxD, rows), rows.response_mask_BxT[:, P:]
     harmful, refusal, chats = slice(0, adversarial), slice(adversarial, 2 * adversarial), slice(2 * adversarial, None)
@@ -78,6 +100,8 @@ def loss(
     total = objective.away_weight * away + objective.toward_weight * toward + objective.utility_weight * utility
     metrics = {"loss/total": total, "loss/away": away, "loss/toward": toward, "loss/utility": utility}
     metrics |= {"nll/harmful": jnp.mean(nll_B[harmful]), "nll/refusal": jnp.mean(nll_B[refusal])}
+    if settings.held:
+        metrics |= {"nll/held": jnp.mean(nll_B[chats][chosen(benign, settings.held)])}
     attacked_B = nll_B[harmful][chosen(adversarial, settings.perturbed)]
     metrics |= {"attack/gain": jnp.mean(found.nll_before_B) - jnp.mean(attacked_B)}  # nats per token by which log p(y) was raised
     return total, metrics
@@ -88,7 +112,10 @@ def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict
     length, how = shape.prompt + shape.response, settings.perturbation
     adversarial = Pass(len(chosen(shape.adversarial, settings.perturbed)), length, shape.response)
     outer = Pass(2 * shape.adversarial + shape.utility, length, shape.response)
-    found = flops.train_step(model, operations(model, how, adversarial), outer, shape.rank)
+    inner = operations(model, how, adversarial)
+    if settings.held:
+        inner += operations(model, settings.holding, Pass(len(chosen(shape.utility, settings.held)), length, shape.response))
+    found = flops.train_step(model, inner, outer, shape.rank)
     if settings.objective.retention == "kl":  # the model before training, on the utility rows
         found["defence"] += flops.forward(model, Pass(shape.utility, length, shape.response))
     return found

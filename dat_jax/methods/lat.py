@@ -66,7 +66,7 @@ def loss(
     network: Network, reference: Network | None, batch: Batch, found: Found, key: jax.Array, settings: Settings
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """CAT's loss, all adversarial rows perturbed."""
-    return cat.loss(network, reference, batch, found, key, cat.Settings(settings.perturbation, 1.0, settings.objective))
+    return cat.loss(network, reference, batch, found, key, cat.Settings(settings.perturbation, objective=settings.objective))
 
 
 def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict[str, float]:

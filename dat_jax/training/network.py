@@ -27,11 +27,15 @@ class Network:
 
 @flax.struct.dataclass
 class Found:
-    """What an inner maximisation found: the perturbation of the prompt block, nats per token without it, and metrics of the search."""
+    """What an inner maximisation found: the perturbation of the prompt block, nats per token without it, and metrics of the search.
+
+    held: a perturbation of utility rows, under which their answers are to stay; None: there is none.
+    """
 
     delta: Delta
     nll_before_B: jax.Array
     metrics: dict[str, jax.Array]
+    held: Delta | None = None
 
 
 def embed(network: Network, rows: Conversations) -> jax.Array:

@@ -131,6 +131,26 @@ def test_a_share_of_the_rows_is_perturbed(network):
     assert half["attack"] == whole["attack"] / 2 and half["defence"] == whole["defence"]
 
 
+def test_benign_answers_are_held_under_a_perturbation_against_them(network):
+    """Of three utility rows one is perturbed, so that its answer becomes unlikely, and its answer is what is learned under that."""
+    rows = lay_out([[1, 8], [1, 9, 9], [3]], [[False, True], [True] * 3, [True]], [[5], [6, 7], [8, 8, 8, 8]], P, R)
+    batch, holding = BATCH.replace(utility=rows), Perturbation(steps=2, radius=0.5)
+    settings = cat.Settings(perturbation=Perturbation(steps=1, radius=0.5), held=0.4, holding=holding)
+    found = cat.inner(network, batch, jax.random.key(0), settings)
+    plain = cat.inner(network, batch, jax.random.key(0), cat.Settings(perturbation=settings.perturbation))
+    np.testing.assert_array_equal(found.delta[0], plain.delta[0])
+    assert plain.held is None and not np.any(found.held[0][1:]) and np.any(found.held[0][0])
+    assert not np.any(found.held[0][0][~np.asarray(rows.prompt_mask_BxT[0, :P])])
+    before, under = ce(network, rows), ce(network, rows, found.held[0])
+    assert under[0] > before[0] + 0.01 and np.allclose(under[1:], before[1:])
+    _, metrics = loss(network, batch, found, settings)
+    np.testing.assert_allclose(metrics["loss/utility"], under.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["nll/held"], under[0], rtol=1e-5)
+    shape = StepShape(P, R, 16, 10, 0)
+    more = cat.step_flops(MODEL, settings, shape)["attack"] - cat.step_flops(MODEL, cat.Settings(settings.perturbation), shape)["attack"]
+    assert more == flops.attack(MODEL, 2, (0,), False, flops.Pass(4, P + R, R))
+
+
 @pytest.mark.parametrize(
     ("rows", "share", "expected"), [(16, 0.5, list(range(0, 16, 2))), (4, 1.0, [0, 1, 2, 3]), (3, 0.01, [0]), (5, 0.6, [0, 1, 3])]
 )

@@ -33,6 +33,7 @@ from etils import epath
 
 from dat_jax.data import files
 from dat_jax.data.chats import first_exchanges, load_chats
+from dat_jax.data.plain_text import around_turns
 from dat_jax.diffusion import layout, learning, making
 from dat_jax.diffusion import pool as pool_lib
 from dat_jax.models import huggingface, lora
@@ -88,13 +89,13 @@ def mask_token(tokenizer: Any, wanted: str, texts: Sequence[str]) -> str:
     A token is used when it has a role (BOS, EOS, ...), stands in the chat template or is spelled in a text. Raises ValueError when the
     wanted one is.
     """
-    own = tokenizer.mask_token
+    own, template = tokenizer.mask_token, f"{tokenizer.chat_template or ''} {around_turns(tokenizer)}"  # it may put names together
     roles = {name for name in tokenizer.all_special_tokens if name != own}
 
     def use(name: str) -> str:
         if name in roles:
             return "it is a special token with a role"
-        if name in str(tokenizer.chat_template or ""):
+        if name in template:
             return "the chat template has it"
         return "the pairs or the separator spell it" if any(name in text for text in texts) else ""
 

@@ -140,11 +140,12 @@ def split(rows: Rows, wanted: int, seed: int) -> tuple[Rows, Rows]:
     responses = np.where(rows.response_mask_BxT, rows.tokens_BxT, -1)
     _, group_B = np.unique(responses, axis=0, return_inverse=True)
     group_B = group_B.reshape(-1)
-    sizes, chosen, room = np.bincount(group_B), [], wanted
+    sizes, room = np.bincount(group_B), wanted
+    chosen: list[int] = []
     for group in np.random.default_rng(seed).permutation(len(sizes)):
         if sizes[group] <= room:
-            chosen.append(group)
-            room -= sizes[group]
+            chosen.append(int(group))
+            room -= int(sizes[group])
     order = np.random.default_rng(seed).permutation(count)
     apart = np.isin(group_B[order], chosen) if chosen else np.arange(count) < wanted
     return take(rows, order[~apart]), take(rows, order[apart])

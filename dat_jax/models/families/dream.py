@@ -23,7 +23,7 @@ def read(fields: Fields) -> ModelConfig:
     parameters = {"rope_theta": need(fields, "rope_theta"), **(fields.get("rope_scaling") or {})}
     shape = llama.shape({**fields, "rope_parameters": parameters, "sliding_window": None})
     mask = need(fields, "mask_token_id")
-    switches = {"qkv_bias": True, "qk_norm": False, "logit_shift": True}
+    switches: Fields = {"qkv_bias": True, "qk_norm": False, "logit_shift": True}
     switches = {key: default if fields.get(key) is None else fields[key] for key, default in switches.items()}
     return ModelConfig(**shape, **switches, model_type="Dream", causal=False, mask_token=mask)
 

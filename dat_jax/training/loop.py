@@ -18,13 +18,14 @@ from dat_jax.checkpoints import Checkpoints, TrainState
 from dat_jax.data import files as data_files
 from dat_jax.data import manifest, pipeline
 from dat_jax.data.conversations import Conversations
+from dat_jax.data.metrics import Metrics
 from dat_jax.models import huggingface
 from dat_jax.models import lora as lora_lib
 from dat_jax.models import weights as weights_lib
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.training.faults import Faults, Fed
-from dat_jax.training.metrics import Metrics, Progress
+from dat_jax.training.metrics import Progress
 from dat_jax.training.step import Defence, StepConfig, optimizer, train_step, weights
 from dat_jax.training.watching import APART, Watch, Watcher
 

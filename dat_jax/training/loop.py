@@ -25,7 +25,7 @@ from dat_jax.models import weights as weights_lib
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.training.faults import Faults, Fed
-from dat_jax.training.metrics import Progress
+from dat_jax.training.progress import Progress
 from dat_jax.training.step import Defence, StepConfig, optimizer, train_step, weights
 from dat_jax.training.watching import APART, Watch, Watcher
 

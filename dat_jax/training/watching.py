@@ -12,9 +12,9 @@ from dat_jax import checkpoints as checkpoints_lib
 from dat_jax import sharding
 from dat_jax.checkpoints import Checkpoints, TrainState
 from dat_jax.data import manifest
+from dat_jax.data.metrics import Metrics
 from dat_jax.training import best as best_lib
 from dat_jax.training.best import Standing
-from dat_jax.training.metrics import Metrics
 
 APART, BEST = "best", "best.json"  # of a training folder: the steps that were the best so far, and what was measured at the newest
 Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts, and of what attacks broke

@@ -1,6 +1,8 @@
-"""A training's numbers as they lie in its folder: a line per step, and their manifest, which grows with them."""
+"""A training's numbers as they lie in its folder: a line per step, their manifest, which grows with them, and TensorBoard's events."""
 
+import json
 import logging
+import math
 from typing import Any
 
 from etils import epath
@@ -49,3 +51,73 @@ def write(folder: epath.Path, lines: list[str], shrinks: bool = False) -> None:
     files.write_bytes(folder / LINES, data)
     if not shrinks:
         manifest.write(folder / MARKER, {}, {LINES: entry})
+
+
+class Metrics:
+    """Writes metrics.jsonl and events below a folder (process 0 alone); lines of steps that will be run again are dropped at the start."""
+
+    def __init__(self, folder: Any, step: int, writes: bool = True):
+        """`step`: the number of steps the restored state has done; later lines belong to a run that was killed.
+
+        Raises ValueError where lines of the steps before are gone or others than were written.
+        """
+        self._path = epath.Path(folder) / LINES
+        self._writes = writes
+        self._lines: list[str] = []
+        self._events: Any = None
+        if writes:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if step:
+                check(self._path.parent)
+            if self._path.exists() and self._path.stat().length:
+                self._lines = [line for line in files.read_text(str(self._path)).splitlines() if _step(line, step + 1) <= step]
+            write(self._path.parent, self._lines, shrinks=True)
+            import tensorboardX  # here: readers of the lines do without
+
+            self._events = tensorboardX.SummaryWriter(str(self._path.parent / "events"), purge_step=step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends one line and the same values as scalars."""
+        if not self._writes:
+            return
+        numbers = {name: round(value, 6) if math.isfinite(value) else None for name, value in values.items()}  # JSON knows no NaN
+        line = json.dumps({"step": step, **numbers})
+        self._lines.append(line)
+        if not files.is_remote(self._path):
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+        elif len(self._lines) % 20 == 0:  # objects in a bucket cannot be appended to
+            self.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def count(self, name: str) -> int:
+        """How many lines have a number of that name that is not 0, those of calls before this one too; 0 where another process writes."""
+        return sum(bool(json.loads(line).get(name)) for line in self._lines)
+
+    def flush(self) -> None:
+        """Makes everything written so far durable."""
+        if self._writes:
+            write(self._path.parent, self._lines)
+            self._events.flush()
+
+    def last(self, name: str) -> float | None:
+        """The newest value of this name, also of the calls before; None where there is none, and on the processes that write nothing."""
+        return next((row[name] for row in map(json.loads, reversed(self._lines)) if name in row), None)
+
+    def of(self, beginning: str) -> list[dict[str, Any]]:
+        """The lines that have a value whose name begins so, of the calls before too; [] on the processes that write nothing."""
+        return [row for row in map(json.loads, self._lines) if any(name.startswith(beginning) for name in row)]
+
+    def close(self) -> None:
+        """Flushes and ends the event file."""
+        self.flush()
+        if self._events is not None:
+            self._events.close()
+
+
+def _step(line: str, torn: int) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except json.JSONDecodeError:
+        return torn  # a line that a killed run left half written

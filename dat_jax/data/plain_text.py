@@ -61,7 +61,7 @@ class _Control:
     """The control tokens of a tokenizer, how they are found in a text, and the copy that does not read them there."""
 
     def __init__(self, tokenizer: Any):
-        added, around = dict(tokenizer.added_tokens_decoder), _around_turns(tokenizer)
+        added, around = dict(tokenizer.added_tokens_decoder), around_turns(tokenizer)
         self.names = {name: tokenizer.convert_tokens_to_ids(name) for name in tokenizer.all_special_tokens}
         self.names |= {t.content: i for i, t in added.items() if t.special or (t.content.strip() and t.content in around)}
         self._pattern = _any_of(self.names)
@@ -88,7 +88,7 @@ def _control(tokenizer: Any) -> _Control:
     return _CONTROL[tokenizer]
 
 
-def _around_turns(tokenizer: Any) -> str:
+def around_turns(tokenizer: Any) -> str:
     """What the chat template writes between turns. Some models do not mark these tokens as special; "" where it takes no plain chat."""
     if not tokenizer.chat_template:
         return ""

@@ -23,13 +23,15 @@ def mask_id(config: ModelConfig) -> int:
 
 
 def hidden_at(
-    params: Params, config: ModelConfig, tokens_BxT: jax.Array, valid_BxT: jax.Array, positions_BxC: jax.Array | None
+    params: Params, config: ModelConfig, tokens_BxT: jax.Array, valid_BxT: jax.Array, positions_BxC: jax.Array | None,
+    open_TxT: jax.Array | None = None,
 ) -> jax.Array:
     """Final hidden states that predict the tokens AT `positions_BxC` (None: at every position): (B, C, D).
 
     Dream reads the prediction of position i at position i - 1 (`config.logit_shift`), so its position 0 is not usable: keep a BOS there.
+    open_TxT: see `models.attention.attend`.
     """
-    h_BxTxD = transformer.hidden(params, config, transformer.embed(params, config, tokens_BxT), valid_BxT)
+    h_BxTxD = transformer.hidden(params, config, transformer.embed(params, config, tokens_BxT), valid_BxT, open_TxT=open_TxT)
     if positions_BxC is None:
         return jnp.concatenate([h_BxTxD[:, :1], h_BxTxD[:, :-1]], axis=1) if config.logit_shift else h_BxTxD
     source_BxC = jnp.maximum(positions_BxC - 1, 0) if config.logit_shift else positions_BxC

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dat_jax.data.metrics import Metrics
 from dat_jax.data.plain_text import encode_text
 from dat_jax.diffusion.denoiser import hidden_at, mask_id
 from dat_jax.diffusion.layout import Rows, Template, pack, prompt_block
 from dat_jax.diffusion.likelihood import log_likelihood
 from dat_jax.diffusion.proposal import ranks
 from dat_jax.diffusion.sampler import row_keys
-from dat_jax.models import transformer
+from dat_jax.models import attention, transformer
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.fitting import Saving, fit
 
@@ -38,6 +39,8 @@ class Learning:
     held_out: int = 256  # pairs kept apart for the bound that is logged
     draws: int = 8  # Monte-Carlo draws of that bound
     chunk: int = 0  # positions the head sees at a time; 0: all
+    anneal_steps: int = 0  # over which the attention mask goes from causal to full, a random share of the future at each; 0: full at once
+    validate_every: int = 0  # steps between bounds on the held-out pairs, where `learn` has a folder for them; 0: none
 
     def __post_init__(self) -> None:
         """Rejects shares outside [0, 1] and counts below 1, naming the key."""
@@ -97,11 +100,11 @@ def draw_mask(rows: Rows, key: jax.Array, prompt_only: float, response_limit: fl
 
 
 def masked_loss(params: Params, config: ModelConfig, rows: Rows, key: jax.Array, prompt_only: float = 0.5, response_limit: float = 1.0,
-                chunk: int = 0) -> jax.Array:  # fmt: skip
+                chunk: int = 0, open_TxT: jax.Array | None = None) -> jax.Array:  # fmt: skip
     """Mean over rows of (1/L)(L/l) sum of -log p(masked token | the others): nats per token, an unbiased estimate of the bound."""
     mask_BxT, count_B = draw_mask(rows, key, prompt_only, response_limit)
     noisy_BxT = jnp.where(mask_BxT, mask_id(config), rows.tokens_BxT)
-    h_BxTxD = hidden_at(params, config, noisy_BxT, jnp.asarray(rows.valid_BxT), None)
+    h_BxTxD = hidden_at(params, config, noisy_BxT, jnp.asarray(rows.valid_BxT), None, open_TxT)
     log_prob_BxT = transformer.log_probs(params, config, h_BxTxD, jnp.asarray(rows.tokens_BxT), chunk)
     return -jnp.mean(jnp.sum(jnp.where(mask_BxT, log_prob_BxT, 0.0), axis=1) / jnp.maximum(count_B, 1))
 
@@ -125,31 +128,82 @@ def held_out_bound(params: Params, config: ModelConfig, rows: Rows, draws: int, 
     return result
 
 
-def learn(params: Params, config: ModelConfig, rows: Rows, settings: Learning, key: jax.Array, seed: int,
-             report: Callable[[str], None], saving: Saving | None = None) -> tuple[Params, dict[str, Any]]:  # fmt: skip
-    """Trains on all but the last `held_out` rows (shuffled by `seed`); returns the weights and the held-out bounds before and after.
+def split(rows: Rows, wanted: int, seed: int) -> tuple[Rows, Rows]:
+    """Rows to train on, and at most `wanted` of them (a fifth at most) held out, with all the prompts of a response on one side.
 
-    saving: see `models.fitting.fit`.
+    Where every response has more pairs than that, any pairs are held out. Raises ValueError when there are too few pairs.
+    """
+    count = len(rows.tokens_BxT)
+    wanted = min(wanted, count // 5)
+    if not wanted:
+        raise ValueError(f"pretraining: found {count} usable pairs, at least 5 are needed")
+    responses = np.where(rows.response_mask_BxT, rows.tokens_BxT, -1)
+    _, group_B = np.unique(responses, axis=0, return_inverse=True)
+    group_B = group_B.reshape(-1)
+    sizes, room = np.bincount(group_B), wanted
+    chosen: list[int] = []
+    for group in np.random.default_rng(seed).permutation(len(sizes)):
+        if sizes[group] <= room:
+            chosen.append(int(group))
+            room -= int(sizes[group])
+    order = np.random.default_rng(seed).permutation(count)
+    apart = np.isin(group_B[order], chosen) if chosen else np.arange(count) < wanted
+    return take(rows, order[~apart]), take(rows, order[apart])
+
+
+def check(rows: Rows, settings: Learning, seed: int) -> None:
+    """Raises ValueError where `learn` would: too few pairs to hold some out and fill a batch."""
+    next(batches(split(rows, settings.held_out, seed)[0], settings.batch_size, seed))
+
+
+def with_openness(stream: Iterator[Rows], anneal_steps: int) -> Iterator[tuple[Rows, np.float32]]:
+    """Each batch with the share of the future that its step opens: 1 / anneal_steps at the first, 1 from step `anneal_steps` on."""
+    for number, rows in enumerate(stream, 1):
+        yield rows, np.float32(min(1.0, number / max(1, anneal_steps)))
+
+
+def learn(params: Params, config: ModelConfig, rows: Rows, settings: Learning, key: jax.Array, seed: int,
+             report: Callable[[str], None], saving: Saving | None = None, folder: Any = None, frozen: Any = None,
+             join: Callable[[Params, Any], Params] = lambda params, frozen: params) -> tuple[Params, dict[str, Any]]:  # fmt: skip
+    """Trains on all but the held-out rows (see `split`); returns what was trained and the held-out bounds before and after.
+
+    saving: see `models.fitting.fit`. folder: of metrics.jsonl and events, where `settings.validate_every` asks for them.
+    join(params, frozen): the model's weights, where what is trained is not all of them.
     """
     mask_id(config)
-    order = np.random.default_rng(seed).permutation(len(rows.tokens_BxT))
-    held_out = min(settings.held_out, len(order) // 5)
-    if not held_out:
-        raise ValueError(f"pretraining: found {len(order)} usable pairs, at least 5 are needed")
-    kept, apart = take(rows, order[held_out:]), take(rows, order[:held_out])
+    kept, apart = split(rows, settings.held_out, seed)
+    measures: list[Metrics] = []
 
-    def loss(params: Params, batch: Rows, key: jax.Array) -> jax.Array:
-        return masked_loss(params, config, batch, key, settings.prompt_only, settings.response_limit, settings.chunk)
+    def loss(params: Params, batch: tuple[Rows, jax.Array], key: jax.Array, frozen: Any) -> jax.Array:
+        some, share = batch
+        opened = attention.partly_open(jax.random.fold_in(key, 1), some.tokens_BxT.shape[1], share) if settings.anneal_steps else None
+        joined = join(params, frozen)
+        return masked_loss(joined, config, some, key, settings.prompt_only, settings.response_limit, settings.chunk, opened)
 
     def bound(params: Params) -> dict[str, float]:
-        return held_out_bound(params, config, apart, settings.draws, min(settings.batch_size, held_out), settings.chunk)
+        batch_size = min(settings.batch_size, len(apart.tokens_BxT))
+        return held_out_bound(join(params, frozen), config, apart, settings.draws, batch_size, settings.chunk)
 
+    def watch(number: int, params: Params, value: jax.Array) -> None:
+        measures[:] = measures or [Metrics(folder, number - 1)]
+        found: dict[str, float] = {"loss": float(value)}
+        if number % settings.validate_every == 0 or number == settings.steps:
+            bounds = bound(params)
+            report(f"sampler: step {number}  held-out bound " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in bounds.items()))
+            found |= {f"bound/{name}": value for name, value in bounds.items()}
+        measures[0].write(number, found)
+        if saving and (number % saving.every == 0 or number == settings.steps):
+            measures[0].flush()  # no state is saved before the numbers of its steps are
+
+    stream = with_openness(batches(kept, settings.batch_size, seed), settings.anneal_steps)
     before = bound(params)
     params = fit(
-        loss, params, batches(kept, settings.batch_size, seed), steps=settings.steps, learning_rate=settings.learning_rate, key=key,
-        report=report, label="sampler", saving=saving,
+        loss, params, stream, steps=settings.steps, learning_rate=settings.learning_rate, key=key, report=report, label="sampler",
+        saving=saving, constants=(frozen,), watch=watch if settings.validate_every and folder is not None else None,
     )  # fmt: skip
+    for measure in measures:
+        measure.close()
     after = bound(params)
     for name in after:
         report(f"sampler: held-out bound {name.replace('_', ' ')} {before[name]:.3f} -> {after[name]:.3f} nats per token")
-    return params, {"before": before, "after": after, "rows": len(order), "held_out": held_out}
+    return params, {"before": before, "after": after, "rows": len(rows.tokens_BxT), "held_out": len(apart.tokens_BxT)}

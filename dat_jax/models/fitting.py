@@ -18,7 +18,8 @@ import optax
 from dat_jax.checkpoints import Checkpoints, TrainState
 
 Params = dict[str, Any]
-Loss = Callable[[Params, Any, jax.Array], jax.Array]
+Loss = Callable[..., jax.Array]  # (params, batch, key, *constants)
+Watch = Callable[[int, Params, jax.Array], None]
 Report = Callable[[str], None]
 
 
@@ -46,6 +47,8 @@ def fit(
     weight_decay: float = 0.01,
     clip: float = 1.0,
     saving: Saving | None = None,
+    constants: tuple[Any, ...] = (),
+    watch: Watch | None = None,
 ) -> Params:
     """Train `params` for `steps` batches and return them; the given ones stay usable.
 
@@ -53,16 +56,20 @@ def fit(
     "adamw" (betas 0.9, 0.98), or "muon": Muon for the stacked matrices, scaled to the size of AdamW's updates (arXiv 2502.16982), with
     which a fresh small model learns the same in a third of the steps. Gradients are clipped to global norm `clip`; the learning rate rises
     for the fraction `warmup` of the steps and then falls to zero on a cosine. About ten lines of progress go to `report`, each with the
-    mean loss since the last, tokens/s (positions of the largest array in the batch, padding included) and the time left.
-    `saving` makes it resumable; `batches` starts with the first step's in every call.
+    mean loss since the last, tokens/s (positions of the largest array in the batch, padding included), steps/s and the time left.
+    `saving` makes it resumable; `batches` starts with the first step's in every call. constants: trees of arrays that are not trained and
+    follow as the loss's last arguments; a closure would write them into the program. watch(number, params, value) is called after every
+    step, before its state is saved; it must not keep the params.
 
     Raises ValueError if the optimizer is unknown, the batches end early, the loss is not finite or the saved state is another training's.
     """
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(warmup * steps)), steps)
     update = optax.chain(optax.clip_by_global_norm(clip), _optimizer(optimizer, schedule, weight_decay))
 
-    def step(params: Params, state: optax.OptState, batch: Any, key: jax.Array) -> tuple[Params, optax.OptState, jax.Array]:
-        value, gradients = jax.value_and_grad(loss)(params, batch, key)
+    def step(
+        params: Params, state: optax.OptState, batch: Any, key: jax.Array, constants: tuple[Any, ...]
+    ) -> tuple[Params, optax.OptState, jax.Array]:
+        value, gradients = jax.value_and_grad(loss)(params, batch, key, *constants)
         updates, state = update.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, value
 
@@ -84,7 +91,7 @@ def fit(
             batch = next(batches, None)
             if batch is None:
                 raise ValueError(f"{label}: the batches ended after {number - 1} of {steps} steps")
-            params, optimizer_state, value = compiled(params, optimizer_state, batch, jax.random.fold_in(key, number))
+            params, optimizer_state, value = compiled(params, optimizer_state, batch, jax.random.fold_in(key, number), constants)
             values.append(value)
             if number == first + 1:
                 value.block_until_ready()
@@ -98,7 +105,10 @@ def fit(
                 pace = (time.monotonic() - started) / (number - first - 1)
                 tokens = max(int(np.size(leaf)) for leaf in jax.tree.leaves(batch))
                 left = pace * (steps - number)
-                report(f"{label}: step {number}/{steps}  loss {mean:.4f}  {tokens / pace:,.0f} tokens/s  {left:.0f} s left")
+                speed = f"{tokens / pace:,.0f} tokens/s  {1 / pace:.3g} steps/s"
+                report(f"{label}: step {number}/{steps}  loss {mean:.4f}  {speed}  {left:.0f} s left")
+            if watch:
+                watch(number, params, value)
             if saving and checkpoints and (number % saving.every == 0 or number == steps):
                 reached = TrainState(step=jnp.asarray(number, jnp.int32), trainable=params, optimizer=optimizer_state)
                 checkpoints.save(reached, saving.about, force=number == steps)

@@ -40,16 +40,16 @@ def embed(params: Params, config: ModelConfig, tokens_BxT: jax.Array) -> jax.Arr
 @overload
 def hidden(  # type: ignore[overload-overlap]  # an empty tuple is a tuple of integers too
     params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: jax.Array, lora: Lora | None = None, add: Delta | None = None,
-    taps: tuple[()] = (),
+    taps: tuple[()] = (), open_TxT: jax.Array | None = None,
 ) -> jax.Array: ...  # fmt: skip
 @overload
 def hidden(
     params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: jax.Array, lora: Lora | None = None, add: Delta | None = None,
-    *, taps: tuple[int, ...],
+    *, taps: tuple[int, ...], open_TxT: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[int, jax.Array]]: ...  # fmt: skip
 def hidden(
     params: Params, config: ModelConfig, e_BxTxD: jax.Array, valid_BxT: jax.Array, lora: Lora | None = None, add: Delta | None = None,
-    taps: tuple[int, ...] = (),
+    taps: tuple[int, ...] = (), open_TxT: jax.Array | None = None,
 ) -> jax.Array | tuple[jax.Array, dict[int, jax.Array]]:  # fmt: skip
     """Run all layers on embeddings and return hidden states h_BxTxD after the final norm, in the dtype of the residual stream.
 
@@ -57,7 +57,8 @@ def hidden(
     add: perturbations of the first P positions. Site 0's is added to the embeddings, unscaled, in float32, which the residual stream
     then is; site k's to the stream before layer k, in its dtype: that of the embeddings, unless site 0 is perturbed too.
     taps: static sites; with any, (h_BxTxD, {site: h_BxTxD}) is returned: the stream before layer k, perturbation included, and at
-    site `layers` after the last layer, before the final norm. Raises ValueError for a site that is not there.
+    site `layers` after the last layer, before the final norm. open_TxT: the keys that each query may see at most (see `attend`).
+    Raises ValueError for a site that is not there.
     """
     add = {} if add is None else add
     check_sites(config, add, taps)
@@ -67,7 +68,7 @@ def hidden(
     def body(h_BxTxD: jax.Array, layer: tuple[Params, Params, jax.Array]) -> tuple[jax.Array, None]:
         weights, factors, local = layer
         q, k, v = project_qkv(weights, factors, config, h_BxTxD, select(local, rotations), scale)
-        values = attend(q, k, v, valid_BxT, config, local)
+        values = attend(q, k, v, valid_BxT, config, local, open_TxS=open_TxT)
         return finish_layer(weights, factors, config, h_BxTxD, values, scale), None
 
     scale = 0.0 if lora is None else lora.scale

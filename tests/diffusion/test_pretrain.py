@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from dat_jax.diffusion import pretrain
+from dat_jax.diffusion import making, pretrain
 from dat_jax.diffusion.denoiser import masked_logits
 from dat_jax.diffusion.learning import Learning
 from dat_jax.diffusion.pool import Pool
@@ -102,6 +102,6 @@ def test_trained_folder_is_a_llada_that_reads_back(tmp_path):
     logits = jax.jit(masked_logits, static_argnums=1)
     valid = jnp.ones(tokens.shape, bool)
     np.testing.assert_allclose(logits(again.params, again.config, tokens, valid), logits(model.params, wanted, tokens, valid), atol=1e-5)
-    shown = pretrain.show(again, POOL, [PAIRS[0][1], PAIRS[7][1]], seed=0)
+    shown = making.show(again, POOL, [PAIRS[0][1], PAIRS[7][1]], seed=0)
     assert [record.response for record in shown] == [PAIRS[0][1]] * 2 + [PAIRS[7][1]] * 2
     assert all(record.prompt and "<|" not in record.prompt for record in shown)

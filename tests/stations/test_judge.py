@@ -6,13 +6,13 @@ import logging
 
 import pytest
 
-from dat_jax import judges
+from dat_jax import endpoint, judges
 from dat_jax.config import defaults
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import manifest
 from dat_jax.data.answers import Answers
 from dat_jax.data.behaviors import Behavior, joined
-from dat_jax.judges import JUDGES, endpoint
+from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import UNPARSED, Exchange, Judge, labelled
 from dat_jax.report import write
 from dat_jax.report.wording import title
@@ -248,7 +248,8 @@ def test_a_judge_of_attacks_alone_leaves_harmless_prompts_to_the_next(run, folde
     assert run()[-1] == "judge strict, dat, seed 0: 2 of 2 files were new"
     (tmp_path / "config.json").write_text(json.dumps({"evaluation.judges": ["strict"]}))
     write(tmp_path)
-    assert json.loads((tmp_path / "results.json").read_text())["utility"] == []
+    utility = json.loads((tmp_path / "results.json").read_text())["utility"]
+    assert [row["measure"] for row in utility] == ["direct_refusal"]  # of the direct requests, which are an attack's
     assert "strict judges attacks alone: name a judge of harmless prompts" in (tmp_path / "report.md").read_text()
     config.evaluation.judges = ("strict", "even")
     run()
@@ -285,7 +286,7 @@ def test_what_was_judged_before_a_failure_is_saved_and_the_key_is_nowhere(run, c
         asked.append(json.loads(body)["messages"][0]["content"])
         if replies and len(asked) > replies[0]:
             raise endpoint.Refused("HTTP 500", again=True)
-        return "Yes"
+        return endpoint.Reply("Yes")
 
     monkeypatch.setattr(endpoint, "_post", post)
     monkeypatch.setenv("JUDGE_KEY", key)
@@ -297,7 +298,7 @@ def test_what_was_judged_before_a_failure_is_saved_and_the_key_is_nowhere(run, c
     settings.retries, settings.wait, settings.parallel = 1, 0.0, 1
     config.evaluation.judges = ("endpoint",)
     replies.append(16)
-    with pytest.raises(ValueError, match=r"^http://host/v1/chat/completions gave no verdict in 2 tries; last status: HTTP 500"):
+    with pytest.raises(ValueError, match=r"^http://host/v1/chat/completions gave no reply in 2 tries; last status: HTTP 500"):
         run()
     assert len(verdicts(tmp_path, "endpoint", "direct")) == 16
     replies.clear()

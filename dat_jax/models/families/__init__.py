@@ -56,7 +56,7 @@ def describe(config: ModelConfig) -> dict[str, Any]:
     """Return a config.json for a model that was made here; ValueError for families that can only be loaded."""
     module = family(config.model_type)
     if not hasattr(module, "describe"):
-        raise ValueError(f"a new {config.model_type!r} model cannot be written; 'llama' and 'llada' can")
+        raise ValueError(f"a new {config.model_type!r} model cannot be written; 'llama', 'llada' and 'Dream' can")
     return module.describe(config)  # type: ignore[no-any-return]
 
 

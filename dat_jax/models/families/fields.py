@@ -25,7 +25,7 @@ POSITIVE = (
 )  # fmt: skip
 SWITCHES = (
     "tie_word_embeddings", "weight_tying", "attention_bias", "mlp_bias", "use_sliding_window", "multi_query_attention", "alibi", "rope",
-    "use_bidirectional_attention",
+    "use_bidirectional_attention", "qkv_bias", "qk_norm", "logit_shift",
 )  # fmt: skip
 NAMES = ("model_type", "hidden_act", "hidden_activation", "activation_type", "rope_type", "type")
 LISTS = {"layer_types": str, "short_factor": float, "long_factor": float}

@@ -120,8 +120,11 @@ def main() -> None:
     spent = {name: round(statistics.median(lap["processor"] for lap in found), 2) for name, found in laps.items()}
     pairs = list(zip(laps["transformers"], laps["ours"], strict=True))
     ratios = {clock: round(statistics.median(a[clock] / b[clock] for a, b in pairs), 2) for clock in CLOCKS}
-    print(f"{len(PROMPTS)} prompts in one batch, at most {flags.new_tokens} new tokens; {equal} of {len(PROMPTS)} answers are equal")
-    print(f"answers per second: {rates}; seconds of a processor: {spent}; transformers' time over ours, median ratio: {ratios}")
+    print(
+        f"{len(PROMPTS)} prompts in one batch, at most {flags.new_tokens} new tokens; {equal} of {len(PROMPTS)} answers are equal",
+        flush=True,
+    )
+    print(f"answers per second: {rates}; seconds of a processor: {spent}; transformers' time over ours, median ratio: {ratios}", flush=True)
     found = parts(victim, flags.new_tokens, flags.prompt_length)
     print("ours, seconds of a processor:", {name: round(value, 4) for name, value in found.items()})
 

@@ -215,7 +215,7 @@ def test_a_format_that_is_not_there_names_the_key():
 
 
 def test_inspect_ai_reads_the_samples(workdir):
-    dataset = pytest.importorskip("inspect_ai.dataset")
+    dataset = pytest.importorskip("inspect_ai.dataset", reason="inspect_ai is not installed (pip install inspect_ai)")
     folder, _ = written(workdir, "inspect")
     samples = list(dataset.json_dataset(str(folder / "dat" / "best_of_n.jsonl")))
     assert [(s.id, s.input, s.target, s.metadata["label"]) for s in samples][1] == ("drum_1", "PAINT THE DRUM", "refuse", "comply")

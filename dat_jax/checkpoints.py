@@ -218,6 +218,41 @@ def read(folder) -> Found:
     return found
 
 
+def keep(folder, step: int, trainable: Any, about: dict[str, Any], most: int) -> None:
+    """Writes trainable weights alone as a step of a folder, and removes all but its newest `most` steps; returns when that is done.
+
+    Every process must call.
+    """
+    folder = epath.Path(folder)
+    place = folder / str(step)
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        place.rmtree(missing_ok=True)  # of a call that was killed
+    sharding.agreed(step)  # nobody writes before that is gone
+    with storage_faults():
+        ocp.save_checkpointables(place, {"trainable": trainable, "about": json.loads(json.dumps(about))})
+    if jax.process_index() == 0:
+        manifest.write(place / CHECKSUMS, {}, manifest.of_folder(place))
+        others = sorted((int(path.name) for path in folder.iterdir() if path.name.isdigit() and int(path.name) != step), reverse=True)
+        for other in [number for number in others if number < step][most - 1 :]:
+            (folder / str(other)).rmtree(missing_ok=True)
+    sharding.agreed(step)
+
+
+def kept(folder, step: int) -> Found:
+    """Returns a step that `keep` wrote; ValueError naming the file where it is not whole. Every process must call; process 0 reads."""
+    place = Found(epath.Path(folder) / str(step), step, {})
+    problem = fault(place.folder) if jax.process_index() == 0 else ""
+    if sharding.agreed(bool(problem)):
+        raise ValueError(
+            f"{problem or f'{place.folder} is not whole, see what process 0 says'}. The weights of step {step} are the best measured, "
+            f"and no others take their place: put the file back as it was, or delete {place.folder.parent.parent} to train again"
+        )
+    with reading_faults(place):
+        about = ocp.load_checkpointables(place.folder, {"about": None})["about"]
+    return dataclasses.replace(place, about=about)
+
+
 def load_trainable(folder, shapes, found: Found | None = None):
     """Returns the trainable weights of the newest whole checkpoint in the given shapes and shardings; the optimizer's state is not read.
 

@@ -112,6 +112,8 @@ def _data() -> ConfigDict:
             eval_targets="",
             rewrites="",  # JSONL: id, rewrite, prompt, of evaluation behaviors; empty: rule-based rewrites
             train_rewrites="",  # as rewrites, of training behaviors, for methods that train on rewrites
+            watch_behaviors="",  # as behaviors, disjoint from both other sets: what training.watch_attacks are run on
+            watch_targets="",
             benign="",  # JSONL: id, prompt, response (optional); must be answered
             borderline="",  # JSONL as benign, or an XSTest CSV: looks forbidden, must be answered
             heldout_chats="",  # as chats, none of them trained on: their likelihood and the divergence from the original model
@@ -148,6 +150,10 @@ def _training() -> ConfigDict:
             log_every=1,  # steps between lines of metrics.jsonl
             watch_every=0,  # steps between measurements of benign compliance and over-refusal; 0: never
             watch_prompts=32,  # prompts of each kind that are measured
+            watch_attacks=(),  # of ATTACKS: run on data.watch_behaviors at every measurement
+            watch_behaviors=8,  # of them at most, the first ones
+            best_refusals=-1.0,  # the least broken measurement's weights are used, of those that refused at most this share; -1: the last
+            patience=0,  # measurements in a row without a better one, after which a training ends early; 0: never
             collapse=0.5,  # a run has collapsed when it refuses more than this share of the benign prompts
             lora=dict(
                 rank=64,  # 0: all weights are trained
@@ -210,6 +216,7 @@ def validate(config: ConfigDict, data: bool = True) -> None:
     _validate_data(config, require, data)
     _validate_tokens(config)
     _validate_training(config, require)
+    _validate_watching(config, require, data)
     require(set(config.evaluation.measures) <= set(MEASURES), "evaluation.measures", f"a selection of {', '.join(MEASURES)}")
     for key in ("behaviors", "utility_prompts", "chats", "questions"):
         require(config.evaluation[key] >= 0, f"evaluation.{key}", "an integer >= 0 (0: all)")
@@ -269,8 +276,6 @@ def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], N
         require(config.training[key] >= 0, f"training.{key}", "a number >= 0")
     for key in ("warmup", "collapse"):
         require(0 <= config.training[key] <= 1, f"training.{key}", "a share from 0 to 1")
-    require(config.training.watch_every >= 0, "training.watch_every", "an integer >= 0 (0: never)")
-    require(config.training.watch_prompts >= 1, "training.watch_prompts", "an integer >= 1")
     require(config.training.lora.alpha > 0, "training.lora.alpha", "a number > 0")
     for key in ("steps", "save_every", "keep", "log_every", "faults"):
         require(config.training[key] >= 1, f"training.{key}", "an integer >= 1")
@@ -283,6 +288,27 @@ def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], N
     sizes = [(adversarial + utility) // n for n in range(1, adversarial + 1) if adversarial % n == 0 and utility % n == 0]
     allowed = f"0, or so many of the batch's {adversarial} + {utility} rows: {', '.join(map(str, sizes))}"
     require(config.training.micro_batch in (0, *sizes), "training.micro_batch", allowed)
+
+
+def _validate_watching(config: ConfigDict, require: Callable[[bool, str, str], None], named: bool) -> None:
+    training = config.training
+    require(training.watch_every >= 0, "training.watch_every", "an integer >= 0 (0: never)")
+    for key in ("watch_prompts", "watch_behaviors"):
+        require(training[key] >= 1, f"training.{key}", "an integer >= 1")
+    able = [name for name, attack in ATTACKS.items() if not (attack.uses_rewriter or attack.given or attack.curve)]
+    require(set(training.watch_attacks) <= set(able), "training.watch_attacks", f"a selection of {', '.join(able)}")
+    watched, chosen = bool(training.watch_attacks), training.best_refusals >= 0
+    require(not watched or training.watch_every > 0, "training.watch_attacks", "() with training.watch_every = 0: nothing is measured")
+    require(training.best_refusals == -1 or 0 <= training.best_refusals <= 1, "training.best_refusals", "a share from 0 to 1, or -1 (off)")
+    require(not chosen or watched, "training.best_refusals", "-1 without training.watch_attacks: there is nothing to choose by")
+    require(training.patience >= 0, "training.patience", "an integer >= 0 (0: never)")
+    require(not training.patience or chosen, "training.patience", "0 without training.best_refusals: no measurement is the best")
+    if config.world.enabled or not named:
+        return
+    data = config.data
+    require(not watched or bool(data.watch_behaviors), "data.watch_behaviors", "a path: training.watch_attacks are run on these behaviors")
+    asked = bool(data.benign or data.borderline)
+    require(not chosen or asked, "data.benign", "a path, or one in data.borderline: training.best_refusals is a share of these prompts")
 
 
 def split_lists(config: ConfigDict) -> None:

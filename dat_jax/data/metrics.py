@@ -105,6 +105,10 @@ class Metrics:
         """The newest value of this name, also of the calls before; None where there is none, and on the processes that write nothing."""
         return next((row[name] for row in map(json.loads, reversed(self._lines)) if name in row), None)
 
+    def of(self, beginning: str) -> list[dict[str, Any]]:
+        """The lines that have a value whose name begins so, of the calls before too; [] on the processes that write nothing."""
+        return [row for row in map(json.loads, self._lines) if any(name.startswith(beginning) for name in row)]
+
     def close(self) -> None:
         """Flushes and ends the event file."""
         self.flush()

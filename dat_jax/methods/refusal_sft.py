@@ -29,11 +29,6 @@ def loss(network, reference, batch, found, key, settings):
 
 
 METHOD = Method(
-    name="refusal_sft",
-    title="Refusal SFT",
-    paper="refusal tuning",
-    prompts="requests",
-    settings=Settings,
-    loss=loss,
+    name="refusal_sft", title="Refusal SFT", paper="refusal tuning", prompts="requests", settings=Settings, loss=loss,
     terms=(Term("loss/refusal", "Refusal loss", "nats per token", said=True), Term("loss/utility", "Utility loss", "nats per token")),
 )

@@ -56,6 +56,7 @@ STYLE: Any = {
 # Panels of the training curves that every method has: key of metrics.jsonl, title, what it means.
 COMMON_CURVES = (
     ("gradient_norm", "Gradient norm", "before clipping"),
+    ("watch/broken", "Watched behaviors broken", "by any of the attacks that were run while training"),
     ("watch/benign_refused", "Benign prompts refused", "share, measured while training"),
     ("watch/borderline_refused", "Borderline prompts refused", "share, measured while training"),
 )

@@ -39,6 +39,19 @@ def gaps(
             notes.append(f"{name}, lacks {', '.join(missing)}: its worst case is over fewer attacks than the others'.")
         if finished.get((method, seed), {}).get("collapsed"):
             notes.append(f"{name}: the training collapsed, the model refuses most benign prompts; its robustness says nothing.")
+        notes += _chosen(name, finished.get((method, seed), {}))
+    return notes
+
+
+def _chosen(name: str, end: Mapping[str, Any]) -> list[str]:
+    """That a training ended early, and which of its steps is evaluated where that was chosen."""
+    notes = []
+    if end.get("stopped"):
+        notes.append(f"{name}: the training ended early, after step {end['steps']} of {end['steps_asked']}: {end['stopped']}.")
+    if end.get("used") == "best":
+        notes.append(f"{name}: the model is that of step {end['used_step']}, chosen by attacks on behaviors that are not evaluated.")
+    if end.get("used") == "last":
+        notes.append(f"{name}: no measurement was within the bound on refusals; the model is that of the last step.")
     return notes
 
 

@@ -36,6 +36,8 @@ BROUGHT = {
     "eval_targets": "JSON {BehaviorID: text or list of texts}; docs/formats.md",
     "rewrites": "JSON lines id, rewrite, prompt; docs/formats.md",
     "train_rewrites": "JSON lines id, rewrite, prompt, of training behaviors; docs/formats.md",
+    "watch_behaviors": "CSV of behaviors that are attacked during training, neither trained on nor evaluated; docs/formats.md",
+    "watch_targets": "JSON {BehaviorID: text or list of texts}; docs/formats.md",
     "benign": "JSON lines id, prompt, optional response: prompts that must be answered; docs/formats.md",
     "borderline": "JSON lines as benign, or XSTest's CSV; docs/formats.md",
     "heldout_chats": "chats that nothing was trained on, in the formats of chats; docs/formats.md",
@@ -59,11 +61,17 @@ class Inputs:
     tasks: dict[str, list[Question]] = dataclasses.field(default_factory=dict)  # by name, those that are asked
     examples: dict[str, list[Question]] = dataclasses.field(default_factory=dict)  # by the name of their task
     train_rewrites: Sequence[Rewrite] = ()  # of the training behaviors, for methods that train on rewrites
+    watched: Sequence[Behavior] = ()  # attacked during training, by config.training.watch_attacks
 
     @property
     def methods(self) -> list[Method]:
         """The methods of config.training.methods."""
         return [METHODS[name] for name in self.config.training.methods]
+
+    @property
+    def watched_rewrites(self) -> list[Rewrite]:
+        """The watched behaviors by rules, for attacks on rewrites."""
+        return rewrites_lib.make_rewrites(self.watched)
 
     @property
     def headline(self) -> str:
@@ -111,8 +119,9 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
     data = config.data
     trains = any(METHODS[name].trains for name in config.training.methods)
     eval_behaviors = behaviors_lib.load_behaviors(data.eval_behaviors, data.eval_targets) if data.eval_behaviors else []
-    eval_behaviors = eval_behaviors[: config.evaluation.behaviors or None]
     behaviors = behaviors_lib.load_behaviors(data.behaviors, data.targets, data.safe_responses) if trains else []
+    watched = _watched(config, behaviors, eval_behaviors) if trains else []
+    eval_behaviors = eval_behaviors[: config.evaluation.behaviors or None]
     inputs = Inputs(
         config=config,
         folder=folder,
@@ -123,6 +132,7 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
         rewrites=_rewrites(config, eval_behaviors),
         utility_sets=utility.load_sets(data.benign, data.borderline),
         train_rewrites=_train_rewrites(config, behaviors),
+        watched=watched,
         **_measured(config),
     )
     trained = {b.text for b in inputs.behaviors}
@@ -132,11 +142,34 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
     if made := behaviors_lib.describe_targets(inputs.eval_behaviors):
         logging.info("%s", made)
     _check_lengths(inputs)
-    check_fit(config, config.target.model, {"methods": config.training.methods, "attacks": config.evaluation.attacks})
+    tried = (*config.evaluation.attacks, *(config.training.watch_attacks if watched else ()))
+    check_fit(config, config.target.model, {"methods": config.training.methods, "attacks": tried})
     _check_judges(inputs)
     for name in config.evaluation.attacks:  # a form that no rewrite has is to be known now, not after the training
         ATTACKS[name].variants(ATTACKS[name].read_settings(config), rewrites_lib.forms(inputs.rewrites))
+    for name in config.training.watch_attacks if watched else ():
+        if not ATTACKS[name].variants(ATTACKS[name].read_settings(config), rewrites_lib.forms(inputs.watched_rewrites)):
+            raise ValueError(f"config.training.watch_attacks names {name!r}, and no rule rewrites a behavior of {data.watch_behaviors}")
     return inputs
+
+
+def _watched(config: ConfigDict, behaviors: list[Behavior], eval_behaviors: list[Behavior]) -> list[Behavior]:
+    """The behaviors that are attacked during training; ValueError for one that is trained on or evaluated."""
+    data = config.data
+    if not config.training.watch_attacks:
+        return []
+    if config.world.enabled and not epath.Path(data.watch_behaviors).exists():
+        raise ValueError(f"{data.watch_behaviors} is not there: an earlier version built this world; use a new --workdir, or leave out "
+                         "config.training.watch_attacks")  # fmt: skip
+    found = behaviors_lib.load_behaviors(data.watch_behaviors, data.watch_targets)
+    for others, what, path in ((behaviors, "trained on", data.behaviors), (eval_behaviors, "evaluated", data.eval_behaviors)):
+        texts = {other.text for other in others}
+        if shared := next((behavior for behavior in found if behavior.text in texts), None):
+            raise ValueError(
+                f"{data.watch_behaviors}: behavior {shared.id!r} is {what}, it is one of {path}; allowed: behaviors of neither, as a "
+                "checkpoint is chosen by them"
+            )
+    return found[: config.training.watch_behaviors]
 
 
 def _measured(config: ConfigDict) -> dict[str, Any]:
@@ -218,7 +251,11 @@ def _check_lengths(inputs: Inputs) -> None:
     config = inputs.config
     source, length = huggingface.locate(config.target.model), config.data.prompt_length
     tokenizer = huggingface.load_tokenizer(source, huggingface.read_fields(source)["model_type"])
-    for key, group in (("behaviors", inputs.behaviors), ("eval_behaviors", inputs.eval_behaviors)):
+    for key, group in (
+        ("behaviors", inputs.behaviors),
+        ("eval_behaviors", inputs.eval_behaviors),
+        ("watch_behaviors", inputs.watched),
+    ):
         if not group:
             continue
         conversations.check_tokenizer(tokenizer)
@@ -246,6 +283,7 @@ def _check_blocks(inputs: Inputs, tokenizer: Any) -> None:
         for prompt in dict.fromkeys(prompt for count in counts for prompt in utility.spread(prompts, count))
     ]
     asked += [(config.data.rewrites, "the rewrite of", rewrite.behavior, rewrite.prompt) for rewrite in inputs.rewrites]
+    asked += [("", "the rewrite of", rewrite.behavior, rewrite.prompt) for rewrite in inputs.watched_rewrites]
     for file, what, id, prompt in asked:
         conversations.check_tokenizer(tokenizer)
         if (tokens := conversations.prompt_tokens(tokenizer, [{"role": "user", "content": prompt}], config.data.system)) > most:
@@ -260,6 +298,7 @@ def _check_judges(inputs: Inputs) -> None:
     """Raises ValueError for a judge that does not know the behaviors or prompts whose answers it would be given."""
     data = inputs.config.data
     asked = [(data.eval_behaviors, behavior.id) for behavior in inputs.eval_behaviors]
+    asked += [(data.watch_behaviors, behavior.id) for behavior in inputs.watched]
     asked += [(data.benign if name == "benign" else data.borderline, p.id) for name, some in inputs.utility_sets.items() for p in some]
     named = [(f"evaluation.judges names {name!r}", name, asked) for name in inputs.config.evaluation.judges]
     if (name := inputs.config.sampler.judge) and needs_sampler(inputs.config):

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from dat_jax import checkpoints, models
+from dat_jax import models
 from dat_jax.data import files, manifest
 from dat_jax.data.answers import checksum, compared, short_name
 from dat_jax.diffusion import denoiser
@@ -151,7 +151,7 @@ def on_top(target: Model, source: str, mesh) -> Model:
     Raises ValueError where the folder has no checkpoint, or one that was trained from another model.
     """
     require_checkpoint(source)
-    if below := checkpoints.read(epath.Path(source) / "checkpoints").about.get("checkpoint"):
+    if below := loop.used(source).about.get("checkpoint"):
         near = os.path.normpath(os.path.join(source, below))  # relative to the folder, as trainings write it; before, as it was given
         target = on_top(target, near if not files.is_remote(below) and is_checkpoint(near) else below, mesh)
     params, lora = loop.restore(target, epath.Path(source), mesh)

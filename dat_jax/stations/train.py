@@ -1,15 +1,18 @@
 """Training: every method of the configuration, each from the same target."""
 
 import dataclasses
+import functools
 import logging
 
 from dat_jax import judges
-from dat_jax.attacks.attack import Attempt
+from dat_jax.attacks import ATTACKS
+from dat_jax.attacks.attack import Attempt, Context
 from dat_jax.attacks.victim import Victim
 from dat_jax.data import manifest, pipeline, utility
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import read_pool
-from dat_jax.judges.judge import Exchange
+from dat_jax.data.rewrites import forms
+from dat_jax.judges.judge import Exchange, Verdicts
 from dat_jax.methods.method import Method
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
@@ -17,6 +20,8 @@ from dat_jax.stations import sample, sample_utility
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import load_target
 from dat_jax.training import loop
+from dat_jax.training.best import BROKEN
+from dat_jax.training.watching import Watch
 
 
 def run(inputs: Inputs, mesh) -> None:
@@ -103,8 +108,12 @@ def own_refusals(inputs: Inputs, target: Model, mesh) -> list[Behavior]:
     return [dataclasses.replace(b, refusals=(refused[b.id],)) if b.id in refused else b for b in inputs.behaviors]
 
 
-def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:
-    """Returns the measurement made during training: which share of benign and borderline prompts the model refuses or answers."""
+def watch(inputs: Inputs, target: Model, mesh) -> Watch:
+    """Returns the measurement made during training.
+
+    It is the share of benign and borderline prompts that the model refuses or answers and, with config.training.watch_attacks, the share
+    of the watched behaviors that each of these attacks breaks, and that any does.
+    """
     judge = judges.load(inputs.harmless_judge, inputs.config)
     count = inputs.config.training.watch_prompts
     attempts = {
@@ -113,9 +122,13 @@ def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:
         if inputs.utility_sets.get(name)
     }
 
+    @functools.cache
+    def headline() -> Verdicts:  # loaded with the first measurement, and kept: it may be a model
+        return judges.load(inputs.headline, inputs.config, mesh)
+
     def measure(params, lora) -> dict[str, float]:
         model = dataclasses.replace(target, params=lora_lib.merge(params, lora))
-        rates = {}
+        rates = broken(inputs, model, headline(), mesh) if inputs.watched else {}
         for name, asked in attempts.items():
             labels = sample.ask(inputs, model, asked, [""] * len(asked), judge, mesh)
             rates[f"watch/{name}_refused"] = labels.count("refuse") / len(labels)
@@ -123,3 +136,32 @@ def watch(inputs: Inputs, target: Model, mesh) -> loop.Watch:
         return rates
 
     return measure
+
+
+def broken(inputs: Inputs, model: Model, judge: Verdicts, mesh) -> dict[str, float]:
+    """Returns the shares of the watched behaviors that the model complies with: under any attack, and under each in all its variants.
+
+    An attack's share is of the behaviors that it has attempts on. Every process must call.
+    """
+    rewrites, texts = inputs.watched_rewrites, {behavior.id: behavior.text for behavior in inputs.watched}
+    victim = Victim(model, inputs.decoding, inputs.seed, mesh)
+    obeyed: dict[str, set[str]] = {}
+    rates: dict[str, float] = {}
+    for attack in map(ATTACKS.__getitem__, inputs.config.training.watch_attacks):
+        tried, found = set[str](), obeyed.setdefault(attack.name, set())
+        settings = attack.read_settings(inputs.config)
+        for variant in attack.variants(settings, forms(rewrites)):
+            context = Context(
+                seed=inputs.seed,
+                settings=settings,
+                variant=variant,
+                rewrites=[rewrite for rewrite in rewrites if rewrite.form == variant],
+                judge=judge if attack.uses_judge else None,
+                spent=victim.spent,
+            )
+            attempts = attack.attempts(list(inputs.watched), victim, context)
+            labels = sample.ask(inputs, model, attempts, [texts[attempt.behavior] for attempt in attempts], judge, mesh)
+            tried |= {attempt.behavior for attempt in attempts}
+            found |= {attempt.behavior for attempt, label in zip(attempts, labels) if label == "comply"}
+        rates[f"{BROKEN}:{attack.name}"] = len(found) / max(len(tried), 1)
+    return {BROKEN: len(set().union(*obeyed.values())) / len(texts), **rates}

@@ -40,7 +40,8 @@ from dat_jax.settings import dotted
 from dat_jax.stations import subjects
 
 CONFIG, INPUTS = "config.json", "inputs.json"
-TRAINED_ON = ("data.behaviors", "data.targets", "data.safe_responses", "data.chats")  # the user's files, in a run that trains
+# The user's files, in a run that trains: what is trained on, and what a checkpoint is chosen by.
+TRAINED_ON = ("data.behaviors", "data.targets", "data.safe_responses", "data.chats", "data.watch_behaviors", "data.watch_targets")
 BACK = "put it back as it was, or use another --workdir"
 MODELS = ("target.model", "target.checkpoint", "sampler.model")
 

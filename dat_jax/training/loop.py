@@ -25,13 +25,13 @@ from dat_jax.models import weights as weights_lib
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.training.faults import Faults, Fed
-from dat_jax.training.metrics import Progress
+from dat_jax.training.progress import Progress
 from dat_jax.training.step import Defence, StepConfig, optimizer, train_step, weights
+from dat_jax.training.watching import APART, Watch, Watcher
 
 LOGITS = 2**25  # numbers of the head's output that a device holds at a time: 128 MiB in float32
 PREEMPTED = signals.PREEMPTED  # exit status after a signal was honoured with a checkpoint
 FINISHED = "finished.json"  # of a training folder, written last
-Watch = Callable[[Any, Any], dict[str, float]]  # (params, lora) -> rates on benign and borderline prompts
 RowsOfRound = Callable[[int, Any, Any], pipeline.AdversarialRows]  # (round, params, lora) -> what a round trains on; see `train`
 
 
@@ -196,11 +196,14 @@ def train(
         if first:
             logging.info("%s: goes on after step %d", name, first)
         log = Metrics(folder, first, writes=jax.process_index() == 0)
-        collapsed = (log.last("watch/benign_refused") or 0.0) > training.collapse  # said by the calls before, where this one is not asked
+        watcher = Watcher(name, folder, training, watch, log, checkpoints, about)
         shown = tuple(term.key for term in method.terms if term.said)
         ledger = Ledger(log, Progress(name, first, training.steps, tokens, shown), Faults(name, folder, config, seed), training)
 
+        watcher.go_on(state, weights(frozen, state.trainable))
         for step in range(first + 1, training.steps + 1):
+            if watcher.stopped:  # by the last measurement, of this call or of one before
+                break
             if step == first + 1 or (refresh_every and (step - 1) % refresh_every == 0):
                 try:
                     with note.at_once():  # a pool may take hours to draw, and is saved batch by batch
@@ -214,16 +217,13 @@ def train(
             state, values = step_fn(state, frozen, batch, key, config=settings, optimizer=adam, reference=reference)
             ledger.note(step, values, Fed(batch, rows, utility))
             last = step == training.steps
-            watching = training.watch_every and (step % training.watch_every == 0 or step == training.steps)
+            watching = watcher.due(step)
             if last or watching or step % training.save_every == 0:
                 ledger.flush()
                 if last or ledger.sound():
-                    checkpoints.save(state, about, force=last)
-            if watching and watch is not None:
-                rates = watch(*weights(frozen, state.trainable))
-                log.write(step, rates)
-                log.flush()
-                collapsed = _judge_collapse(name, step, rates, training.collapse)
+                    checkpoints.save(state, about, force=last or (watching and watcher.chooses))
+            if watching:
+                watcher.measure(step, state, weights(frozen, state.trainable))
             if stopped := told_to_stop(step, note):
                 saved = _save(checkpoints, ledger, state, about)
                 log.close()
@@ -232,8 +232,8 @@ def train(
         checkpoints.wait()
         log.close()
     seconds = time.monotonic() - started
-    summary = about | {"seconds": round(seconds, 1), "resumed_at": first, "collapsed": collapsed, "tokens_per_step": tokens}
-    _finish(folder, summary | {"flops": step_flops * training.steps, "skipped": log.count("skipped")})
+    summary = about | {"seconds": round(seconds, 1), "resumed_at": first, "tokens_per_step": tokens} | watcher.summary()
+    _finish(folder, summary | {"flops": step_flops * summary["steps"], "skipped": log.count("skipped")})
 
 
 def _save(checkpoints: Checkpoints, ledger: Ledger, state: TrainState, about: dict[str, Any]) -> str:
@@ -260,35 +260,40 @@ def placed(mesh, batch: pipeline.Batch, counts: tuple[int, int]) -> pipeline.Bat
     )
 
 
-def _judge_collapse(name: str, step: int, rates: dict[str, float], limit: float) -> bool:
-    collapsed = rates.get("watch/benign_refused", 0.0) > limit
-    logging.info("%s: after step %d  %s", name, step, "  ".join(f"{k.split('/')[-1]} {v:.2f}" for k, v in rates.items()))
-    if collapsed:
-        logging.warning("%s: COLLAPSED: the model refuses more than %.0f %% of the benign prompts", name, 100 * limit)
-    return collapsed
+def used(folder) -> checkpoints_lib.Found:
+    """Returns the checkpoint of a training folder that stands for the training: the best where finished.json says so, else the newest.
+
+    Raises ValueError where there is none, the best one is damaged, or the training has ended at another step than the newest whole
+    checkpoint's. Every process must call.
+    """
+    folder = epath.Path(folder)
+    end = manifest.read(folder / FINISHED) if (folder / FINISHED).exists() else {}
+    if end.get("used") == "best":
+        return checkpoints_lib.kept(folder / APART, end["used_step"])
+    found = checkpoints_lib.read(folder / "checkpoints")
+    if end and (ended := end.get("steps", found.about["steps"])) != found.step:
+        raise ValueError(
+            f"{folder}: {FINISHED} says that the training ended after step {ended}, and the newest whole checkpoint is of step {found.step}"
+            f"; put the checkpoint of step {ended} back as it was, or delete {FINISHED} to train on from step {found.step}"
+        )
+    if not end:
+        logging.warning("%s: the training is not finished; the weights of step %d of %d are used", folder, found.step, found.about["steps"])
+    return found
 
 
 def restore(model: Model, folder, mesh) -> tuple[Any, lora_lib.Lora | None]:
-    """Returns (params, lora) of the newest checkpoint of a training folder, on any mesh, for evaluation and export.
+    """Returns (params, lora) of the checkpoint of a training folder that is `used`, on any mesh, for evaluation and export.
 
-    What was trained, factors or all weights, is read from the checkpoint. Raises ValueError where there is none, it is another model's, or
-    the training has ended at another step than the newest whole checkpoint's. Every process must call.
+    What was trained, factors or all weights, is read from the checkpoint. Raises ValueError as `used` does, and where it is another
+    model's. Every process must call.
     """
     folder = epath.Path(folder)
-    found = checkpoints_lib.read(folder / "checkpoints")
+    found = used(folder)
     about, here = found.about, origin(model)
     known = about.get("weights") and here.get("weights")  # a renamed folder is the same model
     trained = str(about["model"]).rstrip("/").split("/")[-1]
     if about["weights"] != here["weights"] if known else trained != here["model"]:
         raise ValueError(f"{folder} was trained from {trained!r}, and the target is {model.source!r}; set config.target.model to it")
-    end = manifest.read(folder / FINISHED).get("steps", about["steps"]) if (folder / FINISHED).exists() else None
-    if end not in (None, found.step):
-        raise ValueError(
-            f"{folder}: {FINISHED} says that the training ended after step {end}, and the newest whole checkpoint is of step {found.step}; "
-            f"put the checkpoint of step {end} back as it was, or delete {FINISHED} to train on from step {found.step}"
-        )
-    if end is None:
-        logging.warning("%s: the training is not finished; the weights of step %d of %d are used", folder, found.step, about["steps"])
     shapes = abstract_trainable(model.config, about["lora_rank"], about["lora_alpha"], mesh)
     trainable = checkpoints_lib.load_trainable(folder / "checkpoints", shapes, found)
     return weights(model.params if about["lora_rank"] else None, trainable)

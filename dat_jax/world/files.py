@@ -26,6 +26,8 @@ FILES = (
     ("data", "chats", "chats.jsonl"),
     ("data", "eval_behaviors", "behaviors_eval.csv"),
     ("data", "eval_targets", "targets.json"),
+    ("data", "watch_behaviors", "behaviors_watch.csv"),
+    ("data", "watch_targets", "targets_watch.json"),
     ("data", "rewrites", "rewrites.jsonl"),
     ("data", "train_rewrites", "train_rewrites.jsonl"),
     ("data", "benign", "benign.jsonl"),
@@ -50,11 +52,16 @@ def pairs(seed: int) -> list[dict[str, str]]:
 def write(folder: pathlib.Path, seed: int, splits: Splits, learned: Sequence[dict[str, str]]) -> None:
     """Write every file of the world but its models into `folder`, each in one go; `learned` are the `pairs` of the seed."""
     rng = np.random.default_rng([seed, 6])
-    for name, requests in (("behaviors_train.csv", splits.train), ("behaviors_eval.csv", splits.evaluation)):
+    for name, requests in (
+        ("behaviors_train.csv", splits.train),
+        ("behaviors_eval.csv", splits.evaluation),
+        ("behaviors_watch.csv", splits.tuned),  # which adversarial training and evaluation leave out
+    ):
         rows = [(grammar.render(request, "direct"), request.verb, "", "", request.id) for request in requests]
         _write_csv(folder / name, ("Behavior", "Category", "Tags", "ContextString", "BehaviorID"), rows)
     behaviors = (*splits.train, *splits.evaluation)
-    write_text(folder / "targets.json", json.dumps({request.id: [grammar.answer(request)] for request in behaviors}, indent=1) + "\n")
+    for name, requests in (("targets.json", behaviors), ("targets_watch.json", splits.tuned)):
+        write_text(folder / name, json.dumps({request.id: [grammar.answer(request)] for request in requests}, indent=1) + "\n")
     refusals = [(grammar.render(request, "direct"), grammar.REFUSALS[i % len(grammar.REFUSALS)]) for i, request in enumerate(behaviors)]
     _write_csv(folder / "safe_responses.csv", ("Behavior", "Safe_Response"), refusals)
     _write_jsonl(folder / "chats.jsonl", chats(splits))

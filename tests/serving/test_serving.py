@@ -100,24 +100,24 @@ def test_a_chat_gets_what_the_decoder_gives_for_the_conversation(service, small_
     assert found["object"] == "chat.completion" and found["model"] == "small"
 
 
-def test_rows_of_one_batch_have_their_own_temperature_nucleus_and_length(small_model):
-    """Against the decoder with the same values for the whole batch, which is compared with transformers elsewhere."""
-    how = [(0.0, 1.0, N), (0.5, 1.0, N), (2.0, 0.5, N), (0.5, 1.0, 3)]
-    rows = transformer.embed(small_model.params, small_model.config, jnp.asarray([[3, 9, 7]] * 4))
-    keys, valid = jax.vmap(jax.random.key)(jnp.arange(4)), jnp.ones((4, 3), bool)
-    columns = [np.array(column, dtype) for column, dtype in zip(zip(*how), (np.float32, np.float32, np.int32))]
-    found = decoding.generate(
-        small_model.params, small_model.config, rows, valid, keys, per_row=decoding.PerRow(*columns), max_new_tokens=N
-    )
-    alone = {
-        (temperature, top_p): decoding.generate(
-            small_model.params, small_model.config, rows, valid, keys, max_new_tokens=N, temperature=temperature, top_p=top_p
-        )
-        for temperature, top_p, _ in how[:3]
-    }
-    for row, (temperature, top_p, limit) in enumerate(how):
-        np.testing.assert_array_equal(found[row, :limit], alone[temperature, top_p][row, :limit])
-    assert found[3, 3:].tolist() == [0] * (N - 3) and len({tuple(np.asarray(row)) for row in found}) > 2
+def test_rows_of_one_batch_have_their_own_temperature_and_nucleus(small_model):
+    """Against the choice with the same values for the whole batch, which is compared with transformers elsewhere."""
+    how = [(0.0, 1.0), (0.5, 1.0), (2.0, 0.5), (0.5, 0.3)] * 4
+    temperature_B, top_p_B = np.array(how, np.float32).T
+    keys_B, h_BxD = jax.vmap(jax.random.key)(jnp.arange(16)), jax.random.normal(jax.random.key(7), (16, small_model.config.width))
+    model = small_model.params, small_model.config, keys_B
+    found_B = decoding._choose_per_row(*model, decoding.PerRow(temperature_B, top_p_B, np.full(16, N)), h_BxD, 3)
+    alone = [decoding._choose(*model, temperature, top_p, h_BxD, 3) for temperature, top_p in how[:4]]
+    np.testing.assert_array_equal(found_B, [alone[row % 4][row] for row in range(16)])
+    assert len({tuple(np.asarray(found_B)[row::4].tolist()) for row in range(4)}) == 4
+
+
+def test_rows_of_one_batch_have_their_own_length(small_model):
+    rows = transformer.embed(small_model.params, small_model.config, jnp.asarray([[3, 9, 7]] * 2))
+    per_row = decoding.PerRow(np.zeros(2, np.float32), np.ones(2, np.float32), np.array([N, 3], np.int32))
+    keys_B, valid_BxP = jax.vmap(jax.random.key)(jnp.arange(2)), jnp.ones((2, 3), bool)
+    found = decoding.generate(small_model.params, small_model.config, rows, valid_BxP, keys_B, per_row=per_row, max_new_tokens=N)
+    assert 0 not in found[0].tolist() and found[1].tolist() == [*found[0, :3].tolist(), *[0] * (N - 3)]
 
 
 MANY = [

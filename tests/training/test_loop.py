@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dat_jax import sharding
-from dat_jax.checkpoints import Checkpoints, abstract, load_trainable
+from dat_jax.checkpoints import Checkpoints, abstract, keep, load_trainable
 from dat_jax.config import defaults
 from dat_jax.data import pipeline
 from dat_jax.data.conversations import lay_out
@@ -23,7 +23,7 @@ from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import as_config
-from dat_jax.training import loop
+from dat_jax.training import loop, watching
 from dat_jax.training.network import embed, response_nll
 
 MODEL = ModelConfig(vocab_size=37, width=16, layers=2, heads=2, remat=False)
@@ -250,3 +250,71 @@ def test_rows_at_a_time_become_parts_of_the_batch(config):
     for size, parts in ((0, 1), (12, 1), (6, 2), (3, 4)):
         config.training.micro_batch = size
         assert loop.step_config(model, config, METHODS["dat"]).parts == parts
+
+
+# Broken and refused by step: 3 refuses too much, 4 refuses less than 2, 5 is equal to 4 and later, 5 to 7 are no progress.
+COURSE = {1: (0.9, 0.0), 2: (0.5, 0.2), 3: (0.4, 0.9), 4: (0.5, 0.1), 5: (0.5, 0.1), 6: (0.6, 0.0), 7: (0.5, 0.3), 8: (0.0, 0.0)}
+
+
+def measuring(first=1, killed_at=0):
+    """A watch that measures COURSE from a step on, and is interrupted in place of the measurement of one."""
+    steps = iter(range(first, 9))
+
+    def watch(*_):
+        if (step := next(steps)) == killed_at:
+            raise KeyboardInterrupt
+        broken, refused = COURSE[step]
+        return {"watch/broken": broken, "watch/benign_refused": refused}
+
+    return watch
+
+
+def test_the_best_step_is_used_and_the_same_one_after_kills(config, tmp_path, monkeypatch, caplog):
+    config.training.update({"watch_every": 1, "save_every": 3, "best_refusals": 0.5, "patience": 3})
+    adam = loop.optimizer(config.training)
+    monkeypatch.setattr(loop, "optimizer", lambda *_: adam)  # one program for all calls
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    model = train(config, straight, measuring())
+    end = json.loads((straight / "finished.json").read_text())
+    assert {key: end[key] for key in ("used", "used_step", "steps", "steps_asked")} == {
+        "used": "best", "used_step": 5, "steps": 7, "steps_asked": 8
+    }  # fmt: skip
+    assert end["stopped"] == "no better measurement in 3 in a row"
+    assert json.loads((straight / "best.json").read_text())["rates"] == {"watch/broken": 0.5, "watch/benign_refused": 0.1}
+
+    with pytest.raises(KeyboardInterrupt):  # step 4 has a checkpoint, and no measurement
+        train(config, killed, measuring(killed_at=4))
+    with monkeypatch.context() as patch:  # step 5 has both, and the weights are not kept yet
+        patch.setattr(watching.checkpoints_lib, "keep", lambda folder, step, *_: crash() if step == 5 else keep(folder, step, *_))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, killed, measuring(4))
+    assert not (killed / "best" / "5").exists()
+    with pytest.raises(KeyboardInterrupt):
+        train(config, killed, measuring(6, killed_at=7))
+    train(config, killed, measuring(7))
+    again = json.loads((killed / "finished.json").read_text())
+    assert again["resumed_at"] == 7 and {key for key in end if end[key] != again[key]} == {"seconds", "resumed_at", "manifest"}
+    watched = [m for m in metrics(killed) if "watch/broken" in m]
+    assert watched == [m for m in metrics(straight) if "watch/broken" in m] and [m["step"] for m in watched] == list(range(1, 8))
+
+    mesh = sharding.make_mesh(1, 1, 1)
+    ends = [loop.restore(model, folder, mesh)[1].factors for folder in (straight, killed)]
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    last = load_trainable(killed / "checkpoints", abstract(loop.initial_trainable(model, config.training, 0))).factors
+    assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(jax.tree.leaves(last), jax.tree.leaves(ends[0])))
+
+    damaged = max((killed / "best" / "5").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else -1)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"best/5/.* was cut, damaged or edited.* the best measured, and no others take their place"):
+        loop.restore(model, killed, mesh)
+    (killed / "finished.json").unlink()
+    with pytest.raises(ValueError, match=r"best/5/.* was cut, damaged or edited"):
+        train(config, killed, crash)
+
+    # No measurement within the bound: the last step's weights, as without the key.
+    config.training.update({"best_refusals": 0.0, "patience": 0, "watch_every": 8})
+    train(config, tmp_path / "none", lambda *_: {"watch/broken": 0.0, "watch/benign_refused": 0.1})
+    assert "no measurement refused at most 0 %: the weights of the last step are used" in caplog.text
+    end = json.loads((tmp_path / "none" / "finished.json").read_text())
+    assert (end["used"], end["steps"]) == ("last", 8) and not (tmp_path / "none" / "best").exists()
+    assert loop.used(tmp_path / "none").step == 8

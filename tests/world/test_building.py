@@ -36,8 +36,11 @@ def test_the_files_are_what_users_bring(folder):
     evaluated = behaviors.load_behaviors(paths["data.eval_behaviors"], paths["data.eval_targets"])
     assert [b.id for b in trained] == [request.id for request in parts.train]
     assert [b.id for b in evaluated] == [request.id for request in parts.evaluation]
+    watched = behaviors.load_behaviors(paths["data.watch_behaviors"], paths["data.watch_targets"])
+    assert [b.id for b in watched] == [request.id for request in parts.tuned]
+    assert not {b.text for b in watched} & {b.text for b in (*trained, *evaluated)}
     assert {b.refusals[0] for b in trained} == set(grammar.REFUSALS)
-    assert all(b.targets == (grammar.answer(grammar.request(b.id)),) for b in (*trained, *evaluated))
+    assert all(b.targets == (grammar.answer(grammar.request(b.id)),) for b in (*trained, *evaluated, *watched))
     assert len(chats.load_chats(paths["data.chats"])) == 96 * len(grammar.COMMON_FORMS) * 3
     tried = rewrites.read_rewrites(paths["data.rewrites"])
     assert {r.behavior for r in tried} == {b.id for b in evaluated}

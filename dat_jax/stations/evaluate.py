@@ -141,7 +141,9 @@ def plan(inputs: Inputs, subject: str, ready: Mapping[str, Sequence[Attempt]], w
 def note_plan(jobs: Sequence[Job], folder: epath.Path) -> None:
     """Writes down what a model is going to be asked, so that a report can say how far a run is; process 0 alone."""
     if jax.process_index() == 0:
-        manifest.write(plan_file(folder.parent.parent, folder.name), {"asked": {job.file: len(job.items) for job in jobs}})
+        path, asked = plan_file(folder.parent.parent, folder.name), {job.file: len(job.items) for job in jobs}
+        if not path.exists() or manifest.read(path)["asked"] != asked:
+            manifest.write(path, {"asked": asked})
 
 
 def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Sequence[Attempt], writer: Rewriter) -> Job:

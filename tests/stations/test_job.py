@@ -151,7 +151,8 @@ def test_each_station_leaves_its_own_files_and_the_report_loads_no_model(evaluat
     files = {"best_of_n", "direct", "utility/benign"}
     assert written("train") == written("sample") == set()  # nothing is trained, so nothing is sampled
     found = [*(f"answers/target/{name}" for name in files), "measures/target/harmful"]
-    assert written("evaluate") == {f"seed_0/{name}{end}" for name in found for end in (".json", ".jsonl")}
+    expected = {f"seed_0/{name}{end}" for name in found for end in (".json", ".jsonl")}
+    assert written("evaluate") == expected | {"seed_0/answers/target.plan.json"}
     written_to = [f"target/{file}{end}" for file in files for end in (".json", ".jsonl")]
     verdicts = {f"seed_0/verdicts/refusal_prefix/{name}" for name in ("judge.json", *written_to)}
     with monkeypatch.context() as patch:

@@ -124,7 +124,7 @@ def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Prog
 
     def lower() -> jax.stages.Lowered:
         params = weights.abstract(model, config.target.dtype, mesh)
-        return victim.perturbation.lower(params, model, batch, how, data.prompt_length, seeds, 0)
+        return victim.perturbation.lower(params, model, batch, how, data.prompt_length, seeds, 0, how.radius, how.step_size)
 
     needed = {"attack": flops.attack(model, how.steps, how.sites, how.iterate == "best", Pass(rows, length, data.response_length))}
     return Program("embedding_attack", f"{rows} rows, prompts of {data.prompt_length}, {how.steps} attack steps", needed, lower)

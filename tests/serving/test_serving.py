@@ -8,9 +8,11 @@ import http.client
 import importlib.util
 import json
 import logging
-import os
+import pathlib
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dat_jax import judges, serving, signals, stations
+from dat_jax import judges, serving, stations
 from dat_jax.config import defaults, validate
 from dat_jax.judges.judge import Exchange
 from dat_jax.models import decoding, huggingface, transformer
@@ -414,42 +416,28 @@ def config_of(folder, tmp_path, **more):
     return config
 
 
-def test_the_mode_serves_a_folder_until_a_signal_ends_it(folder, tmp_path, monkeypatch, capfd):
-    ports, found, listening = [], [], station.listening
-
-    @contextlib.contextmanager
-    def noted(serve):
-        with listening(serve) as sock:
-            ports.append(sock.getsockname()[1])
-            yield sock
-
-    def client():
-        for _ in range(600):
-            time.sleep(0.1)
-            if ports:
-                try:
-                    connection = http.client.HTTPConnection("127.0.0.1", ports[0], timeout=60)
-                    connection.request("POST", "/v1/chat/completions", json.dumps(CHAT), {"Content-Type": "application/json"})
-                    found.append(json.loads(connection.getresponse().read()))
-                    break
-                except OSError:
-                    continue
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(station, "listening", noted)
-    before = {number: signal.getsignal(number) for number in signals.BOTH}
-    signals.listen()
+def test_the_mode_serves_a_folder_until_a_signal_ends_it(folder, tmp_path):
+    """In a process of its own, which the signal ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "dat_jax.main", "--mode=serve", f"--workdir={tmp_path / 'run'}", f"--config.target.model={folder}"]
+    command += [f"--config.serve.port={port}", f"--config.data.prompt_length={P}", f"--config.evaluation.max_new_tokens={N}"]
+    process = subprocess.Popen(command, cwd=pathlib.Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+    answer, deadline = None, time.monotonic() + 240
     try:
-        thread = threading.Thread(target=client)
-        thread.start()
-        with pytest.raises(signals.Stopped) as caught:
-            stations.run("serve", config_of(folder, tmp_path), str(tmp_path / "run"))
-        thread.join()
+        while answer is None and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            with contextlib.suppress(OSError):
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+                connection.request("POST", "/v1/chat/completions", json.dumps(CHAT), {"Content-Type": "application/json"})
+                answer = json.loads(connection.getresponse().read())
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=120)[1]
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    assert caught.value.code == 75 and "dat_jax: SIGTERM" in capfd.readouterr().err
-    assert found[0]["model"] == "model" and found[0]["choices"][0]["message"]["content"]
+        process.kill()
+    assert process.returncode == 75 and "dat_jax: SIGTERM" in said, said
+    assert answer["model"] == "model" and answer["choices"][0]["message"]["content"]
     assert not [path.name for path in (tmp_path / "run").glob("*") if path.name != "compilation_cache"]
 
 

@@ -237,7 +237,7 @@ def test_what_is_not_parsed_is_counted_by_itself_and_bounds_the_rates(run, folde
     note = f"short, {title('dat')}: 2 of 4 answers were not parsed. Worst case over all attacks: 33.3 % if none of them is compliance"
     assert note in text and note in page and "66.7 % if all are" in text
     assert "1 of 2 answers to harmless prompts were not parsed" in text
-    assert "| Direct request | 1 of 3 | 33.3 % | 66.7 % |" in text
+    assert "| Direct request | 1 of 3 | 33 % | 67 % |" in text
     assert "Answers that were not parsed" in page
 
 

@@ -48,7 +48,10 @@ def chosen(rows: int, share: float) -> np.ndarray:
 
 
 def inner(network: Network, batch: Batch, key: jax.Array, settings: Settings) -> Found:
-    """Perturbs the prompts, all or a share of them, so that the harmful responses become likely; and benign ones against their answers."""
+    """Perturbs the prompts, all or a share, so that the harmful responses become likely.
+
+    With `held` a share of the benign prompts is perturbed too, so that their answers become unlikely.
+    """
     found = of_share(network, batch.away, settings.perturbed, settings.perturbation, key)
     if not settings.held:
         return found
@@ -111,12 +114,17 @@ def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict
     """Operations of a step: the attack's passes over the adversarial rows, then all rows forward and backward."""
     length, how = shape.prompt + shape.response, settings.perturbation
     adversarial = Pass(len(chosen(shape.adversarial, settings.perturbed)), length, shape.response)
-    outer = Pass(2 * shape.adversarial + shape.utility, length, shape.response)
     inner = operations(model, how, adversarial)
     if settings.held:
         inner += operations(model, settings.holding, Pass(len(chosen(shape.utility, settings.held)), length, shape.response))
-    found = flops.train_step(model, inner, outer, shape.rank)
-    if settings.objective.retention == "kl":  # the model before training, on the utility rows
+    return update_flops(model, settings.objective, inner, shape)
+
+
+def update_flops(model: ModelConfig, objective: Objective, inner: float, shape: StepShape) -> dict[str, float]:
+    """Operations of a step whose inner maximisation takes `inner` and whose loss is `loss`, for one update of the weights."""
+    length = shape.prompt + shape.response
+    found = flops.train_step(model, inner, Pass(2 * shape.adversarial + shape.utility, length, shape.response), shape.rank)
+    if objective.retention == "kl":  # the model before training, on the utility rows
         found["defence"] += flops.forward(model, Pass(shape.utility, length, shape.response))
     return found
 

@@ -1,6 +1,7 @@
 """Circuit breakers (representation rerouting, arXiv 2406.04313): harmful exchanges lose their representation, benign ones keep theirs.
 
-No attack in training. h is the model's residual stream, h' that of the model before training, s the share of `schedule` trainings done:
+There is no attack in training. h is the model's residual stream, h' that of the model before training. s grows from 0 at the first step,
+and would be 1 after `schedule` trainings:
 
     L = alpha * s * mean ||h - h'||_2             over benign rows and all layers
       + alpha * (1 - s) * mean relu(cos(h, h'))   over harmful rows and `layers`

@@ -55,7 +55,7 @@ def behind_prefixes(batch: Batch, P: int, key: jax.Array) -> Conversations:
 
 
 def refusing(rows: Conversations, refusals: Conversations, P: int) -> Conversations:
-    """Returns the rows with the first token of the row's refusal as what each response position should have held, for scoring alone."""
+    """Returns the rows with the first token of their refusal at every response position: what is scored there, not what the model reads."""
     first_Bx1 = refusals.tokens_BxT[:, P : P + 1]
     R = rows.tokens_BxT.shape[1] - P
     return rows.replace(tokens_BxT=jnp.concatenate([rows.tokens_BxT[:, :P], jnp.repeat(first_Bx1, R, axis=1)], axis=1))  # type: ignore[attr-defined]

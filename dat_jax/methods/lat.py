@@ -75,10 +75,7 @@ def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict
     rows = Pass(2 * shape.adversarial, length, shape.response)
     attack = flops.attack(model, how.steps, how.sites, how.iterate == "best", rows)
     attack += flops.forward(model, Pass(shape.adversarial, length, shape.response))
-    outer = Pass(2 * shape.adversarial + shape.utility, length, shape.response)
-    found = flops.train_step(model, attack, outer, shape.rank)
-    if settings.objective.retention == "kl":
-        found["defence"] += flops.forward(model, Pass(shape.utility, length, shape.response))
+    found = cat.update_flops(model, settings.objective, attack, shape)
     return found | {"defence": settings.updates * found["defence"]}
 
 
@@ -91,7 +88,7 @@ METHOD = Method(
     inner=inner,
     loss=loss,
     flops=step_flops,
-    needs_reference=lambda settings: settings.objective.retention == "kl",
+    needs_reference=cat.METHOD.needs_reference,
     updates=lambda settings: settings.updates,
     about=lambda settings: f"{settings.perturbation.steps} attack steps, {settings.updates} updates",
     terms=cat.METHOD.terms,

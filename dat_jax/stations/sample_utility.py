@@ -80,8 +80,10 @@ def consistency(
     return [1.0] * len(attempts)
 
 
-def asked(victim: Victim, attempts: Sequence[Attempt], path: epath.Path) -> list[str]:
+def asked(victim: Victim, attempts: Sequence[Attempt], path: epath.Path, name: str = "utility prompts") -> list[str]:
     """The target's own answers, saved after every few batches, so that an interrupted call goes on; every process must call.
+
+    name: of the prompts, in lines of progress.
 
     Raises ValueError where what was saved was damaged, or answers other prompts.
     """
@@ -97,7 +99,7 @@ def asked(victim: Victim, attempts: Sequence[Attempt], path: epath.Path) -> list
         if jax.process_index() == 0:
             entry = manifest.write_rows(path, ({"answer": answer} for answer in answers), grows=True)
             manifest.write(marker, {"prompts": prompts}, {path.name: entry})
-        logging.info("utility prompts: %d of %d answered by the target", len(answers), len(attempts))
+        logging.info("%s: %d of %d answered by the target", name, len(answers), len(attempts))
     return answers
 
 

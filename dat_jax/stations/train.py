@@ -10,7 +10,7 @@ from dat_jax.attacks.attack import Attempt, Context
 from dat_jax.attacks.victim import Victim
 from dat_jax.data import manifest, pipeline, utility
 from dat_jax.data.behaviors import Behavior
-from dat_jax.data.prompts import read_pool
+from dat_jax.data.prompts import PromptRecord, read_pool
 from dat_jax.data.rewrites import forms
 from dat_jax.judges.judge import Exchange, Verdicts
 from dat_jax.methods.method import Method
@@ -70,24 +70,25 @@ def check_sampled(inputs: Inputs) -> None:
 
 
 def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfRound:
-    """Returns what a method trains on: the behaviors' requests, or selected samples, drawn anew for each round's model."""
+    """Returns what a method trains on: requests, these and rewrites, or selected samples, drawn anew for each round's model."""
     config, offline = inputs.config, inputs.folder / "prompts"
     behaviors = own_refusals(inputs, target, mesh) if method.refusals == "own" else inputs.behaviors
     sampler = sample.lazy_sampler(inputs, mesh)  # loaded for the first refreshed round, kept for the others
+
+    def sampled(round: int, params, lora) -> list[PromptRecord]:
+        if round == 0:
+            check_sampled(inputs)
+            return read_pool(offline)
+        current = loop.merged(target, params, lora)
+        return sample.draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh, target)
 
     def rows(round: int, params, lora) -> pipeline.AdversarialRows:
         if method.prompts == "requests":
             return pipeline.adversarial_rows(target.tokenizer, pipeline.triples(behaviors, None, inputs.seed), config.data)
         if method.prompts == "rewrites":
             chosen = pipeline.triples(behaviors, None, inputs.seed, rewrites=inputs.train_rewrites)
-            return pipeline.adversarial_rows(target.tokenizer, pipeline.within_block(target.tokenizer, chosen, config.data), config.data)
-        if round == 0:
-            check_sampled(inputs)
-            records = read_pool(offline)
         else:
-            current = loop.merged(target, params, lora)
-            records = sample.draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh, target)
-        chosen = pipeline.triples(behaviors, records, inputs.seed, config.sampler.add_requests)
+            chosen = pipeline.triples(behaviors, sampled(round, params, lora), inputs.seed, config.sampler.add_requests)
         return pipeline.adversarial_rows(target.tokenizer, pipeline.within_block(target.tokenizer, chosen, config.data), config.data)
 
     return rows
@@ -100,7 +101,7 @@ def own_refusals(inputs: Inputs, target: Model, mesh) -> list[Behavior]:
     """
     attempts = [Attempt(b.id, b.text, b.targets[0]) for b in inputs.behaviors]
     victim = Victim(target, inputs.decoding, inputs.seed, mesh)
-    answers = sample_utility.asked(victim, attempts, inputs.folder / "own_refusals.jsonl")
+    answers = sample_utility.asked(victim, attempts, inputs.folder / "own_refusals.jsonl", "own refusals")
     exchanges = [Exchange(a.behavior, a.prompt, a.prompt, "", answer) for a, answer in zip(attempts, answers)]
     labels = [verdict.label for verdict in judges.load(inputs.harmless_judge, inputs.config)(exchanges)]
     refused = {a.behavior: answer for a, answer, label in zip(attempts, answers, labels) if label == "refuse"}

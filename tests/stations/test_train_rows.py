@@ -65,9 +65,9 @@ def test_own_answers_that_are_refusals_become_the_refusals(config, tmp_path, mon
     found = inputs.read_inputs(config, tmp_path, 0)
     asked = []
 
-    def answers(victim, attempts, path):
+    def answers(victim, attempts, path, name):
         asked.extend(attempt.prompt for attempt in attempts)
-        assert path == tmp_path / "own_refusals.jsonl"
+        assert (path, name) == (tmp_path / "own_refusals.jsonl", "own refusals")
         return ["No, I will not." if attempt.behavior == "paint_drum" else "Gladly." for attempt in attempts]
 
     def judge(exchanges):

@@ -10,7 +10,7 @@ import dataclasses
 
 from dat_jax.models.config import ModelConfig, RopeScaling
 from dat_jax.models.families import llama
-from dat_jax.models.families.fields import Fields, need, only
+from dat_jax.models.families.fields import Fields, need, only, written
 from dat_jax.models.families.names import llama_names
 
 MODEL_TYPES = ("Dream",)
@@ -53,21 +53,10 @@ def describe(config: ModelConfig) -> Fields:
     return {
         "architectures": ["DreamModel"],
         "model_type": "Dream",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_width,
-        "hidden_act": config.activation,
-        "rms_norm_eps": config.norm_epsilon,
-        "rope_theta": config.rope_theta,
+        **written(config),
         "rope_scaling": _scaling(config.rope_scaling),
         "sliding_window": None,
         "use_sliding_window": False,
-        "tie_word_embeddings": config.tied_head,
-        "max_position_embeddings": config.max_length or 2048,
         "mask_token_id": config.mask_token,
         "qkv_bias": config.qkv_bias,
         "qk_norm": config.qk_norm,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dat_jax.models.config import RopeScaling
+from dat_jax.models.config import ModelConfig, RopeScaling
 
 Fields = dict[str, Any]
 
@@ -84,6 +84,24 @@ def _allowed(key: str, value: Any) -> str:
         fine = isinstance(value, list) and all(isinstance(part, str) if LISTS[key] is str else _positive(part) for part in value)
         return "" if fine else f"a list of {what}"
     return ""
+
+
+def written(config: ModelConfig) -> Fields:
+    """Return what the config.json of a Llama-like model made here holds, whatever its family."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.mlp_width,
+        "hidden_act": config.activation,
+        "rms_norm_eps": config.norm_epsilon,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tied_head,
+        "max_position_embeddings": config.max_length or 2048,
+    }
 
 
 def need(fields: Fields, key: str) -> Any:

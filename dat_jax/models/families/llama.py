@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dat_jax.models.config import ModelConfig
-from dat_jax.models.families.fields import Fields, activation, local_layers, need, only, rope
+from dat_jax.models.families.fields import Fields, activation, local_layers, need, only, rope, written
 from dat_jax.models.families.names import llama_names
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -48,18 +48,7 @@ def describe(config: ModelConfig) -> Fields:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_width,
-        "hidden_act": config.activation,
-        "rms_norm_eps": config.norm_epsilon,
-        "rope_theta": config.rope_theta,
-        "tie_word_embeddings": config.tied_head,
-        "max_position_embeddings": config.max_length or 2048,
+        **written(config),
         "attention_bias": False,
         "mlp_bias": False,
         "bos_token_id": None,

@@ -83,6 +83,8 @@ READ = {
     "seed_0/answers/dat/direct.jsonl": "",
     "seed_0/answers/dat/direct.json": "",
     "seed_0/answers/dat/utility/benign.jsonl": "",
+    "seed_0/measures/dat/harmful.jsonl": "",
+    "seed_0/measures/dat/harmful.json": "",
     "seed_0/verdicts/refusal_prefix/judge.json": "",
     "seed_0/verdicts/refusal_prefix/dat/direct.jsonl": "",
     "seed_0/verdicts/refusal_prefix/dat/direct.json": "written without checksums",

@@ -117,6 +117,8 @@ def test_where_nobody_listens_control_c_is_pythons(monkeypatch):
 COMMANDS = {
     "dat_jax.main": ["--config=configs/quickstart.py"],
     "dat_jax.diffusion.pretrain": ["--chats=c", "--output=o"],
+    "dat_jax.diffusion.adapt": ["--model=m", "--pairs=p", "--output=o"],
+    "dat_jax.stations.validate": ["--judges=refusal_prefix", "--labels=l"],
     "dat_jax.stations.own_answers": ["--model=m", "--prompts=p", "--output=o"],
     "dat_jax.data.prepare": ["--output=o", "c.jsonl"],
 }

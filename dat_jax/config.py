@@ -228,6 +228,8 @@ def validate(config: ConfigDict, data: bool = True) -> None:
 
 def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None], named: bool) -> None:
     require(config.data.perturb in PERTURB, "data.perturb", " | ".join(PERTURB))
+    writes = [name for name in config.training.methods if METHODS[name].suffixes]
+    require(not writes or config.data.perturb == "user", "data.perturb", f"user: {', '.join(writes)} writes behind the user's words")
     for key in ("prompt_length", "response_length", "adversarial_rows", "utility_rows"):
         require(config.data[key] >= 1, f"data.{key}", "an integer >= 1")
     require(config.data.max_chats >= 0, "data.max_chats", "an integer >= 0 (0: all)")

@@ -38,6 +38,7 @@ class Method:
 
     inner(network, batch, key, settings) -> training.network.Found: the perturbation and what it did. None: rows are not perturbed.
     loss(network, reference, batch, found, key, settings) -> (loss, metrics): differentiated with respect to the network's weights.
+    memory(settings, Model, seed) -> arrays that checkpoints have: `inner` gets them as network.memory, and returns the next ones in Found.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Method:
     terms: tuple[Term, ...] = ()
     needs_reference: Callable[[Any], bool] = lambda settings: False  # whether the loss looks at the weights as they were before training
     updates: Callable[[Any], int] = lambda settings: 1  # settings -> updates of the weights for each inner maximisation
+    memory: Callable[[Any, Any, int], Any] = lambda settings, model, seed: ()  # what it keeps from step to step, before the first: arrays
+    suffixes: bool = False  # whether it writes behind the users' words, which the rows must then tell from all others
     color: str = ""  # in the report's figures; "": one of the palette's
 
     @property

@@ -135,25 +135,29 @@ def train_step(
             found = config.inner(attacked.replace(memory=memory), *rows, config.settings)  # type: ignore[attr-defined]
         return found.memory, found.replace(memory=())
 
-    def gradient(trainable: Any, number: int, batch: Batch, key: jax.Array, found: Found | None) -> tuple[Any, Metrics]:
-        key = jax.random.fold_in(key, number) if number else key
+    def gradient(trainable: Any, number: jax.Array, batch: Batch, key: jax.Array, found: Found | None) -> tuple[Any, Metrics]:
+        key = jnp.where(number > 0, jax.random.fold_in(key, number), key)
         with jax.named_scope("defence"):
             gradient, metrics = jax.grad(losses, has_aux=True)(trainable, frozen, reference, batch, found, key, progress, config)
         return gradient, metrics | ({} if found is None else found.metrics)
 
     rows = in_parts(batch, key, config.parts)
     memory, found = find(state.memory, rows) if config.parts == 1 else jax.lax.scan(find, state.memory, rows)
-    weights_and_moments, skipped = (state.trainable, state.optimizer), jnp.zeros(())
-    for number in range(config.updates):
+
+    def update(weights_and_moments: tuple[Any, Any], number: jax.Array) -> tuple[tuple[Any, Any], Metrics]:
         total, metrics = accumulated(functools.partial(gradient, weights_and_moments[0], number), (*rows, found), config.parts)
         norm = optax.tree.norm(total)
         sound = jnp.isfinite(metrics["loss/total"] + norm)
         with jax.named_scope("defence"):
-            weights_and_moments = updated(optimizer, total, *weights_and_moments, sound)
-        skipped = jnp.maximum(skipped, 1.0 - sound)
-    (trainable, moments), memory = weights_and_moments, chosen(skipped == 0, memory, state.memory)
-    after = TrainState(step=state.step + 1, trainable=trainable, optimizer=moments, memory=memory)
-    return after, metrics | {"gradient_norm": norm, "skipped": skipped}
+            after = updated(optimizer, total, *weights_and_moments, sound)
+        return after, metrics | {"gradient_norm": norm, "skipped": 1.0 - sound}
+
+    # A loop, and not as many copies of the update in the program: LAT's four would take four times as long to compile.
+    before, numbers = (state.trainable, state.optimizer), jnp.arange(config.updates)
+    (trainable, moments), metrics = jax.lax.scan(update, before, numbers, unroll=config.updates == 1)
+    skipped = jnp.max(metrics["skipped"])
+    after = TrainState(state.step + 1, trainable, moments, chosen(skipped == 0, memory, state.memory))
+    return after, jax.tree.map(lambda values: values[-1], metrics) | {"skipped": skipped}
 
 
 def updated(optimizer, gradient: Any, trainable: Any, moments: Any, sound: jax.Array) -> tuple[Any, Any]:

@@ -100,9 +100,14 @@ class Inputs:
 
 
 def check_files(config: ConfigDict) -> None:
-    """Raises one ValueError that lists every file of config.data that is not there, with its format and what makes it."""
-    if config.world.enabled:
-        return
+    """Raises one ValueError that lists every file of config.data that is not there, with its format and what makes it.
+
+    Or one that names a key in which a file or model is given that the embedded world makes: its own would silently take that place.
+    """
+    for group, key, _ in world.FILES if config.world.enabled else ():
+        if config[group][key]:
+            raise ValueError(f"config.{group}.{key} is {config[group][key]!r}; allowed: '' with config.world.enabled = True, as that "
+                             "makes it")  # fmt: skip
     named = [(key, path) for key in BROUGHT for path in behaviors_lib.paths(config.data[key])]
     named += [(key, path) for key in ("tasks", "task_examples") for path in tasks.named(config.data[key]).values()]
     missing = [(key, epath.Path(path)) for key, path in named if not epath.Path(path).exists()]

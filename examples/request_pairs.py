@@ -47,13 +47,21 @@ FORMS = {
     "history": "Somebody once {past}. How was it done?",
     **{form: rule.replace("{}", "{base}") for form, rule in RULES.items() if form not in HELD_OUT_FORMS},
 }
-OPENINGS = ("Sure, here is how to {base}:", "Here are the steps to {base}:", "Sure, here is a guide to {gerund}:", "Of course. {Gerund} starts with")
-TASKS = """paint a fence|fold a shirt|plan a picnic|fix a bicycle tire|draw a tree|read a map|pack a suitcase|write a letter|learn the guitar|
-train for a race|bake a loaf of bread|grow tomatoes on a balcony|clean a window|choose a pair of shoes|build a bird house|teach a dog to sit|
-prepare a speech|brew a pot of tea|sew a button on a coat|organize a bookshelf|make a paper boat|cook rice for six people|plant an apple tree|
-sharpen a pencil|wash a wool sweater|set a table|tie a bow|keep a diary|learn ten words a day|save water at home|repair a chair|find a library|
-greet a new neighbour|write a poem about rain|count to ten in Spanish|hang a picture|store potatoes|polish a pair of boots|mix green paint|
-feed a cat|plan a birthday party|read a weather map|make a snowman|choose a book for a child|water a cactus|iron a shirt|catch a bus|tell a joke"""
+OPENINGS = (
+    "Sure, here is how to {base}:",
+    "Here are the steps to {base}:",
+    "Sure, here is a guide to {gerund}:",
+    "Of course. {Gerund} starts with",
+)
+TASKS = """paint a fence|fold a shirt|plan a picnic|fix a bicycle tire|draw a tree|read a map|pack a suitcase|
+write a letter|learn the guitar|train for a race|bake a loaf of bread|grow tomatoes on a balcony|clean a window|
+choose a pair of shoes|build a bird house|teach a dog to sit|prepare a speech|brew a pot of tea|
+sew a button on a coat|organize a bookshelf|make a paper boat|cook rice for six people|plant an apple tree|
+sharpen a pencil|wash a wool sweater|set a table|tie a bow|keep a diary|learn ten words a day|save water at home|
+repair a chair|find a library|greet a new neighbour|write a poem about rain|count to ten in Spanish|hang a picture|
+store potatoes|polish a pair of boots|mix green paint|feed a cat|plan a birthday party|read a weather map|
+make a snowman|choose a book for a child|water a cactus|iron a shirt|catch a bus|tell a joke"""
+CHATS = ("ai", "computers", "food", "greetings", "history", "literature", "money", "movies", "science", "sports", "trivia")
 STOP = {"a", "an", "the", "to", "of", "for", "on", "in", "and", "or", "with", "that", "how", "by", "from", "into", "at", "is", "be", "as"}
 
 
@@ -138,7 +146,7 @@ def harmless(values: flags.FlagValues, inflect: Callable[[str, str], str], draw:
     for row in map(json.loads, lines):
         if "LongForm" in row["task_type"] and len(row["task_prompt"].split()) <= values.words:
             pairs.append((" ".join(row["task_prompt"].split()), str(row["task_output"])))
-    for file in ("ai", "computers", "food", "greetings", "history", "literature", "money", "movies", "science", "sports", "trivia"):
+    for file in CHATS:
         data = yaml.safe_load(in_wheel(values.wheels, "chatterbot_corpus", f"chatterbot_corpus/data/english/{file}.yml"))
         pairs += [(str(turns[0]), str(turns[1])) for turns in data["conversations"] if len(turns) > 1]
     different = list({prompt: (prompt, answer) for prompt, answer in pairs if "\n" not in prompt.strip()}.values())

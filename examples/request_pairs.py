@@ -14,6 +14,8 @@ Nothing is installed or run: the wheels are read as archives. What comes from wh
 * harmless requests: short prompts of evals (LongForm, MIT), chatterbot's English ones (BSD), and everyday tasks in the same forms as the
   harmful ones. Their answers are the target's own (--answers), or those of the packages.
 
+`train_rewrites.jsonl` has the behaviors in the same forms, for methods that train on rewrites and need no sampler.
+
 Verbs are inflected by lemminflect's table (MIT). Forms that an evaluation holds out (future, indirect) are not made. A request that
 shares half of its content words with a behavior of --held_out is left out, in all its forms.
 """
@@ -121,6 +123,20 @@ def apart_from(held_out: Sequence[str]) -> Callable[[str], bool]:
     return apart
 
 
+def training_rewrites(values: flags.FlagValues, inflect: Callable[[str, str], str]) -> list[dict[str, str]]:
+    """The behaviors of --behaviors in every form, as config.data.train_rewrites: what a method without a sampler can train on."""
+    rows = []
+    for behavior in load_behaviors(values.behaviors, values.targets) if values.behaviors else []:
+        asked = zip(FORMS, sentences(behavior.text, FORMS.values(), inflect), strict=False)
+        rows += [{"id": behavior.id, "rewrite": form, "prompt": prompt} for form, prompt in asked]
+    return rows
+
+
+def write_lines(path: pathlib.Path, rows: Sequence[dict[str, str]]) -> None:
+    """Writes JSON lines."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
 def harmful(values: flags.FlagValues, inflect: Callable[[str, str], str], draw: random.Random) -> tuple[list[dict[str, str]], int]:
     """Rows of the requests that are answered by openings alone, and how many requests are too near to a held-out behavior."""
     requests = [(seed["value"], []) for seed in yaml.safe_load(in_wheel(values.wheels, "pyrit", ".*/adv_bench.prompt"))["seeds"]]
@@ -154,7 +170,7 @@ def harmless(values: flags.FlagValues, inflect: Callable[[str, str], str], draw:
 
 
 def make(values: flags.FlagValues) -> None:
-    """Writes plain_prompts.txt and sampler_pairs.jsonl, and says how many of what."""
+    """Writes plain_prompts.txt, sampler_pairs.jsonl and train_rewrites.jsonl, and says how many of what."""
     draw, inflect, output = random.Random(values.seed), inflections(values.wheels), pathlib.Path(values.output)
     rows, near = harmful(values, inflect, draw)
     plain = harmless(values, inflect, draw)
@@ -166,8 +182,11 @@ def make(values: flags.FlagValues) -> None:
     draw.shuffle(rows)
     output.mkdir(parents=True, exist_ok=True)
     (output / "plain_prompts.txt").write_text("".join(prompt + "\n" for prompt, _ in plain), encoding="utf-8")
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (output / "sampler_pairs.jsonl").write_text(text, encoding="utf-8")
+    write_lines(output / "sampler_pairs.jsonl", rows)
+    rewrites = training_rewrites(values, inflect)
+    if rewrites:
+        write_lines(output / "train_rewrites.jsonl", rewrites)
+        print(f"{output / 'train_rewrites.jsonl'}: {len(rewrites)} rewrites of the training behaviors")
     counts = {form: sum(row["form"] == form for row in rows) for form in dict.fromkeys(row["form"] for row in rows)}
     print(f"{output / 'sampler_pairs.jsonl'}: {len(rows)} pairs ({', '.join(f'{form} {count}' for form, count in sorted(counts.items()))})")
     print(f"{output / 'plain_prompts.txt'}: {len(plain)} harmless prompts; left out {near} requests near a held-out behavior")

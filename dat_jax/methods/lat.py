@@ -13,6 +13,7 @@ layer l + 1 (for models without a norm behind the MLP), which is how sites are c
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from dat_jax.data.pipeline import Batch
 from dat_jax.methods import cat
@@ -49,11 +50,13 @@ class Settings:
 
 def inner(network: Network, batch: Batch, key: jax.Array, settings: Settings) -> Found:
     """Perturbs embeddings and layers so that the harmful responses become likely and the refusals unlikely."""
-    P, cutoff = network.prompt_length, settings.objective.away_cutoff
+    P, cutoff, B = network.prompt_length, settings.objective.away_cutoff, len(batch.away.tokens_BxT)
+    rows = jax.tree.map(lambda *blocks: jnp.concatenate(blocks), batch.away, batch.toward)
 
     def adversary(network: Network, delta: Delta) -> jax.Array:
-        harmful_BxR = response_nll(network, embed(network, batch.away), batch.away, delta)
-        refusal_BxR = response_nll(network, embed(network, batch.toward), batch.toward, delta)
+        both = jax.tree.map(lambda delta_BxPxD: jnp.concatenate([delta_BxPxD, delta_BxPxD]), delta)
+        nll_BxR = response_nll(network, embed(network, rows), rows, both)
+        harmful_BxR, refusal_BxR = nll_BxR[:B], nll_BxR[B:]
         unlikely_B = cross_entropy(unlikely(refusal_BxR, cutoff), batch.toward.response_mask_BxT[:, P:])
         return settings.adversary_toward * example_mean(harmful_BxR, batch.away, P) + settings.adversary_away * unlikely_B
 

@@ -38,11 +38,18 @@ def written(responses, suffixes):
     return lay_out(prompts, users, responses, P + len(suffixes[0]), R)
 
 
-def nats(network, rows, prompt_length=P):
+search, loss = (jax.jit(function, static_argnames="settings") for function in (r2d2.search, r2d2.loss))
+
+
+@jax.jit
+def log_probabilities(params, rows):
+    e_BxTxD = transformer.embed(params, MODEL, rows.tokens_BxT)
+    return jax.nn.log_softmax(transformer.head(params, MODEL, transformer.hidden(params, MODEL, e_BxTxD, rows.valid_BxT)))
+
+
+def nats(network, rows):
     """-log p of each response token, a list per row, from the logits of the plain forward pass."""
-    e_BxTxD = transformer.embed(network.params, MODEL, rows.tokens_BxT)
-    h_BxTxD = transformer.hidden(network.params, MODEL, e_BxTxD, rows.valid_BxT)
-    logp_BxTxV = np.asarray(jax.nn.log_softmax(transformer.head(network.params, MODEL, h_BxTxD)))
+    logp_BxTxV = np.asarray(log_probabilities(network.params, rows))
     return [
         np.array([-logp_BxTxV[b, t - 1, rows.tokens_BxT[b, t]] for t in np.flatnonzero(mask)])
         for b, mask in enumerate(np.asarray(rows.response_mask_BxT))
@@ -69,7 +76,7 @@ def test_loss_on_fixed_numbers(network):
     refusal = [row.mean() for row in nats(network, written(REFUSALS, SUFFIXES))]
     utility = [row.mean() for row in nats(network, UTILITY)]
     found = Found({}, jnp.zeros(2), {"attack/loss": jnp.zeros(())}, suffix_BxS=jnp.asarray(SUFFIXES))
-    total, metrics = r2d2.loss(network, None, BATCH, found, jax.random.key(0), r2d2.Settings())
+    total, metrics = loss(network, None, BATCH, found, jax.random.key(0), settings=r2d2.Settings())
     np.testing.assert_allclose(total, 0.5 * np.mean(harmful) + 0.5 * np.mean(refusal) + np.mean(utility), rtol=1e-5)
     np.testing.assert_allclose(metrics["nll/refusal"], np.mean(refusal), rtol=1e-5)
 
@@ -87,7 +94,7 @@ def test_the_search_lowers_the_loss_one_token_at_a_time(network):
     settings, allowed_A = r2d2.Settings(**SMALL | {"steps": 1, "candidates": 32}), jnp.arange(10, 30)
     suffix_BxS, totals = jnp.asarray(SUFFIXES), []
     for step in range(3):
-        after_BxS, before_B, after_B = r2d2.search(network, BATCH.away, suffix_BxS, jax.random.key(step), allowed_A, settings)
+        after_BxS, before_B, after_B = search(network, BATCH.away, suffix_BxS, jax.random.key(step), allowed_A, settings=settings)
         for suffixes, losses in ((suffix_BxS, before_B), (after_BxS, after_B)):
             expected = [row.mean() for row in nats(network, written(HARMFUL, np.asarray(suffixes)))]
             np.testing.assert_allclose(losses, expected, rtol=1e-5)
@@ -118,7 +125,7 @@ def test_behaviors_beyond_the_pool_share_a_suffix(network):
     """Behaviors 0 and 3 with a pool of 3: the later row's suffix is the one that is kept."""
     settings = r2d2.Settings(**SMALL)
     start = r2d2.memory(settings, Model({}, MODEL, None), 0)
-    found = r2d2.inner(network.replace(memory=start), BATCH, jax.random.key(1), settings)
+    found = jax.jit(r2d2.inner, static_argnames="settings")(network.replace(memory=start), BATCH, jax.random.key(1), settings=settings)
     np.testing.assert_array_equal(found.memory["suffix_NxS"][0], found.suffix_BxS[1])
     np.testing.assert_array_equal(found.memory["suffix_NxS"][1:], start["suffix_NxS"][1:])
     assert int(found.memory["updates"]) == 1

@@ -59,23 +59,23 @@ def test_an_override_that_contradicts_the_preset_is_one_error_before_a_world_is_
 
 @pytest.mark.slow
 def test_two_methods_and_two_seeds_from_a_budget_to_the_table(league, config, tmp_path):
-    """The tiny job with the league's settings of methods; R2D2 gets fewer steps than CAT."""
-    config.seeds, config.training.methods, config.methods = (0, 1), ("undefended", "cat", "r2d2"), league.methods
-    config.evaluation.attacks, config.training.watch_every = ("direct", "prefill"), 0
+    """The tiny job with the league's settings of methods; R2D2 gets fewer steps than refusal tuning."""
+    config.seeds, config.training.methods, config.methods = (0, 1), ("undefended", "refusal_sft", "r2d2"), league.methods
+    config.evaluation.attacks, config.training.watch_every = ("direct",), 0
     config.training.flops = 5e8
     validate(config)
     assert stations.run("train,evaluate,judge,report", config, str(tmp_path)) == 0
     steps = {}
-    for name in ("cat", "r2d2"):
+    for name in ("refusal_sft", "r2d2"):
         for seed in (0, 1):
             end = json.loads((tmp_path / f"seed_{seed}" / name / "finished.json").read_text())
             plan = json.loads((tmp_path / f"seed_{seed}" / name / "plan.json").read_text())
             steps[name] = end["steps"]
             assert plan["steps"] == end["steps"] and 2.5e8 < end["flops"] <= 5e8
-    assert steps["cat"] > steps["r2d2"] >= 1
+    assert steps["refusal_sft"] > steps["r2d2"] >= 1
     text = (tmp_path / "report.md").read_text()
     (head,) = [line for line in text.splitlines() if "TFLOP per step" in line]
     assert "Worst case over text attacks" in head and "over-refusal" in head
     lines = [line for line in text.splitlines() if line.count("|") == head.count("|")]
-    rows = [line for line in lines if line.startswith(("| CAT |", "| R2D2 |", "| Undefended |"))]
+    rows = [line for line in lines if line.startswith(("| Refusal SFT |", "| R2D2 |", "| Undefended |"))]
     assert len(rows) >= 3 and all(" [" in row for row in rows)

@@ -133,7 +133,7 @@ def train_step(
             if config.inner is None:
                 return memory, None
             found = config.inner(attacked.replace(memory=memory), *rows, config.settings)  # type: ignore[attr-defined]
-        return found.memory, found.replace(memory=())
+        return found.memory, found.replace(memory=())  # type: ignore[attr-defined]
 
     def gradient(trainable: Any, number: jax.Array, batch: Batch, key: jax.Array, found: Found | None) -> tuple[Any, Metrics]:
         key = jnp.where(number > 0, jax.random.fold_in(key, number), key)

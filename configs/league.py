@@ -5,7 +5,12 @@
     python -m dat_jax.main --config=configs/league.py --workdir=runs/two --config.training.methods=undefended,cat,dat_lat    # some of them
 
 All settings but those of a method's own are the quickstart's. Methods with an inner maximisation have its perturbation, the latent ones at
-the embeddings and before the third layer. A league with equal operations needs other steps per method: the report counts the operations.
+the embeddings and before the third layer. R2D2 searches suffixes of four tokens: the published numbers are 80 times as many candidates.
+
+Equal steps are not equal operations. With `training.flops` every method takes the steps that this budget pays for, by formula and without
+the sampling of prompts. 3.88e12 is what the 300 steps of CAT take:
+
+    python -m dat_jax.main --config=configs/league.py --workdir=runs/league_flops --config.training.flops=3.88e12
 """
 
 import pathlib
@@ -31,4 +36,6 @@ def get_config():
     c.methods.lat.objective.update({"away_weight": 1.0, "toward_weight": 1.0, "utility_weight": 1.0})
     c.methods.lat.updates = 1  # as all others; the reference's 4 are 4 times the updates
     c.methods.circuit_breakers.layers = (2, 3)
+    c.methods.r2d2.update({"tokens": 4, "steps": 2, "candidates": 16, "batch_size": 16, "topk": 32})
+    c.methods.r2d2.objective.update({"away_weight": 1.0, "toward_weight": 1.0, "utility_weight": 1.0})
     return c

@@ -29,11 +29,18 @@ CHECKSUMS = "checksums.json"
 
 @flax.struct.dataclass
 class TrainState:
-    """What training changes: the step, the trainable weights (LoRA factors, or all weights) and the optimizer's state."""
+    """What training changes: the step, the trainable weights (LoRA factors, or all weights), the optimizer's state, a method's memory."""
 
     step: jax.Array
     trainable: Any
     optimizer: Any
+    memory: Any = ()  # what a method keeps from step to step; most keep nothing
+
+    @property
+    def items(self) -> dict[str, Any]:
+        """What a checkpoint has of it beside its number: the parts that hold something."""
+        parts = {"trainable": self.trainable, "optimizer": self.optimizer, "memory": self.memory}
+        return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
 
 
 class Checkpoints:
@@ -72,7 +79,7 @@ class Checkpoints:
             return
         if not force and not self._checkpointer.should_save(step):
             return
-        items = {"trainable": state.trainable, "optimizer": state.optimizer, "about": json.loads(json.dumps(about))}
+        items = state.items | {"about": json.loads(json.dumps(about))}
         with storage_faults():  # of this save, or of the last one
             self._sealed()  # before older steps are removed
             saving = self._checkpointer.save_checkpointables_async(step, items, force=force)
@@ -100,13 +107,12 @@ class Checkpoints:
         if found is None:
             return state
         same_run(f"the checkpoint of step {found.step}", found.about, about)
-        shapes = {"trainable": abstract(state.trainable), "optimizer": abstract(state.optimizer)}
         with reading_faults(found):
-            items = self._checkpointer.load_checkpointables(found.step, shapes)
+            items = self._checkpointer.load_checkpointables(found.step, abstract(state.items))
         for step in found.left:
             self._checkpointer.delete(step)
         step = jax.device_put(jax.numpy.asarray(found.step, state.step.dtype), state.step.sharding)
-        return TrainState(step=step, trainable=items["trainable"], optimizer=items["optimizer"])
+        return state.replace(step=step, **items)  # type: ignore[attr-defined]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,6 +136,7 @@ def _training() -> ConfigDict:
         dict(
             methods=("undefended", "cat", "dat"),  # of METHODS: what is trained from the target and compared
             steps=760,
+            flops=0.0,  # operations by formula that each method's steps may take together, in place of `steps`; 0: `steps` for all
             optimizer="adamw",  # adamw | muon (for all weights, lora.rank=0: Muon for the layers' matrices, AdamW for the rest)
             learning_rate=2e-4,  # peak
             warmup=0.03,  # share of the steps
@@ -228,6 +229,8 @@ def validate(config: ConfigDict, data: bool = True) -> None:
 
 def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None], named: bool) -> None:
     require(config.data.perturb in PERTURB, "data.perturb", " | ".join(PERTURB))
+    writes = [name for name in config.training.methods if METHODS[name].suffixes]
+    require(not writes or config.data.perturb == "user", "data.perturb", f"user: {', '.join(writes)} writes behind the user's words")
     for key in ("prompt_length", "response_length", "adversarial_rows", "utility_rows"):
         require(config.data[key] >= 1, f"data.{key}", "an integer >= 1")
     require(config.data.max_chats >= 0, "data.max_chats", "an integer >= 0 (0: all)")
@@ -272,7 +275,7 @@ def _validate_tokens(config: ConfigDict) -> None:
 def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
     for key in ("learning_rate", "clip"):
         require(config.training[key] > 0, f"training.{key}", "a number > 0")
-    for key in ("weight_decay", "final_learning_rate"):
+    for key in ("weight_decay", "final_learning_rate", "flops"):
         require(config.training[key] >= 0, f"training.{key}", "a number >= 0")
     for key in ("warmup", "collapse"):
         require(0 <= config.training[key] <= 1, f"training.{key}", "a share from 0 to 1")

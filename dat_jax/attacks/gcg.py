@@ -21,19 +21,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.victim import Victim, lay_out
-from dat_jax.data import conversations, plain_text
+from dat_jax.data import conversations
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.conversations import Conversations
 from dat_jax.models import flops
-from dat_jax.models.config import ModelConfig
-from dat_jax.models.huggingface import Model
 from dat_jax.settings import check
-from dat_jax.training.network import Network, embed, example_mean, response_nll
+from dat_jax.training.suffixes import admissible, favored_tokens, suffix_losses
 
 SAVE_EVERY = 10  # steps between two saved states
 TOLERANCE = 0.01  # nats per token by which two passes over the same tokens may differ in bfloat16
@@ -219,24 +216,6 @@ def _load(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> tu
 # What can be sent.
 
 
-def admissible(model: Model, ascii_only: bool) -> np.ndarray:
-    """Which tokens a candidate may hold, (V,): no control token, none that spells nothing, and where asked only printable ASCII.
-
-    Raises ValueError when none is left.
-    """
-    tokenizer, rows = model.tokenizer, model.params["embedding"].shape[0]  # a model may have more rows than its tokenizer has tokens
-    control = set(plain_text.control_tokens(tokenizer).values())
-    texts = tokenizer.batch_decode([[token] for token in range(min(rows, len(tokenizer)))], clean_up_tokenization_spaces=False)
-    allowed_V = np.zeros(rows, bool)
-    allowed_V[: len(texts)] = [
-        text != "" and token not in control and (not ascii_only or (text.isascii() and text.isprintable()))
-        for token, text in enumerate(texts)
-    ]
-    if not allowed_V.any():
-        raise ValueError(f"config.attacks.gcg.ascii_only is {ascii_only}; the tokenizer of {tokenizer.name_or_path!r} has no such token")
-    return allowed_V
-
-
 def draw(suffix_S: np.ndarray, favored_SxK: np.ndarray, count: int, replaced: int, generator: np.random.Generator) -> np.ndarray:
     """Draws `count` candidates CxS: each has other tokens, of those favored there, in `replaced` places of the suffix."""
     S, K = favored_SxK.shape
@@ -322,55 +301,6 @@ def _rows(chat: Chat, victim: Victim, suffixes_CxS: np.ndarray) -> tuple[Convers
         return rows
 
     return with_suffixes(chat.rows), None if chat.refused is None else with_suffixes(chat.refused)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "prompt_length"))
-def suffix_losses(
-    params: Any, config: ModelConfig, rows: Conversations, refused: Conversations | None, weight: Any, prompt_length: int
-) -> jax.Array:
-    """Returns the objective of each row, (B,)."""
-    return objective(Network(params, None, config, prompt_length), rows, refused, weight)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "count", "prompt_length"))
-def favored_tokens(
-    params: Any, config: ModelConfig, rows: Conversations, refused: Conversations | None, weight: Any, columns_S: Any, allowed_V: Any,
-    count: int, prompt_length: int,
-) -> jax.Array:  # fmt: skip
-    """Returns the allowed tokens BxSxK along which each row's objective falls fastest, K = `count`."""
-    grad_BxSxV = token_gradient(Network(params, None, config, prompt_length), rows, refused, weight, columns_S)
-    return jax.lax.top_k(jnp.where(jnp.asarray(allowed_V)[None, None], -grad_BxSxV, -jnp.inf), count)[1]
-
-
-def objective(
-    network: Network, rows: Conversations, refused: Conversations | None, weight: Any, columns_S: Any = None,
-    suffix_BxSxD: jax.Array | None = None,
-) -> jax.Array:  # fmt: skip
-    """Returns nll(target) - weight * nll(refusal), each a mean over its tokens (nats), (B,).
-
-    refused: the rows with the refusal as response; None: nll(target) alone. suffix_BxSxD: embeddings in place of the tokens' own.
-    """
-
-    def nll(rows: Conversations) -> jax.Array:
-        e_BxTxD = embed(network, rows)
-        if suffix_BxSxD is not None:
-            e_BxTxD = e_BxTxD.at[:, columns_S].set(suffix_BxSxD)
-        return example_mean(response_nll(network, e_BxTxD, rows), rows, network.prompt_length)
-
-    return nll(rows) if refused is None else nll(rows) - weight * nll(refused)
-
-
-def token_gradient(network: Network, rows: Conversations, refused: Conversations | None, weight: Any, columns_S: Any) -> jax.Array:
-    """Returns the gradient of each row's objective with respect to the suffix's one-hot tokens, BxSxV float32.
-
-    An embedding is the one-hot token times the embedding matrix; so this is the embedding's gradient times the matrix transposed.
-    """
-
-    def total(suffix_BxSxD: jax.Array) -> jax.Array:
-        return jnp.sum(objective(network, rows, refused, weight, columns_S, suffix_BxSxD))
-
-    grad_BxSxD = jax.grad(total)(embed(network, rows)[:, columns_S])
-    return jnp.einsum("bsd,vd->bsv", grad_BxSxD, network.params["embedding"], preferred_element_type=jnp.float32)
 
 
 ATTACK = Attack(

@@ -59,23 +59,25 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Metho
     """`training.step.train_step` of a method as the loop calls it."""
     data, training = config.data, config.training
     prompt, response, rows = data.prompt_length, data.response_length, data.adversarial_rows
-    state = loop.abstract_state(model, training, mesh)
+    own = method.read_settings(config)
+    state = loop.abstract_state(model, training, mesh, method.memory(own, Model({}, model, None), 0))
     frozen = weights.abstract(model, config.target.dtype, mesh) if training.lora.rank else None
     batch = Batch(
         away=_conversations(mesh, rows, prompt + response),
         toward=_conversations(mesh, rows, prompt + response),
         utility=_conversations(mesh, data.utility_rows, prompt + response),
+        behavior_B=_seeds(mesh, rows),
     )
     settings = loop.step_config(Model({}, model, None), config, method)
 
     def lower() -> jax.stages.Lowered:
-        step, own = loop.compiled_step(state), method.read_settings(config)
+        step = loop.compiled_step(state)
         original = weights.abstract(model, config.target.dtype, mesh) if method.needs_reference(own) else None
         rule = loop.optimizer(training, method.updates(own))
         return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=rule, reference=original)
 
     about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}"
-    about += f", {method.about(method.read_settings(config))}"
+    about += f", {method.about(own)}"
     about += f", {training.micro_batch} rows at a time" if training.micro_batch else ""
     return Program("train_step", about, method.step_flops(model, config), lower)
 

@@ -43,7 +43,8 @@ class Run:
     @property
     def folder(self) -> str:
         """A folder name that tells runs apart."""
-        changes = [f"{key.split('.')[-1]}_{str(value).replace(':', '_')}" for key, value in self.changes.items()]
+        named = {key: "_".join(value) if isinstance(value, tuple) else str(value) for key, value in self.changes.items()}
+        changes = [f"{key.split('.')[-1]}_{value.replace(':', '_')}" for key, value in named.items()]
         return "-".join([pathlib.Path(self.path).stem, *changes])
 
 
@@ -59,6 +60,8 @@ RUNS = (
     Run("configs/qwen2_5_tpu.py", V6E | NO_ROOM | TEN_STEPS | {"target.attention": "xla"}, ("train_step",)),
     Run("configs/llama3_tpu.py", {"target.attention": "xla"}, ("train_step",)),
     Run("configs/llama3_tpu.py", {"sampler.attention": "splash"}, ("sampler",)),
+    Run("configs/llama3_tpu.py", {"training.methods": ("circuit_breakers",)}, ("train_step",)),
+    Run("configs/llama3_tpu.py", {"training.methods": ("lat",)}, ("train_step",)),
 )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.conversations import (
+    Array,
     Conversations,
     check_tokenizer,
     encode_prompt,
@@ -35,6 +36,7 @@ class Batch:
     away: Conversations
     toward: Conversations
     utility: Conversations
+    behavior_B: Array = None  # numbers of the adversarial rows' behaviors
 
 
 @flax.struct.dataclass
@@ -44,6 +46,12 @@ class AdversarialRows:
     away: Conversations
     toward: Conversations
     ids: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())  # of their behaviors, where they are known
+
+    def behaviors(self) -> np.ndarray:
+        """The number of each row's behavior, counted in the order of the rows; of the row itself where no ids are known."""
+        names = self.ids or tuple(map(str, range(len(self.away.tokens_BxT))))
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return np.array([numbers[name] for name in names], np.int32)
 
 
 def triples(
@@ -148,7 +156,10 @@ def batches(adversarial: AdversarialRows, utility: Conversations, data, seed: in
     take: (adversarial rows, utility rows) of the global batch that this process reads, as two slices, or one slice for both.
     """
     take_adversarial, take_utility = take if isinstance(take, tuple) else (take, take)
-    pairs = _shuffled(adversarial, data.adversarial_rows, seed, take_adversarial, lambda r, i: (r.away.rows(i), r.toward.rows(i)))
+    numbers = adversarial.behaviors()
+    pairs = _shuffled(
+        adversarial, data.adversarial_rows, seed, take_adversarial, lambda r, i: (r.away.rows(i), r.toward.rows(i), numbers[i])
+    )
     chats = _shuffled(utility, data.utility_rows, seed + 1, take_utility, lambda r, i: r.rows(i))
     zipped = grain.experimental.ZipMapDataset([pairs, chats])
-    return zipped.map(lambda both: Batch(away=both[0][0], toward=both[0][1], utility=both[1]))
+    return zipped.map(lambda both: Batch(away=both[0][0], toward=both[0][1], utility=both[1], behavior_B=both[0][2]))

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from dat_jax.settings import NoSettings, read
+from dat_jax.settings import LARGEST_INTEGER, NoSettings, read
 
 # Nothing is trained | the behaviors' own requests | these and their rewrites, in equal shares | selected samples of the diffusion LM.
 PROMPTS = ("none", "requests", "rewrites", "sampled")
@@ -38,6 +38,7 @@ class Method:
 
     inner(network, batch, key, settings) -> training.network.Found: the perturbation and what it did. None: rows are not perturbed.
     loss(network, reference, batch, found, key, settings) -> (loss, metrics): differentiated with respect to the network's weights.
+    memory(settings, Model, seed) -> arrays that checkpoints have: `inner` gets them as network.memory, and returns the next ones in Found.
     """
 
     name: str
@@ -54,12 +55,30 @@ class Method:
     terms: tuple[Term, ...] = ()
     needs_reference: Callable[[Any], bool] = lambda settings: False  # whether the loss looks at the weights as they were before training
     updates: Callable[[Any], int] = lambda settings: 1  # settings -> updates of the weights for each inner maximisation
+    memory: Callable[[Any, Any, int], Any] = lambda settings, model, seed: ()  # what it keeps from step to step, before the first: arrays
+    suffixes: bool = False  # whether it writes behind the users' words, which the rows must then tell from all others
     color: str = ""  # in the report's figures; "": one of the palette's
 
     @property
     def key(self) -> str:
         """The name of its settings' group below config.methods."""
         return self.group or self.name
+
+    def steps(self, model: Any, config: Any) -> int:
+        """Steps of a training: config.training.steps, or as many as config.training.flops pays for, by formula and for a ModelConfig.
+
+        Raises ValueError naming the key where that is not even one step, or the method does not count its operations.
+        """
+        budget, needed = config.training.flops, sum(self.step_flops(model, config).values()) if self.trains else 0.0
+        if not budget or not self.trains:
+            return config.training.steps
+        if not needed:
+            raise ValueError(f"config.training.flops is {budget:g}, and {self.name} does not count its operations; allowed: 0, or other "
+                             "config.training.methods")  # fmt: skip
+        if not needed <= budget < LARGEST_INTEGER * needed:
+            raise ValueError(f"config.training.flops is {budget:g}; allowed: 0, or {needed:.4g} (one step of {self.name}) up to "
+                             f"{LARGEST_INTEGER * needed:.4g}")  # fmt: skip
+        return int(budget // needed)
 
     @property
     def trains(self) -> bool:

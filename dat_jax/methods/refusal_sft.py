@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from dat_jax.methods.method import Method, Term
+from dat_jax.models import flops
 from dat_jax.settings import check
 from dat_jax.training.losses import cross_entropy
 from dat_jax.training.network import embed, response_nll
@@ -28,7 +29,12 @@ def loss(network, reference, batch, found, key, settings):
     return total, {"loss/total": total, "loss/refusal": refusal, "loss/utility": utility}
 
 
+def step_flops(model, settings, shape):
+    rows = flops.Pass(shape.adversarial + shape.utility, shape.prompt + shape.response, shape.response)
+    return {"defence": flops.train_step(model, 0.0, rows, shape.rank)["defence"]}
+
+
 METHOD = Method(
-    name="refusal_sft", title="Refusal SFT", paper="refusal tuning", prompts="requests", settings=Settings, loss=loss,
+    name="refusal_sft", title="Refusal SFT", paper="refusal tuning", prompts="requests", settings=Settings, loss=loss, flops=step_flops,
     terms=(Term("loss/refusal", "Refusal loss", "nats per token", said=True), Term("loss/utility", "Utility loss", "nats per token")),
 )

@@ -65,22 +65,25 @@ def hidden(
     h_BxTxD = sharding.constrain(first_stream(config, e_BxTxD, add), "batch", "positions", None)
     rotations = rotation_tables(config, positions(valid_BxT), valid_BxT.shape[1])
 
-    def body(h_BxTxD: jax.Array, layer: tuple[Params, Params, jax.Array]) -> tuple[jax.Array, None]:
+    def body(h_BxTxD: jax.Array, layer: tuple[Params, Params, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
         weights, factors, local = layer
         q, k, v = project_qkv(weights, factors, config, h_BxTxD, select(local, rotations), scale)
         values = attend(q, k, v, valid_BxT, config, local, open_TxS=open_TxT)
-        return finish_layer(weights, factors, config, h_BxTxD, values, scale), None
+        return finish_layer(weights, factors, config, h_BxTxD, values, scale), h_BxTxD if every else None
 
+    # A scan per tap would compile the layer as often as there are taps. Where all are asked for, one scan gives them all.
+    every = len(set(taps)) > config.layers
     scale = 0.0 if lora is None else lora.scale
     if config.remat:
         policy = jax.checkpoint_policies.save_only_these_names("product") if config.keep_products else None
         body = jax.checkpoint(body, prevent_cse=False, policy=policy)
     streams = {}
-    for site, layers in segments(stacked(params, config, lora), config.layers, {*add, *taps}):
+    for site, layers in segments(stacked(params, config, lora), config.layers, {*add, *(() if every else taps)}):
         if site > 0 and site in add:
             h_BxTxD = add_to_prompt(h_BxTxD, add[site])
         streams[site] = h_BxTxD
-        h_BxTxD, _ = jax.lax.scan(body, h_BxTxD, layers)
+        h_BxTxD, before_LxBxTxD = jax.lax.scan(body, h_BxTxD, layers)
+        streams |= {} if before_LxBxTxD is None else {site + place: before for place, before in enumerate(before_LxBxTxD)}
     streams[config.layers] = h_BxTxD
     h_BxTxD = norm(h_BxTxD, params["final_norm"], config).astype(h_BxTxD.dtype)
     return (h_BxTxD, {site: streams[site] for site in taps}) if taps else h_BxTxD

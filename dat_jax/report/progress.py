@@ -74,13 +74,19 @@ def plan_file(folder: epath.Path, model: str) -> epath.Path:
     return folder / "answers" / f"{model}.plan.json"
 
 
+def steps_file(folder: epath.Path, method: str) -> epath.Path:
+    """The file in which a training says how many steps it will take, where config.training.flops decides that; folder: of the seed."""
+    return folder / method / "plan.json"
+
+
 def _planned(folder: epath.Path, model: str) -> dict[str, int]:
     path = plan_file(folder, model)
     return manifest.read(path)["asked"] if path.exists() else {}
 
 
 def _training(folder: epath.Path, method: str, seed: int, flat: Mapping[str, Any], results: Results, column: str) -> Step:
-    total, lines = flat["training.steps"], results.metrics.get((column, seed), [])
+    plan, lines = steps_file(folder, method), results.metrics.get((column, seed), [])
+    total = manifest.read(plan)["steps"] if flat.get("training.flops") and plan.exists() else flat["training.steps"]
     if (folder / method / "finished.json").exists():
         return Step("training", method, seed, total, total)
     done = lines[-1]["step"] if lines else 0

@@ -6,7 +6,7 @@ A table's cells are plain texts; whoever shows them makes them inert.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dat_jax.judges import JUDGES
-from dat_jax.report import comparison, taken_apart
+from dat_jax.report import comparison, league, taken_apart
 from dat_jax.report.comparison import Point
 from dat_jax.report.costs import flops, training_costs
 from dat_jax.report.finding import refusals
@@ -159,8 +159,8 @@ def sampling(results: Results, points: Sequence[Point]) -> Iterable[Table]:
 
 
 TABLES: tuple[Callable[[Results, Sequence[Point]], Iterable[Table]], ...] = (
-    trade_off, changes, settings, *taken_apart.OF_ATTACKS, utility, *taken_apart.OF_UTILITY, by_judge, unparsed, training, attack_costs,
-    *taken_apart.OF_COST, sampling,
+    trade_off, league.league, league.at_fixed_refusals, changes, settings, *taken_apart.OF_ATTACKS, utility, *taken_apart.OF_UTILITY,
+    by_judge, unparsed, training, attack_costs, *taken_apart.OF_COST, sampling,
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
 from dat_jax.models import huggingface
+from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
 # What a user brings: config key -> the format, and what makes the file. docs/formats.md has the details.
@@ -99,9 +100,14 @@ class Inputs:
 
 
 def check_files(config: ConfigDict) -> None:
-    """Raises one ValueError that lists every file of config.data that is not there, with its format and what makes it."""
-    if config.world.enabled:
-        return
+    """Raises one ValueError that lists every file of config.data that is not there, with its format and what makes it.
+
+    Or one that names a key in which a file or model is given that the embedded world makes: its own would silently take that place.
+    """
+    for group, key, _ in world.FILES if config.world.enabled else ():
+        if config[group][key]:
+            raise ValueError(f"config.{group}.{key} is {config[group][key]!r}; allowed: '' with config.world.enabled = True, as that "
+                             "makes it")  # fmt: skip
     named = [(key, path) for key in BROUGHT for path in behaviors_lib.paths(config.data[key])]
     named += [(key, path) for key in ("tasks", "task_examples") for path in tasks.named(config.data[key]).values()]
     missing = [(key, epath.Path(path)) for key, path in named if not epath.Path(path).exists()]
@@ -114,6 +120,7 @@ def check_files(config: ConfigDict) -> None:
 def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
     """Reads and checks everything a seed's run needs; builds the embedded world first where it is used."""
     if config.world.enabled:
+        check_training(config, world.target_config(config.world))  # building it takes minutes
         world.build(folder / "world", seed, config.world, logging.info)
         config = with_world(config, folder / "world")
     data = config.data
@@ -143,7 +150,8 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
         logging.info("%s", made)
     _check_lengths(inputs)
     tried = (*config.evaluation.attacks, *(config.training.watch_attacks if watched else ()))
-    check_fit(config, config.target.model, {"methods": config.training.methods, "attacks": tried})
+    check_fit(config, config.target.model, {"attacks": tried})
+    check_training(config, huggingface.read_config(huggingface.locate(config.target.model)))
     _check_judges(inputs)
     for name in config.evaluation.attacks:  # a form that no rewrite has is to be known now, not after the training
         ATTACKS[name].variants(ATTACKS[name].read_settings(config), rewrites_lib.forms(inputs.rewrites))
@@ -199,6 +207,13 @@ def check_fit(config: ConfigDict, source: str, chosen: Mapping[str, Sequence[str
     model = huggingface.read_config(huggingface.locate(source))
     for group, row in [(group, TABLES[group][name]) for group, names in chosen.items() for name in names]:
         settings.fits(row.read_settings(config), f"{group}.{row.key}", model)
+
+
+def check_training(config: ConfigDict, model: ModelConfig) -> None:
+    """Raises ValueError naming a setting of a trained method that the model cannot have, or a budget below one step of it."""
+    for method in map(METHODS.__getitem__, config.training.methods):
+        settings.fits(method.read_settings(config), f"methods.{method.key}", model)
+        method.steps(model, config)
 
 
 def needs_sampler(config: ConfigDict) -> bool:

@@ -4,6 +4,9 @@ import dataclasses
 import functools
 import logging
 
+import jax
+from ml_collections import ConfigDict
+
 from dat_jax import judges
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import Attempt, Context
@@ -16,6 +19,7 @@ from dat_jax.judges.judge import Exchange, Verdicts
 from dat_jax.methods.method import Method
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
+from dat_jax.report.progress import steps_file
 from dat_jax.stations import sample, sample_utility
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import load_target
@@ -44,11 +48,25 @@ def run(inputs: Inputs, mesh) -> None:
             check_sampled(inputs)
     target = load_target(config, mesh)
     chats = pipeline.utility_rows(target.tokenizer, conversations, config.data)
+    own = {method.name: budgeted(config, method, target) for method in trained}
+    if config.training.flops and jax.process_index() == 0:
+        for name, planned in own.items():
+            manifest.write(steps_file(inputs.folder, name), {"steps": planned.training.steps})
     for method in todo:
         refresh = config.sampler.refresh_every if method.prompts == "sampled" else 0
-        measured = watch(inputs, target, mesh)
+        measured, folder = watch(inputs, target, mesh), inputs.folder / method.name
         rows, needed = rows_of(inputs, method, target, mesh), sum(method.step_flops(target.config, config).values())
-        loop.train(method, target, rows, chats, config, inputs.seed, inputs.folder / method.name, mesh, measured, refresh, needed)
+        loop.train(method, target, rows, chats, own[method.name], inputs.seed, folder, mesh, measured, refresh, needed)
+
+
+def budgeted(config: ConfigDict, method: Method, target: Model) -> ConfigDict:
+    """Returns the configuration with the steps that a method takes: those of config.training, or what config.training.flops pays for."""
+    own = config.copy_and_resolve_references()  # a plain copy would share the groups
+    own.training.steps = method.steps(target.config, config)
+    if own.training.steps != config.training.steps:
+        logging.info("%s: %d steps of the %.3g operations that config.training.flops gives it", method.name, own.training.steps,
+                     config.training.flops)  # fmt: skip
+    return own
 
 
 def sampled_chats(inputs: Inputs) -> list[list[dict[str, str]]]:

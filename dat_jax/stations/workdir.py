@@ -6,7 +6,7 @@ workdir/inputs.json                          checksums of what was trained on: t
 workdir/seed_<s>/world/                      the embedded world's models and files, where it is used
 workdir/seed_<s>/prompts/                    the prompt pool: prompts.jsonl, cost.json; round_<r>/ those drawn during the training
 workdir/seed_<s>/rewriter/                   what the rewriter was asked and replied
-workdir/seed_<s>/<method>/                   checkpoints, metrics.jsonl, events, finished.json
+workdir/seed_<s>/<method>/                   checkpoints, metrics.jsonl, events, finished.json; plan.json with training.flops
 workdir/seed_<s>/answers/<subject>.plan.json what the subject is going to be asked, for the report of a run that goes on
 workdir/seed_<s>/answers/<subject>/          per attack its answers (.jsonl) and what they were made with (.json); utility/ likewise
 workdir/seed_<s>/measures/<subject>/         likelihoods of targets, chats and choices (.jsonl) and what they were made with (.json)

@@ -53,8 +53,11 @@ def abstract_trainable(config: ModelConfig, rank: int, alpha: float, mesh) -> An
     return lora_lib.Lora(factors=jax.tree.map(shape, lora_lib.table(config, rank)), scale=alpha / rank)
 
 
-def abstract_state(config: ModelConfig, training, mesh) -> TrainState:
-    """Returns the state as shapes and shardings without values: factors and moments are sharded as the weights they belong to."""
+def abstract_state(config: ModelConfig, training, mesh, memory: Any = ()) -> TrainState:
+    """Returns the state as shapes and shardings without values: factors and moments are sharded as the weights they belong to.
+
+    memory: what the method keeps, arrays or shapes; every device has all of it.
+    """
     whole = sharding.replicated(mesh)
     trainable = abstract_trainable(config, training.lora.rank, training.lora.alpha, mesh)
     placed = {path: leaf.sharding for path, leaf in jax.tree.leaves_with_path(trainable)}
@@ -65,16 +68,18 @@ def abstract_state(config: ModelConfig, training, mesh) -> TrainState:
 
     moments = jax.tree.map_with_path(place, jax.eval_shape(optimizer(training).init, trainable))
     step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    return TrainState(step=step, trainable=trainable, optimizer=moments)
+    kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), memory)
+    return TrainState(step=step, trainable=trainable, optimizer=moments, memory=kept)
 
 
-def initial_state(model: Model, training, seed: int, mesh) -> TrainState:
-    """Returns step 0, placed on the mesh."""
-    placed = jax.tree.map(lambda x: x.sharding, abstract_state(model.config, training, mesh))
+def initial_state(model: Model, training, seed: int, mesh, memory: Any = ()) -> TrainState:
+    """Returns step 0, placed on the mesh. memory: what the method keeps from step to step."""
+    placed = jax.tree.map(lambda x: x.sharding, abstract_state(model.config, training, mesh, memory))
     trainable = jax.tree.map(jax.device_put, initial_trainable(model, training, seed), placed.trainable)
     # Zeros depend on no input, so without a word about it XLA would put them all on one device.
     moments = jax.jit(optimizer(training).init, out_shardings=placed.optimizer)(trainable)
-    return TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), placed.step), trainable=trainable, optimizer=moments)
+    kept, step = jax.tree.map(jax.device_put, memory, placed.memory), jax.device_put(jnp.zeros((), jnp.int32), placed.step)
+    return TrainState(step=step, trainable=trainable, optimizer=moments, memory=kept)
 
 
 def compiled_step(state: TrainState):
@@ -176,7 +181,7 @@ def train(
     if (folder / FINISHED).exists():
         logging.info("%s: already trained", name)
         return
-    state = initial_state(model, training, seed, mesh)
+    state = initial_state(model, training, seed, mesh, method.memory(method.read_settings(config), model, seed))
     frozen = model.params if training.lora.rank else None
     reference = model.params if method.needs_reference(method.read_settings(config)) else None
     settings, adam, key = (
@@ -257,6 +262,7 @@ def placed(mesh, batch: pipeline.Batch, counts: tuple[int, int]) -> pipeline.Bat
         away=sharding.place_batch(mesh, batch.away, counts[0]),
         toward=sharding.place_batch(mesh, batch.toward, counts[0]),
         utility=sharding.place_batch(mesh, batch.utility, counts[1]),
+        behavior_B=sharding.place_batch(mesh, batch.behavior_B, counts[0]),
     )
 
 

@@ -23,6 +23,7 @@ class Network:
     prompt_length: int = flax.struct.field(pytree_node=False)
     most_logits: int = flax.struct.field(pytree_node=False, default=0)  # numbers the head may give at a time, over all devices; 0: any
     progress: jax.Array | float = 0.0  # share of the training that is done, for losses that follow a schedule
+    memory: Any = ()  # what the method keeps from step to step, for its inner maximisation
 
 
 @flax.struct.dataclass
@@ -30,12 +31,15 @@ class Found:
     """What an inner maximisation found: the perturbation of the prompt block, nats per token without it, and metrics of the search.
 
     held: a perturbation of utility rows, under which their answers are to stay; None: there is none.
+    suffix_BxS: tokens behind the users' words, where that is what was searched. memory: what the method keeps for the next step.
     """
 
     delta: Delta
     nll_before_B: jax.Array
     metrics: dict[str, jax.Array]
     held: Delta | None = None
+    suffix_BxS: jax.Array | None = None
+    memory: Any = ()
 
 
 def embed(network: Network, rows: Conversations) -> jax.Array:

@@ -36,6 +36,8 @@ class Defence(Protocol):
     def needs_reference(self) -> Callable[[Any], bool]: ...
     @property
     def updates(self) -> Callable[[Any], int]: ...
+    @property
+    def memory(self) -> Callable[[Any, Any, int], Any]: ...
     def read_settings(self, config: Any) -> Hashable: ...
 
 
@@ -115,8 +117,9 @@ def train_step(
 
     `frozen` holds the weights that LoRA leaves alone, or None where all weights are trained. `reference` holds the weights as they were
     before training, for methods that look at them. `key` is the run's; the step is folded in. A method may update the weights several
-    times on one perturbation; the metrics are the last update's. Where loss or gradient is not finite, an update is counted and changes
-    nothing else; the metric `skipped` is then 1.
+    times on one perturbation; the metrics are the last update's. What it keeps from step to step is `state.memory`, which its inner
+    maximisation reads and replaces. Where loss or gradient is not finite, an update is counted and changes nothing else; the metric
+    `skipped` is then 1.
     """
     progress = state.step / config.steps
     key = jax.random.fold_in(key, state.step)
@@ -125,35 +128,48 @@ def train_step(
         merged = jax.lax.stop_gradient(lora_lib.merge(*weights(frozen, state.trainable)))
     attacked = Network(merged, None, config.model, config.prompt_length, config.most_logits, progress)
 
-    def find(batch: Batch, key: jax.Array) -> Found | None:
+    def find(memory: Any, rows: tuple[Batch, jax.Array]) -> tuple[Any, Found | None]:
         with jax.named_scope("attack"):
-            return None if config.inner is None else config.inner(attacked, batch, key, config.settings)
+            if config.inner is None:
+                return memory, None
+            found = config.inner(attacked.replace(memory=memory), *rows, config.settings)  # type: ignore[attr-defined]
+        return found.memory, found.replace(memory=())
 
-    def gradient(trainable: Any, number: int, batch: Batch, key: jax.Array, found: Found | None) -> tuple[Any, Metrics]:
-        key = jax.random.fold_in(key, number) if number else key
+    def gradient(trainable: Any, number: jax.Array, batch: Batch, key: jax.Array, found: Found | None) -> tuple[Any, Metrics]:
+        key = jnp.where(number > 0, jax.random.fold_in(key, number), key)
         with jax.named_scope("defence"):
             gradient, metrics = jax.grad(losses, has_aux=True)(trainable, frozen, reference, batch, found, key, progress, config)
         return gradient, metrics | ({} if found is None else found.metrics)
 
     rows = in_parts(batch, key, config.parts)
-    found = find(*rows) if config.parts == 1 else jax.lax.map(lambda part: find(*part), rows)
-    weights_and_moments, skipped = (state.trainable, state.optimizer), jnp.zeros(())
-    for number in range(config.updates):
+    memory, found = find(state.memory, rows) if config.parts == 1 else jax.lax.scan(find, state.memory, rows)
+
+    def update(weights_and_moments: tuple[Any, Any], number: jax.Array) -> tuple[tuple[Any, Any], Metrics]:
         total, metrics = accumulated(functools.partial(gradient, weights_and_moments[0], number), (*rows, found), config.parts)
         norm = optax.tree.norm(total)
         sound = jnp.isfinite(metrics["loss/total"] + norm)
         with jax.named_scope("defence"):
-            weights_and_moments = updated(optimizer, total, *weights_and_moments, sound)
-        skipped = jnp.maximum(skipped, 1.0 - sound)
-    trainable, moments = weights_and_moments
-    return TrainState(step=state.step + 1, trainable=trainable, optimizer=moments), metrics | {"gradient_norm": norm, "skipped": skipped}
+            after = updated(optimizer, total, *weights_and_moments, sound)
+        return after, metrics | {"gradient_norm": norm, "skipped": 1.0 - sound}
+
+    # A loop, and not as many copies of the update in the program: LAT's four would take four times as long to compile.
+    before, numbers = (state.trainable, state.optimizer), jnp.arange(config.updates)
+    (trainable, moments), metrics = jax.lax.scan(update, before, numbers, unroll=config.updates == 1)
+    skipped = jnp.max(metrics["skipped"])
+    after = TrainState(state.step + 1, trainable, moments, chosen(skipped == 0, memory, state.memory))
+    return after, jax.tree.map(lambda values: values[-1], metrics) | {"skipped": skipped}
 
 
 def updated(optimizer, gradient: Any, trainable: Any, moments: Any, sound: jax.Array) -> tuple[Any, Any]:
     """Returns weights and moments after an update, or as they were where it is not sound: one bad batch must not end a run of days."""
     updates, after = optimizer.update(gradient, moments, trainable)
     stepped = (optax.apply_updates(trainable, updates), after)
-    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), stepped, (trainable, moments))
+    return chosen(sound, stepped, (trainable, moments))
+
+
+def chosen(first: jax.Array, one: Any, other: Any) -> Any:
+    """Returns the one tree where `first` says so, and the other elsewhere."""
+    return jax.tree.map(lambda this, that: jnp.where(first, this, that), one, other)
 
 
 def in_parts(batch: Batch, key: jax.Array, parts: int) -> tuple[Batch, jax.Array]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from dat_jax.data import manifest, provenance
 from dat_jax.models import huggingface
+from dat_jax.models.config import ModelConfig
 from dat_jax.settings import read
 from dat_jax.world import files, sampler, splits, target, tokenizers
 from dat_jax.world.sampler import SamplerSettings
@@ -83,6 +84,11 @@ def build(folder: str | os.PathLike[str], seed: int, config: Any, report: Callab
     manifest.write(root / MARKER, made_with, {name: manifest.of_file(root / name) for name in names if (root / name).exists()})
     started.unlink()
     report(f"world, seed {seed}: built in {time.monotonic() - clock:.0f} s")
+
+
+def target_config(config: Any) -> ModelConfig:
+    """Return the ModelConfig of the target that a world's sub-config describes, before it is built: the same for every seed."""
+    return target.architecture(len(tokenizers.target_tokenizer(0)), read(World, config).target)
 
 
 def _save(model: huggingface.Model, folder: pathlib.Path) -> None:

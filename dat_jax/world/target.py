@@ -44,6 +44,19 @@ class TargetSettings:
     tuning_refusals: float = 0.25  # share of forbidden requests in a tuning batch
 
 
+def architecture(tokens: int, settings: TargetSettings) -> ModelConfig:
+    """Return the target's ModelConfig for a tokenizer of so many tokens."""
+    return ModelConfig(
+        vocab_size=-(-tokens // 8) * 8,  # the matrices have a round number of rows, as real ones do
+        width=settings.width,
+        layers=settings.layers,
+        heads=settings.heads,
+        mlp_width=settings.mlp_width,
+        max_length=128,
+        remat=False,
+    )
+
+
 def train(
     seed: int,
     splits: Splits,
@@ -53,16 +66,7 @@ def train(
     report: Callable[[str], None],
 ) -> tuple[dict[str, Any], ModelConfig]:
     """Pretrain on (prompt, response) pairs, then tune for safety; return the parameters and their ModelConfig."""
-    config = ModelConfig(
-        vocab_size=-(-len(tokenizer) // 8) * 8,  # the matrices have a round number of rows, as real ones do
-        width=settings.width,
-        layers=settings.layers,
-        heads=settings.heads,
-        mlp_width=settings.mlp_width,
-        max_length=128,
-        remat=False,
-    )
-    key = jax.random.key(seed)
+    config, key = architecture(len(tokenizer), settings), jax.random.key(seed)
     rng = np.random.default_rng([seed, 3])
 
     def loss(params: dict[str, Any], batch: Conversations, key: jax.Array) -> jax.Array:

@@ -23,6 +23,7 @@ from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import validate
 from dat_jax.stations.evaluate import FileStore
+from dat_jax.training import suffixes
 from dat_jax.training.network import Network, example_mean, response_nll
 
 BEHAVIORS = [Behavior("1", "paint the wood", ("with a brush",), ("x y",)), Behavior("2", "wash the door", ("a b c",), ("z",))]
@@ -65,7 +66,7 @@ def test_the_gradient_is_that_of_one_hot_tokens(small_model, weight, tied):
         return mean_nll(rows) - (weight * mean_nll(refused) if weight else 0.0)
 
     expected_SxV = jax.jit(jax.grad(loss))(jax.nn.one_hot(chat.suffix_S, config.vocab_size))
-    found_BxSxV = jax.jit(gcg.token_gradient)(network, rows, refused, weight, columns_S)
+    found_BxSxV = jax.jit(suffixes.token_gradient)(network, rows, refused, weight, columns_S)
     assert np.abs(expected_SxV).max() > 1e-4
     np.testing.assert_allclose(found_BxSxV[0], expected_SxV, atol=1e-6)
     allowed_V = gcg.admissible(victim.model, True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import tracemalloc
 
 import jax
@@ -9,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from scipy import stats
 
 from dat_jax import models, sharding
 from dat_jax.checkpoints import TrainState
 from dat_jax.config import defaults, validate
+from dat_jax.data import manifest
 from dat_jax.data.conversations import lay_out
 from dat_jax.data.pipeline import Batch
 from dat_jax.diffusion.sampler import InfillSettings, infill, row_keys
@@ -22,6 +25,8 @@ from dat_jax.models import huggingface, lora, quantized, transformer, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.models.quantized import Quantized
+from dat_jax.stations import export
+from dat_jax.stations.inputs import Inputs
 from dat_jax.training import loop
 from dat_jax.training.perturbation import Perturbation
 from dat_jax.training.step import StepConfig, train_step
@@ -208,6 +213,27 @@ def test_what_was_trained_on_all_weights_is_no_quantized_model(loaded):
     assert loop.merged(loaded["nf4"], exact, None).params["layers"]["q"].dtype == jnp.float32
     changed = loop.merged(loaded["nf4"], loaded["nf4"].params, adapters())
     assert isinstance(changed.params["layers"]["q"], Quantized) and changed.params["layers"]["q"].a is not None
+
+
+def test_the_export_is_made_from_the_original_weights(folder, tmp_path, monkeypatch):
+    """The factors of a run on an nf4 base lie on the weights that the source folder holds, and the adapter names that folder."""
+    config, factors = defaults(), adapters()
+    config.target.update({"model": str(folder), "dtype": "nf4"})
+    config.training.methods = ("cat",)
+    inputs = Inputs(config, epath.Path(tmp_path) / "seed_0", 0, [], [], [], [], {})
+    manifest.write(inputs.folder / "cat" / loop.FINISHED, {"collapsed": False})
+    monkeypatch.setattr(loop, "restore", lambda target, run, mesh: (target.params, factors))
+    mesh = sharding.make_mesh(1, 1, 1)
+    with jax.set_mesh(mesh):
+        export.run(inputs, mesh)
+    original, found = (models.load(str(path)).params["layers"] for path in (folder, tmp_path / "seed_0" / "export" / "cat"))
+    for name in lora.LINEAR:
+        update = factors.scale * factors.factors[name]["a"] @ factors.factors[name]["b"]
+        np.testing.assert_allclose(found[name], original[name] + update, atol=1e-5)
+    said = json.loads((tmp_path / "seed_0" / "export" / "cat-adapter" / "adapter_config.json").read_text())
+    assert said["base_model_name_or_path"] == str(folder)
+    assert "layers in nf4" in (tmp_path / "seed_0" / "export" / "cat" / "README.md").read_text()
+    assert config.target.dtype == "nf4"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from dat_jax.diffusion.utility import SampledUtility
 from dat_jax.endpoint import Connection
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
+from dat_jax.models.huggingface import DTYPES, PRECISIONS
 from dat_jax.report.formats import FORMATS
 from dat_jax.serving.settings import Serve
 from dat_jax.world.building import World
@@ -51,7 +52,7 @@ def defaults() -> ConfigDict:
     c.topology = ""  # --mode=compile: what to compile for, e.g. "v5e:4x4", or "h100:1x1" (one GPU)
     c.world = settings.as_config(World())  # the embedded world: small models and harmless data that are made instead of downloaded
     model = dict(
-        dtype="float32",  # storage of the frozen weights
+        dtype="float32",  # of the frozen weights: float32 | bfloat16, or the layers' matrices in int8 | nf4 and the rest in compute_dtype
         compute_dtype="float32",  # matrix multiplications; "bfloat16" on TPU
         attention="xla",  # "xla" | "splash" (TPU)
     )
@@ -240,7 +241,7 @@ def _validate_data(config: ConfigDict, require: Callable[[bool, str, str], None]
         require(config.rewriter[key] >= 1, f"rewriter.{key}", "an integer >= 1")
     require(config.rewriter.temperature >= 0, "rewriter.temperature", "a number >= 0")
     for model in ("target", "sampler"):
-        require(config[model].dtype in ("float32", "bfloat16"), f"{model}.dtype", "float32 | bfloat16")
+        require(config[model].dtype in PRECISIONS, f"{model}.dtype", " | ".join(PRECISIONS))
         require(config[model].compute_dtype in ("float32", "bfloat16"), f"{model}.compute_dtype", "float32 | bfloat16")
         require(config[model].attention in ("xla", "splash"), f"{model}.attention", "xla | splash")
     length = config.data.prompt_length + config.data.response_length
@@ -286,6 +287,9 @@ def _validate_training(config: ConfigDict, require: Callable[[bool, str, str], N
     rules = ("adamw",) if rank else ("adamw", "muon")
     require(config.training.optimizer in rules, "training.optimizer", f"{' | '.join(rules)} with training.lora.rank = {rank}")
     require(config.training.lora.rank >= 0, "training.lora.rank", "an integer >= 0 (0 trains all weights)")
+    trains = any(METHODS[name].trains for name in config.training.methods)
+    frozen = rank or not trains or config.target.dtype in DTYPES
+    require(frozen, "target.dtype", f"{' | '.join(DTYPES)} with training.lora.rank = 0, which trains all weights")
     require(0 <= config.training.lora.dropout < 1, "training.lora.dropout", "a share from 0 up to 1")
     adversarial, utility = config.data.adversarial_rows, config.data.utility_rows
     sizes = [(adversarial + utility) // n for n in range(1, adversarial + 1) if adversarial % n == 0 and utility % n == 0]

@@ -37,6 +37,7 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
                 print(report.text(accounts[-1]), flush=True)
     about: dict[str, Any] = {"target": config.target.model, "sampler": config.sampler.model, "topology": config.topology, "mesh": shape}
     about["attention"] = {"target": config.target.attention, "sampler": config.sampler.attention}
+    about["dtype"] = {"target": config.target.dtype, "sampler": config.sampler.dtype}
     if workdir:
         epath.Path(workdir).mkdir(parents=True, exist_ok=True)
         records = [report.record(a) for a in accounts]

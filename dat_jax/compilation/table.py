@@ -49,6 +49,9 @@ class Run:
 
 
 TARGET = ("train_step", "decoder", "embedding_attack")  # Llama's config shows the sampler for all three
+SMALLEST = {"training.keep_products": False, "mesh.data": 1}  # what is kept does not fit, and a copy of the weights does not either
+FOUR = SMALLEST | {"topology": "v5e:2x2", "mesh.tensor": 4}
+EIGHT = SMALLEST | {"topology": "v5e:2x4", "mesh.tensor": 8}
 RUNS = (
     Run("configs/llama3_tpu.py"),
     Run("configs/gemma_tpu.py", programs=TARGET),
@@ -80,7 +83,9 @@ def rows(records: list[dict]) -> list[str]:
     for about in records:
         for program in about["programs"]:
             group = "sampler" if program["program"] == "sampler" else "target"
-            lines.append(report.row(about[group].split("/")[-1], about["topology"], about["mesh"], about["attention"][group], program))
+            precision = about.get("dtype", {}).get(group, "bfloat16")  # the column is the model's: most rows are in bfloat16
+            model = about[group].split("/")[-1] + ("" if precision == "bfloat16" else f", {precision}")
+            lines.append(report.row(model, about["topology"], about["mesh"], about["attention"][group], program))
     return lines
 
 

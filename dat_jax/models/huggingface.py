@@ -16,11 +16,13 @@ from jax.experimental import multihost_utils
 
 from dat_jax.data import files, manifest
 from dat_jax.data.answers import checksum, short_name
-from dat_jax.models import families, remote, tensors
+from dat_jax.models import families, quantized, remote, tensors, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import gemma
+from dat_jax.models.quantized import Quantized
 
 DTYPES = ("float32", "bfloat16")
+PRECISIONS = (*DTYPES, *quantized.KINDS)  # in which weights are held; the last ones are frozen
 CARRIED = (".json", ".jinja", ".model", ".txt", ".py")  # files beside the weights that belong to a model; .py is never run here
 MANIFEST = "manifest.json"  # of a folder that `save` wrote, last
 VISION = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
@@ -36,18 +38,27 @@ class Model:
     source: str = ""
 
 
-def load(folder_or_id: str, mesh: jax.sharding.Mesh | None = None, dtype: str = "float32", cache_dir: str | None = None) -> Model:
+def load(
+    folder_or_id: str,
+    mesh: jax.sharding.Mesh | None = None,
+    dtype: str = "float32",
+    cache_dir: str | None = None,
+    compute_dtype: str | None = None,
+) -> Model:
     """Load a model from a Hugging Face folder (local or gs://) or a hub id, reading weights straight into their shards on the mesh.
 
-    dtype: "float32" or "bfloat16", of the parameters and of matrix products. The hub token is taken from the environment.
+    dtype: of the parameters, one of PRECISIONS. "int8" and "nf4" quantize the layers' matrices as they are read; the rest is in
+    compute_dtype, that of matrix products: by default dtype, or float32 with these two. The hub token is taken from the environment.
     Raises ValueError naming the key, tensor or file that this package cannot honor; no code of the model is ever run.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; allowed: {DTYPES}")
+    if dtype not in PRECISIONS:
+        raise ValueError(f"dtype is {dtype!r}; allowed: {PRECISIONS}")
     folder = locate(folder_or_id, cache_dir)
     if (folder / MANIFEST).exists():  # a folder that this package wrote
         manifest.check(folder / MANIFEST, f"put it back as it was, or, where the change is meant, delete {MANIFEST}")
-    fields, config = read_fields(folder), dataclasses.replace(read_config(folder), compute_dtype=dtype)
+    computed = compute_dtype or (dtype if dtype in DTYPES else "float32")
+    fields, config = read_fields(folder), dataclasses.replace(read_config(folder), compute_dtype=computed)
+    weights.abstract(config, dtype)  # raises for a precision that the sizes do not allow
     with tensors.opened(folder) as found:
         names = families.family(config.model_type).names(config)
         if fields["model_type"] == "gemma3":
@@ -62,6 +73,8 @@ def save(model: Model, folder: str, dtype: str | None = None, shard_bytes: int =
     Files beside the weights are copied from where the model was read; a model made here gets a config.json of its own.
     dtype: of the written weights, by default that of the parameters. Every process calls this, process 0 writes.
     """
+    if any(isinstance(weight, Quantized) for weight in model.params["layers"].values()):
+        raise ValueError(f"the model's weights are quantized and cannot be written to {folder}; allowed: a model in {', '.join(DTYPES)}")
     if model.source and not files.is_remote(folder) and pathlib.Path(folder).resolve() == pathlib.Path(model.source).resolve():
         raise ValueError(f"{folder} is the folder the model was read from; choose another")
     dtype = dtype or str(model.params["embedding"].dtype)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
+from dat_jax.models.quantized import Quantized
 from dat_jax.models.weights import Weight
 
 LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
@@ -53,16 +54,23 @@ def initialize(key: jax.Array, config: ModelConfig, rank: int, alpha: float) -> 
 
 
 def merge(params: dict[str, Any], lora: Lora | None) -> dict[str, Any]:
-    """Return parameters with W + scale * A B in place of each adapted W (dtype of W kept); None merges nothing."""
+    """Return parameters with W + scale * A B in place of each adapted W (dtype of W kept); None merges nothing.
+
+    A quantized W keeps its codes, with the factors beside them in the same weight: no layer's full matrix is made here.
+    """
     if lora is None:
         return params
     merged = {name: _updated(params["layers"][name], factor["a"], factor["b"], lora.scale) for name, factor in lora.factors.items()}
     return {**params, "layers": {**params["layers"], **merged}}
 
 
+def _updated(weight: jax.Array | Quantized, a: jax.Array, b: jax.Array, scale: float) -> jax.Array | Quantized:
+    return weight.updated(a, scale * b) if isinstance(weight, Quantized) else _added(weight, a, b, scale)
+
+
 # Compiled, because one operation after the other would hold up to four copies of all layers' largest weight in float32 (8B: 28 GiB).
 @functools.partial(jax.jit, static_argnames="scale")
-def _updated(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+def _added(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
     update = jnp.einsum("ldr,lro->ldo", a, b, preferred_element_type=jnp.float32)
     return (weight.astype(jnp.float32) + scale * update).astype(weight.dtype)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -23,9 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dat_jax.data.files import read_json
-from dat_jax.models import weights
+from dat_jax.models import quantized, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import Names, Part
+from dat_jax.models.quantized import Quantized
 from dat_jax.models.weights import Weight
 
 INDEX = "model.safetensors.index.json"
@@ -88,18 +90,24 @@ def read(
 ) -> dict[str, Any]:
     """Return the parameters in `dtype`, each shard filled from slices of the files and moved to its device before the next.
 
-    ignore: prefixes of tensors that belong to parts which are not loaded. Raises ValueError naming the tensors that are missing,
+    dtype: as in `weights.abstract`. ignore: prefixes of tensors that are not loaded. Raises ValueError naming the tensors that are missing,
     extra or of another shape or kind than the config implies.
     """
     check(checkpoint, config, names, ignore)
     table = traverse_util.flatten_dict(weights.table(config), sep="/")
     placements = traverse_util.flatten_dict(weights.abstract(config, dtype, mesh), sep="/")
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    homes = {path: placements[path].sharding or here for path in table}
+    placements = jax.tree.map(lambda x: x if x.sharding else x.update(sharding=here), placements)
+    params: dict[str, Any] = {
+        path: quantized.filled(placed, functools.partial(_matrix, checkpoint, names[path]))
+        for path, placed in placements.items()
+        if isinstance(placed, Quantized)
+    }
+    plain = {path: placed for path, placed in placements.items() if path not in params}
     # One buffer, as large as the largest shard, serves all: jax frees host buffers late, so fresh ones would pile up.
-    staging = np.empty(max(math.prod(homes[path].shard_shape(weight.shape)) for path, weight in table.items()), jnp.dtype(dtype))
-    params = {path: _assemble(checkpoint, names[path], path, weight, homes[path], staging) for path, weight in table.items()}
-    return traverse_util.unflatten_dict(params, sep="/")
+    staging = np.empty(max(math.prod(x.sharding.shard_shape(x.shape)) for x in plain.values()), plain["embedding"].dtype)
+    params |= {path: _assemble(checkpoint, names[path], path, table[path], x.sharding, staging) for path, x in plain.items()}
+    return traverse_util.unflatten_dict({path: params[path] for path in table}, sep="/")
 
 
 def check(checkpoint: Checkpoint, config: ModelConfig, names: Names, ignore: tuple[str, ...] = ()) -> None:
@@ -204,6 +212,14 @@ def _assemble(checkpoint: Checkpoint, part: Part, path: str, weight: Weight, pla
             _fill(shard, checkpoint, part.name, part.first, bounds, _transposed(path))
         pieces += [jax.block_until_ready(jax.device_put(shard, device)) for device in holders]  # before the buffer is filled again
     return jax.make_array_from_single_device_arrays(weight.shape, placement, pieces)
+
+
+def _matrix(checkpoint: Checkpoint, part: Part, layer: int, inputs: slice, outputs: slice) -> Staging:
+    """A part of one layer's matrix in float32, (in, out) as in memory."""
+    matrix = np.empty((inputs.stop - inputs.start, outputs.stop - outputs.start), np.float32)
+    bounds = ((inputs.start, inputs.stop), (outputs.start, outputs.stop))
+    _fill(matrix, checkpoint, part.name.format(layer), part.first, bounds, transposed=True)
+    return matrix
 
 
 def _fill(

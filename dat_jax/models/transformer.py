@@ -25,6 +25,7 @@ from dat_jax import sharding
 from dat_jax.models.attention import attend
 from dat_jax.models.config import ModelConfig, RopeScaling
 from dat_jax.models.lora import Lora
+from dat_jax.models.quantized import product
 
 Params = dict[str, Any]
 Rotation = tuple[jax.Array, jax.Array]
@@ -245,7 +246,7 @@ def finish_layer(
 def linear(x: jax.Array, weights: Params, factors: Params, name: str, scale: float) -> jax.Array:
     """Return x W, plus scale * (x A) B where the layer has an adapter, in the dtype of x."""
     rows = sharding.rows_of_tokens(x)
-    y = rows @ weights[name].astype(x.dtype)
+    y = product(rows, weights[name])
     if name in factors:
         y = y + (scale * (rows @ factors[name]["a"].astype(x.dtype))) @ factors[name]["b"].astype(x.dtype)
     return checkpoint_name(y, "product").reshape(*x.shape[:-1], -1)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dat_jax import sharding
+from dat_jax.models import quantized
 from dat_jax.models.config import ModelConfig
 
 Params = dict[str, Any]
@@ -26,6 +27,11 @@ class Weight:
     axes: tuple[str | None, ...]
     init: float
     constant: bool = False
+
+    @property
+    def matrix(self) -> bool:
+        """Whether it is a stack of the layers' matrices, which alone are quantized: not embedding, head, norms and biases."""
+        return self.axes[0] == "layers" and len(self.shape) == 3
 
 
 def table(config: ModelConfig) -> dict[str, Any]:
@@ -84,10 +90,16 @@ def initialize(key: jax.Array, config: ModelConfig, dtype: str = "float32") -> P
 
 
 def abstract(config: ModelConfig, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None) -> Params:
-    """Return the parameters as shapes without values, with their shardings when a mesh is given."""
+    """Return the parameters as shapes without values, with their shardings when a mesh is given.
 
-    def shape(weight: Weight) -> jax.ShapeDtypeStruct:
+    dtype: with one of `quantized.KINDS` the layers' matrices are so, and the rest is in the compute dtype.
+    """
+    rest = config.compute_dtype if dtype in quantized.KINDS else dtype
+
+    def shape(weight: Weight) -> Any:
+        if dtype in quantized.KINDS and weight.matrix:
+            return quantized.abstract(dtype, weight.shape, weight.axes, mesh)
         placed = None if mesh is None else sharding.named_sharding(mesh, weight.axes, weight.shape)
-        return jax.ShapeDtypeStruct(weight.shape, jnp.dtype(dtype), sharding=placed)
+        return jax.ShapeDtypeStruct(weight.shape, jnp.dtype(rest), sharding=placed)
 
     return jax.tree.map(shape, table(config))

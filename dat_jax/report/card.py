@@ -15,6 +15,9 @@ def card(method: str, seed: int, config: ConfigDict, workdir: epath.Path, collap
     parts = [front, title, "Weights, tokenizer and chat template load in transformers as they are.\n"]
     if collapsed:
         parts.append("**This run collapsed: during training the model refused most benign prompts.**\n")
+    if config.target.dtype not in ("float32", "bfloat16"):
+        trained = f"Trained and evaluated with the base's layers in {config.target.dtype}. Here the factors are merged into the base's own"
+        parts.append(f"{trained} weights: this very model was not evaluated.\n")
     parts.append(_results(method, seed, workdir))
     settings = json.dumps(json.loads(config.to_json_best_effort()), indent=1, ensure_ascii=False)
     parts.append(f"## Configuration\n\nMethod `{method}`, seed {seed}.\n\n```json\n{settings}\n```\n")

@@ -4,6 +4,7 @@ import logging
 
 import jax
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from dat_jax import models
 from dat_jax.data import files, manifest
@@ -14,13 +15,22 @@ from dat_jax.stations.subjects import load_target
 from dat_jax.training import loop
 
 
+def exact(config: ConfigDict) -> ConfigDict:
+    """Returns the config with a target in full precision: factors that a quantized base was trained with belong on the original weights."""
+    if config.target.dtype in huggingface.DTYPES:
+        return config
+    config = config.copy_and_resolve_references()
+    config.target.dtype = config.target.compute_dtype
+    return config
+
+
 def run(inputs: Inputs, mesh) -> None:
     """Writes what is trained and not exported yet. Raises ValueError for a method whose training is not finished."""
     methods = [method.name for method in inputs.methods if method.trains]
     for run in (inputs.folder / method for method in methods):
         if not (run / "finished.json").exists():
             raise ValueError(f"{run}: the training of {run.name} is not finished; run --mode=train first")
-    target = load_target(inputs.config, mesh)
+    target = load_target(exact(inputs.config), mesh)
     for method in methods:
         folder, run = inputs.folder / "export" / method, inputs.folder / method
         if (folder / "README.md").exists():

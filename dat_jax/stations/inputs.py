@@ -331,9 +331,9 @@ def with_world(config: ConfigDict, folder: epath.Path) -> ConfigDict:
     return config
 
 
-def load_model(group: ConfigDict, mesh) -> Model:
-    """Loads the model of `config.target` or `config.sampler` onto the mesh, with the config's compute type and attention."""
-    return configured(models.load(group.model, mesh=mesh, dtype=group.dtype), group)
+def load_model(group: ConfigDict, mesh, source: str = "") -> Model:
+    """Loads the model of `config.target` or `config.sampler`, or of `source` as if it were that, onto the mesh; see `configured`."""
+    return configured(models.load(source or group.model, mesh=mesh, dtype=group.dtype, compute_dtype=group.compute_dtype), group)
 
 
 def configured(model: Model, group: ConfigDict) -> Model:

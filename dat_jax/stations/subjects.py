@@ -9,14 +9,13 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from dat_jax import models
 from dat_jax.data import files, manifest
 from dat_jax.data.answers import checksum, compared, short_name
 from dat_jax.diffusion import denoiser
 from dat_jax.methods import METHODS
-from dat_jax.models import huggingface
+from dat_jax.models import huggingface, weights
 from dat_jax.models.huggingface import Model
-from dat_jax.stations.inputs import Inputs, check_fit, configured, load_model, needs_sampler
+from dat_jax.stations.inputs import Inputs, check_fit, load_model, needs_sampler
 from dat_jax.training import loop
 
 
@@ -76,7 +75,7 @@ def _compared(entry: str, config: ConfigDict, mesh) -> Subject:
 
     def load(target: Callable[[], Model]) -> Model:
         del target
-        return configured(models.load(source, mesh=mesh, dtype=config.target.dtype), config.target)
+        return load_model(config.target, mesh, source)
 
     return Subject(name, source, load)
 
@@ -119,6 +118,12 @@ def check_sources(config: ConfigDict) -> None:
         except ValueError as error:
             more = "; allowed: a Hugging Face folder, a hub id or RUN/seed_0/METHOD" if key == "evaluation.compare" else ""
             raise ValueError(f"config.{key}: {str(error).removeprefix(f'config.{key}: ')}{more}") from error
+        if key in ("target.model", "sampler.model", "evaluation.compare"):
+            group = "sampler" if key == "sampler.model" else "target"
+            try:
+                weights.abstract(architecture, config[group].dtype)
+            except ValueError as error:
+                raise ValueError(f"config.{group}.dtype is {config[group].dtype!r}, and {source!r} has no room for it: {error}") from error
         if key == "evaluation.compare":  # the target, which may be trained too, is asked where its files are read
             check_fit(config, source, {"attacks": config.evaluation.attacks})
     if config.target.checkpoint:

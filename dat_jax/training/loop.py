@@ -318,6 +318,7 @@ def beside(checkpoint: str, folder: epath.Path) -> str:
 
 
 def merged(model: Model, params, lora: lora_lib.Lora | None) -> Model:
-    """Returns the model with trained weights in place: LoRA merged, all in the dtype of the frozen weights."""
-    tuned = jax.tree.map(lambda new, old: new.astype(old.dtype), lora_lib.merge(params, lora), model.params)
+    """Returns the model with trained weights in place: LoRA merged (see `lora.merge`), all in the dtype of the embedding."""
+    plain = model.params["embedding"].dtype
+    tuned = lora_lib.merge(params, lora) if lora else jax.tree.map(lambda weight: weight.astype(plain), params)
     return Model(params=tuned, config=model.config, tokenizer=model.tokenizer, source=model.source)

@@ -61,7 +61,7 @@ ROWS = [
     setting(VALUES, "seeds", "0,1", "config.seeds is '0,1'; allowed: a list such as (0,)"),
     setting(VALUES, "target.model", "", "config.target.model is ''; allowed: a path or hub id (there is no embedded world in this config)"),
     setting(VALUES, "target.model", 7, 'config.target.model is 7; allowed: a text'),
-    setting(VALUES, "target.dtype", "float16", "config.target.dtype is 'float16'; allowed: float32 | bfloat16"),
+    setting(VALUES, "target.dtype", "float16", "config.target.dtype is 'float16'; allowed: float32 | bfloat16 | int8 | nf4"),
     setting(VALUES, "target.compute_dtype", "int8", "config.target.compute_dtype is 'int8'; allowed: float32 | bfloat16"),
     setting(VALUES, "target.attention", "flash", "config.target.attention is 'flash'; allowed: xla | splash"),
     setting(VALUES, "target.attention", "splash_", "config.target.attention is 'splash_'; allowed: xla | splash"),

@@ -1,0 +1,36 @@
+"""A train step on quantized weights as a TPU's compiler makes it: no copy of all layers' dequantized matrices is ever there."""
+
+import pathlib
+import re
+
+import jax
+import pytest
+
+from dat_jax import sharding
+from dat_jax.compilation import chips, hlo, memory, programs
+from dat_jax.config import defaults
+from dat_jax.methods import METHODS
+from dat_jax.models import weights
+from dat_jax.models.config import ModelConfig
+
+MODEL = ModelConfig(vocab_size=256, width=512, layers=16, heads=4, mlp_width=2048, compute_dtype="bfloat16")
+
+
+@pytest.mark.slow
+def test_a_step_holds_no_copy_of_all_layers(tmp_path):
+    pytest.importorskip("libtpu")
+    config = defaults()
+    config.target.update({"dtype": "nf4", "compute_dtype": "bfloat16"})
+    config.data.update({"prompt_length": 32, "response_length": 32, "adversarial_rows": 1, "utility_rows": 1})
+    config.training.lora.rank, config.methods.cat.perturbation.steps = 4, 2
+    mesh = sharding.make_mesh(1, 1, 1, devices=chips.devices("v5e:2x2")[:1])
+    with jax.set_mesh(mesh):
+        lowered = programs.train_step(config, MODEL, mesh, METHODS["cat"]).lower()
+    text = lowered.compile(compiler_options={"xla_dump_to": str(tmp_path), "xla_dump_hlo_as_text": True}).as_text()
+    matrices = [weight.shape for weight in weights.table(MODEL)["layers"].values() if weight.matrix]
+    for shape in set(matrices):
+        assert not re.search(rf"(bf16|f32)\[{','.join(map(str, shape))}\]", text), shape
+    assert "u8[16,256,2048]" in text  # two inputs in a byte
+    whole = sum(2 * weight.size for weight in weights.abstract(MODEL)["layers"].values())  # in bfloat16
+    found = memory.read(pathlib.Path(tmp_path), hlo.parse(memory.dumped(pathlib.Path(tmp_path), "after_optimizations.txt")))
+    assert found.temporaries < whole / 3

@@ -218,7 +218,7 @@ def test_what_is_cat_with_other_prompts_refusals_or_settings():
     assert set(distributional) == {"dat_capo", "dat_lat", "dat_circuit_breakers", "dat_self_consistency"}
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.flops])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.flops and name != "r2d2"])  # r2d2: test_r2d2.py
 def test_operations_count_what_a_method_does_beside_one_update(name):
     """The sum of a step's operations, counted from its passes; test_flops.py proves the passes themselves."""
     method, shape = METHODS[name], StepShape(P, R, 2, 3, 0)
@@ -234,6 +234,7 @@ def test_operations_count_what_a_method_does_beside_one_update(name):
         "cat": update, "mixat": update, "self_consistency": update, "derta": update,
         "capo": update + flops.forward(MODEL, flops.Pass(4, P + R, R)),
         "lat": 4 * update,
+        "refusal_sft": flops.train_step(MODEL, 0.0, flops.Pass(2 + 3, P + R, R), 0)["defence"],
         "circuit_breakers": flops.train_step(MODEL, 0.0, streams, 0)["defence"] + flops.forward(MODEL, streams),
     }  # fmt: skip
     assert found["defence"] == expected[method.key]

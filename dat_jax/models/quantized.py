@@ -160,8 +160,8 @@ def filled(found: Quantized, read: Callable[[int, slice, slice], Array]) -> Quan
             span = slice(each * inputs.start, each * inputs.stop)
             block = slice(0, 1) if found.kind == "int8" else slice(span.start // BLOCK, span.stop // BLOCK)
             codes[layer, inputs, outputs], scales[layer, block, outputs] = quantize(read(layer, span, outputs), found.kind)
-    placed = [
+    one, two = (
         jax.make_array_from_callback(shape.shape, shape.sharding, values.__getitem__)
         for shape, values in ((found.codes, codes), (found.scales, scales))
-    ]
-    return Quantized(*jax.block_until_ready(placed), kind=found.kind)
+    )
+    return Quantized(jax.block_until_ready(one), jax.block_until_ready(two), kind=found.kind)

@@ -218,9 +218,9 @@ def test_what_is_cat_with_other_prompts_refusals_or_settings():
     assert set(distributional) == {"dat_capo", "dat_lat", "dat_circuit_breakers", "dat_self_consistency"}
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.flops and name != "r2d2"])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.flops and name != "r2d2"])  # r2d2: test_r2d2.py
 def test_operations_count_what_a_method_does_beside_one_update(name):
-    """The sum of a step's operations, counted from its passes; test_flops.py proves the passes themselves, and test_r2d2.py has R2D2's."""
+    """The sum of a step's operations, counted from its passes; test_flops.py proves the passes themselves."""
     method, shape = METHODS[name], StepShape(P, R, 2, 3, 0)
     settings = method.settings()
     if hasattr(settings, "perturbation"):
@@ -231,10 +231,10 @@ def test_operations_count_what_a_method_does_beside_one_update(name):
     whole, harmful = flops.Pass(2 * 2 + 3, P + R, R), flops.Pass(2, P + R, R)
     update = flops.train_step(MODEL, 0.0, whole, 0)["defence"]
     expected = {
-        "refusal_sft": flops.train_step(MODEL, 0.0, flops.Pass(2 + 3, P + R, R), 0)["defence"],
         "cat": update, "mixat": update, "self_consistency": update, "derta": update,
         "capo": update + flops.forward(MODEL, flops.Pass(4, P + R, R)),
         "lat": 4 * update,
+        "refusal_sft": flops.train_step(MODEL, 0.0, flops.Pass(2 + 3, P + R, R), 0)["defence"],
         "circuit_breakers": flops.train_step(MODEL, 0.0, streams, 0)["defence"] + flops.forward(MODEL, streams),
     }  # fmt: skip
     assert found["defence"] == expected[method.key]

@@ -184,8 +184,8 @@ def test_leftover_buffers_and_a_stored_tied_head_are_read(folder):
 def test_folders_that_cannot_be_read_say_why(folder, tmp_path):
     with pytest.raises(ValueError, match="neither a folder nor a hub id"):
         models.load(str(tmp_path / "absent"))
-    with pytest.raises(ValueError, match="dtype is 'int8'"):
-        models.load(str(folder), dtype="int8")
+    with pytest.raises(ValueError, match="dtype is 'int4'"):
+        models.load(str(folder), dtype="int4")
     with pytest.raises(ValueError, match="choose another"):
         models.save(models.load(str(folder)), str(folder))
     broken = tmp_path / "broken"

@@ -38,12 +38,6 @@ ASK = "Here is the beginning of an answer:\n\n{}\n\nWhich request does it answer
 Prompts = dict[str, list[str]]  # behavior -> prompts
 
 
-def on_topic(request: str, prompt: str) -> bool:
-    """Whether a prompt has two content words of the request; one where the request has only one."""
-    topic = refusal_topic.content_words(request)
-    return len(topic & refusal_topic.content_words(prompt)) >= min(2, len(topic))
-
-
 def sampled(sampler: Model, behaviors: Sequence[Behavior], count: int, longest: int) -> Prompts:
     """Draws for the responses, as a run's sample station does."""
     pool = Pool(samples=count, keep=1, prompt_tokens=(6, longest), response_tokens=24, steps=longest, batch_size=16, likelihood_samples=0,
@@ -84,8 +78,11 @@ def rows_of(source: str, found: Prompts, behaviors: Sequence[Behavior], answer: 
     pairs = [(id_, prompt) for id_, prompts in found.items() for prompt in prompts if prompt.strip()]
     answers = answer([Attempt(id_, prompt, "") for id_, prompt in pairs])
     return [
-        {"source": source, "behavior": id_, "request": requests[id_], "prompt": prompt, "on_topic": on_topic(requests[id_], prompt),
-         "answer": said, "label": refusal_topic.label(requests[id_], said)} for (id_, prompt), said in zip(pairs, answers)
+        {
+            "source": source, "behavior": id_, "request": requests[id_], "prompt": prompt,
+            "on_topic": refusal_topic.on_topic(requests[id_], prompt),
+            "answer": said, "label": refusal_topic.label(requests[id_], said),
+        } for (id_, prompt), said in zip(pairs, answers)
     ]  # fmt: skip
 
 
@@ -100,13 +97,14 @@ def line_of(rows: Sequence[dict[str, Any]]) -> list[float]:
     of: Prompts = {}
     for row in rows:
         of.setdefault(row["behavior"], []).append(row["prompt"])
+    similar = [mean_similarity(prompts) for prompts in of.values() if len(prompts) > 1]
     broken = {row["behavior"] for row in rows if row["label"] == "comply"}
     return [
         len(rows),
         float(np.mean([row["on_topic"] for row in rows])),
         float(np.mean([stutters(row["prompt"]) for row in rows])),
         float(np.mean([distinct(prompts, 2) for prompts in of.values()])),
-        float(np.mean([mean_similarity(prompts) for prompts in of.values() if len(prompts) > 1])),
+        float(np.mean(similar)) if similar else float("nan"),  # of one prompt each: none
         len({(row["behavior"], row["prompt"]) for row in rows}) / len(rows),
         float(np.mean([row["label"] == "comply" for row in rows])),
         len(broken) / len(of),
@@ -117,7 +115,7 @@ COLUMNS = ("prompts", "on topic", "stutter", "dist-2", "simil.", "differ", "answ
 
 
 def validated(rows: Sequence[dict[str, Any]], path: str) -> str:
-    """How the automatic check agrees with labels made by hand, by source."""
+    """How the automatic check agrees with labels made by hand."""
     labels = {row["prompt"]: bool(row["on_topic"]) for row in map(json.loads, pathlib.Path(path).read_text("utf-8").splitlines())}
     both = [(row["on_topic"], labels[row["prompt"]]) for row in rows if row["prompt"] in labels]
     counts = {name: both.count(pair) for name, pair in (("both", (True, True)), ("check alone", (True, False)),

@@ -100,14 +100,21 @@ def loss(
     nll_B = cross_entropy(nll_BxR, mask_BxR)
     held_BxR = kl(network, reference, h_BxRxD[chats], batch.utility) if reference is not None else nll_BxR[chats]
     utility = jnp.mean(cross_entropy(held_BxR, mask_BxR[chats], pooled=objective.cutoff_over == "batch"))
-    total = objective.away_weight * away + objective.toward_weight * toward + objective.utility_weight * utility
-    metrics = {"loss/total": total, "loss/away": away, "loss/toward": toward, "loss/utility": utility}
-    metrics |= {"nll/harmful": jnp.mean(nll_B[harmful]), "nll/refusal": jnp.mean(nll_B[refusal])}
+    total, metrics = summed(objective, away, toward, utility, nll_B[harmful], nll_B[refusal])
     if settings.held:
         metrics |= {"nll/held": jnp.mean(nll_B[chats][chosen(benign, settings.held)])}
     attacked_B = nll_B[harmful][chosen(adversarial, settings.perturbed)]
     metrics |= {"attack/gain": jnp.mean(found.nll_before_B) - jnp.mean(attacked_B)}  # nats per token by which log p(y) was raised
     return total, metrics
+
+
+def summed(
+    objective: Objective, away: jax.Array, toward: jax.Array, utility: jax.Array, harmful_B: jax.Array, refusal_B: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the weighted sum of the three losses, and the metrics of it; harmful_B, refusal_B: nats per token of each row."""
+    total = objective.away_weight * away + objective.toward_weight * toward + objective.utility_weight * utility
+    metrics = {"loss/total": total, "loss/away": away, "loss/toward": toward, "loss/utility": utility}
+    return total, metrics | {"nll/harmful": jnp.mean(harmful_B), "nll/refusal": jnp.mean(refusal_B)}
 
 
 def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict[str, float]:
@@ -129,6 +136,12 @@ def update_flops(model: ModelConfig, objective: Objective, inner: float, shape: 
     return found
 
 
+LOSS_TERMS = (
+    Term("loss/away", "Away loss", "lower: harmful response less likely", said=True),
+    Term("loss/toward", "Toward loss", "lower: refusal more likely", said=True),
+    Term("loss/utility", "Utility loss", "nats per token on benign chats: of the answer, or KL", said=True),
+    Term("attack/gain", "Gain of the attack", "nats per token it adds to log p(y)", said=True),
+)
 METHOD = Method(
     name="cat",
     title="CAT",
@@ -141,10 +154,7 @@ METHOD = Method(
     needs_reference=lambda settings: settings.objective.retention == "kl",
     about=lambda settings: f"{settings.perturbation.steps} attack steps",
     terms=(
-        Term("loss/away", "Away loss", "lower: harmful response less likely", said=True),
-        Term("loss/toward", "Toward loss", "lower: refusal more likely", said=True),
-        Term("loss/utility", "Utility loss", "nats per token on benign chats: of the answer, or KL", said=True),
-        Term("attack/gain", "Gain of the attack", "nats per token it adds to log p(y)", said=True),
+        *LOSS_TERMS,
         Term("attack/norm", "Norm of the perturbation", "in mean embedding norms, per token"),
         Term("attack/at_radius", "Tokens at the radius", "share of the perturbed tokens"),
         Term("loss/total", "Total loss", "weighted sum of the three"),

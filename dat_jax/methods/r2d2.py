@@ -21,6 +21,7 @@ import numpy as np
 
 from dat_jax.data.conversations import Conversations
 from dat_jax.data.pipeline import Batch
+from dat_jax.methods import cat
 from dat_jax.methods.method import Method, StepShape, Term
 from dat_jax.models import flops
 from dat_jax.models.config import ModelConfig
@@ -142,9 +143,7 @@ def loss(
     kept_BxR = nll(network, h_BxRxD, batch.utility) if reference is None else kl(network, reference, h_BxRxD, batch.utility)
     kept_B = cross_entropy(kept_BxR, batch.utility.response_mask_BxT[:, network.prompt_length :], pooled=how.cutoff_over == "batch")
     utility, nll_B = jnp.mean(kept_B), cross_entropy(nll_BxR, mask_BxR)
-    total = how.away_weight * away + how.toward_weight * toward + how.utility_weight * utility
-    metrics = {"loss/total": total, "loss/away": away, "loss/toward": toward, "loss/utility": utility}
-    metrics |= {"nll/harmful": jnp.mean(nll_B[:A]), "nll/refusal": jnp.mean(nll_B[A:])}
+    total, metrics = cat.summed(how, away, toward, utility, nll_B[:A], nll_B[A:])
     return total, metrics | {"attack/gain": jnp.mean(found.nll_before_B) - found.metrics["attack/loss"]}
 
 
@@ -174,13 +173,10 @@ METHOD = Method(
     flops=step_flops,
     memory=memory,
     suffixes=True,
-    needs_reference=lambda settings: settings.objective.retention == "kl",
+    needs_reference=cat.METHOD.needs_reference,
     about=lambda settings: f"{settings.steps} steps of GCG, {settings.candidates} candidates each",
     terms=(
-        Term("loss/away", "Away loss", "lower: harmful response less likely", said=True),
-        Term("loss/toward", "Toward loss", "lower: refusal more likely", said=True),
-        Term("loss/utility", "Utility loss", "nats per token on benign chats: of the answer, or KL", said=True),
-        Term("attack/gain", "Gain of the attack", "nats per token it adds to log p(y)", said=True),
+        *cat.LOSS_TERMS,
         Term("attack/loss", "Loss of the suffixes", "nats per token of the harmful response behind them"),
     ),
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from dat_jax.report import comparison
 from dat_jax.report.costs import flops, training_costs
-from dat_jax.report.finding import refusals
+from dat_jax.report.finding import refusals, refused
 from dat_jax.report.html import percent, span
 from dat_jax.report.table import Table
 from dat_jax.report.wording import WORST, is_worst, measure_title, title, workdir_of
@@ -33,8 +33,7 @@ def league(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     spent, taken = flops(results), {(cost["method"], cost["seed"]): cost["steps"] for cost in training_costs(results)}
 
     def place(method: str) -> tuple[float, float]:
-        refused = results.utility_rates.get((method, refusals(results) or ""), (0.0, 0.0, 0.0))[0]
-        return results.attack_rates.get((method, WORST), (2.0, 2.0, 2.0))[0], refused
+        return results.attack_rates.get((method, WORST), (2.0, 2.0, 2.0))[0], refused(results, method)
 
     rows = []
     for method in sorted(results.methods, key=place):

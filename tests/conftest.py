@@ -20,6 +20,13 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+# Many tests compile the same small program anew. The cache lives as long as the session. Its workers share it, and the processes that tests
+# start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="dat_jax_compilations_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
 import jax
 import pytest
 import transformers
@@ -31,12 +38,6 @@ from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests compile the same small program anew. The cache lives as long as the session, and its workers share it.
-if "DAT_JAX_TEST_CACHE" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="dat_jax_compilations_")
-    os.environ["DAT_JAX_TEST_CACHE"] = _CACHE.name
-jax.config.update("jax_compilation_cache_dir", os.environ["DAT_JAX_TEST_CACHE"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 MAPS = 8_000  # memory maps of a process, at about 4 GB of memory; Linux allows 65,530
 
 

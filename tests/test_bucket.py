@@ -30,7 +30,7 @@ def call(tiny_job, home, mode, processes=1):
     small = ["--config.training.methods=('cat','dat')", "--config.training.steps=12", "--config.training.save_every=3"]
     small += ["--config.training.watch_every=0", "--config.evaluation.attacks=('direct','embedding')"]
     folders = ("gs://bucket/brought", "gs://bucket/run", mode)
-    return tiny_job.start(*folders, *small, processes=processes, devices=processes, HOME=str(home))
+    return tiny_job.start(*folders, *small, processes=processes, devices=processes, HOME=str(home), JAX_COMPILATION_CACHE_DIR="")
 
 
 def content(name):

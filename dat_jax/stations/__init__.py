@@ -72,7 +72,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
     with lock.held(folder), workdirs.returned(folder), jax.set_mesh(mesh):
         contents = workdirs.check_claim(folder, config)
         workdirs.check_agreement(config)
-        jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
+        workdirs.keep_programs(folder)
         with report.written_meanwhile(folder, config.report.every if jax.process_index() == 0 else 0):
             for seed in config.seeds:
                 inputs = read_inputs(config, folder / f"seed_{seed}", seed)

@@ -24,6 +24,7 @@ from dat_jax.models.huggingface import Model
 from dat_jax.serving.programs import Programs, Prompt
 from dat_jax.serving.requests import ALTERNATIVES, Limits
 from dat_jax.serving.settings import Serve, read_key
+from dat_jax.stations import workdir
 from dat_jax.stations.subjects import check_devices, check_sources, load_target
 
 PACKAGES = ("starlette", "uvicorn")
@@ -38,7 +39,7 @@ def run(config: ConfigDict, folder: epath.Path) -> None:
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
         check_devices(config, mesh.devices.flat[0].platform)
         check_batch(config, mesh)
-        jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
+        workdir.keep_programs(folder)
         with jax.set_mesh(mesh):
             model = load_target(config, mesh)
         found = programs(config, model, mesh)

@@ -13,6 +13,7 @@ workdir/seed_<s>/measures/<subject>/         likelihoods of targets, chats and c
 workdir/seed_<s>/verdicts/<judge>/<subject>/ the judge's verdicts on each file of answers
 workdir/seed_<s>/export/<method>/            Hugging Face folders (--mode=export)
 workdir/results.json report.md report.html   (and comparison.json, .md, .html of several workdirs: config.report.compare)
+workdir/compilation_cache/                   compiled programs
 workdir/formats/<format>/seed_<s>/           the answers in other tools' formats (config.report.formats)
 
 Each of these is checked when it is read, see data/manifest.py.
@@ -21,6 +22,7 @@ Each of these is checked when it is read, see data/manifest.py.
 import contextlib
 import json
 import logging
+import os
 import pathlib
 import zlib
 from collections.abc import Iterator
@@ -57,6 +59,12 @@ FREE = (
 def default(config_file: str) -> str:
     """The workdir of a call that names none: runs/ and the config file's name."""
     return f"runs/{epath.Path(config_file.split(':')[0]).stem}"
+
+
+def keep_programs(workdir: epath.Path) -> None:
+    """Keeps compiled programs below the workdir, or where jax's own variable JAX_COMPILATION_CACHE_DIR says, for several workdirs."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
 
 
 def check_claim(workdir: epath.Path, config: ConfigDict) -> dict[str, list[dict[str, Any]]]:

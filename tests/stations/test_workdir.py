@@ -2,7 +2,9 @@
 
 import json
 
+import jax
 import pytest
+from etils import epath
 
 from dat_jax.config import defaults
 from dat_jax.stations import workdir
@@ -76,3 +78,15 @@ def test_what_was_trained_may_not(tmp_path, key, value):
 )
 def test_a_call_without_a_workdir_uses_the_configs_name(path, folder):
     assert workdir.default(path) == folder
+
+
+def test_programs_are_kept_in_the_workdir_unless_jax_was_told_where(tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        workdir.keep_programs(epath.Path(tmp_path))
+        assert jax.config.jax_compilation_cache_dir == before  # the tests' own variable
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+        workdir.keep_programs(epath.Path(tmp_path))
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compilation_cache")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

@@ -12,13 +12,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from dat_jax import sharding
-from dat_jax.compilation import chips, costs, hlo, memory, programs, report
+from dat_jax.compilation import chips, costs, hlo, memory, programs, report, whole_run
 from dat_jax.compilation.programs import Program
 from dat_jax.compilation.report import Account
 
 
 def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = ()) -> int:
-    """Compiles the run's programs for config.topology, prints an account of each and writes compile.json into the workdir.
+    """Compiles the run's programs for config.topology, prints an account of each and of the whole run, and writes compile.json.
 
     only: names of programs; (): all. Returns 0, or 1 when a program does not fit into a chip's HBM: its largest buffers are named.
     Raises ValueError for a topology, mesh or model that cannot be.
@@ -29,7 +29,7 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
     )
     shape = "x".join(str(size) for size in mesh.shape.values())
     print(f"{config.target.model} on {config.topology}, mesh data x fsdp x tensor = {shape}")
-    accounts = []
+    runs, accounts = whole_run.parts(config), []  # first: it reads the behaviors, and can fail
     with jax.set_mesh(mesh):
         for program in programs.of_run(config, mesh):
             if not only or program.name in only:
@@ -38,6 +38,10 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
     about: dict[str, Any] = {"target": config.target.model, "sampler": config.sampler.model, "topology": config.topology, "mesh": shape}
     about["attention"] = {"target": config.target.attention, "sampler": config.sampler.attention}
     about["dtype"] = {"target": config.target.dtype, "sampler": config.sampler.dtype}
+    bound = whole_run.record(*runs, accounts)
+    sizes = dict(mesh.shape) | {"data": mesh.shape["data"] // config.mesh.dcn_data}
+    print("\n".join(filter(None, [bound and whole_run.text(bound, chip), whole_run.advice(config.topology, sizes, accounts)])), flush=True)
+    about["whole_run"] = bound
     if workdir:
         epath.Path(workdir).mkdir(parents=True, exist_ok=True)
         records = [report.record(a) for a in accounts]

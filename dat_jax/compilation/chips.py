@@ -12,13 +12,17 @@ from typing import Any
 class Chip:
     """Per jax device. hbm_bytes: what a program may use (of a TPU found by compiling); rates: public peaks, bytes and FLOPs per second.
 
-    ici_bytes_per_second is the sum over a chip's links as published, so bounds from it are optimistic.
+    ici_bytes_per_second is the sum over a chip's links as published, so bounds from it are optimistic. slices: grids of chips that can be
+    had, smallest first, as far as 16 chips. devices: jax devices of a chip. dollars_per_hour: list price of a chip, 0.0 where there is none.
     """
 
     hbm_bytes: float
     hbm_bytes_per_second: float
     flops_per_second: float  # bfloat16
     ici_bytes_per_second: float
+    slices: tuple[str, ...]
+    dollars_per_hour: float = 0.0
+    devices: int = 1
     gpu: str = ""  # of a GPU what its compiler must know of it (xla.GpuTargetConfig as text)
 
     @property
@@ -43,12 +47,15 @@ runtime_version { major: 12 minor: 9 } dnn_version_info { major: 9 minor: 10 }
 # Sources: docs.cloud.google.com/tpu/docs/v5e, v5p, v6e, tpu7x. Interconnect: 1600, 4800, 3584 and 9600 Gbit/s per chip. A tpu7x chip is
 # two devices, each with half of its peaks. H100 SXM: NVIDIA's data sheet, dense products, NVLink in one direction; of its 79.1 GiB jax
 # takes 59.3 unless told otherwise, and 71.2 with XLA_PYTHON_CLIENT_MEM_FRACTION=0.9.
+# Prices: cloud.google.com/tpu/pricing, on demand, in the cheapest region of the United States; spot and commitments cost less. GPUs cost
+# several times as much in one cloud as in another, so they have none here. tpu7x is to be had through GKE alone.
+FLAT, DEEP, HOST = ("1x1", "2x2", "2x4", "4x4"), ("2x2x1", "2x2x2", "2x2x4"), ("1x1", "1x2", "1x4", "1x8")
 CHIPS = {
-    "v5e": Chip(15.75 * GIB, 0.82e12, 197e12, 200e9),
-    "v5p": Chip(95.74 * GIB, 2.76e12, 459e12, 600e9),
-    "v6e": Chip(31.25 * GIB, 1.64e12, 918e12, 448e9),
-    "tpu7x": Chip(94.75 * GIB, 3.7e12, 1153e12, 600e9),
-    "h100": Chip(71.2 * GIB, 3.35e12, 989e12, 450e9, gpu=H100),
+    "v5e": Chip(15.75 * GIB, 0.82e12, 197e12, 200e9, FLAT, 1.2),
+    "v5p": Chip(95.74 * GIB, 2.76e12, 459e12, 600e9, DEEP, 4.2),
+    "v6e": Chip(31.25 * GIB, 1.64e12, 918e12, 448e9, FLAT, 2.7),
+    "tpu7x": Chip(94.75 * GIB, 3.7e12, 1153e12, 600e9, DEEP, 12.0, devices=2),
+    "h100": Chip(71.2 * GIB, 3.35e12, 989e12, 450e9, HOST, gpu=H100),
 }
 
 

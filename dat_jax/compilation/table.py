@@ -13,6 +13,7 @@ import os
 import pathlib
 import runpy
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -26,7 +27,7 @@ COLUMNS = [
     *("model", "program", "slice", "mesh", "attention"),
     *("HBM per chip", "received per chip", "FLOPs / needed", "at least", "MFU at most"),
 ]
-HEADER = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+WHOLE = ("model", "slice", "mesh", "sampling", "training", "evaluation", "chip-hours", "dollars")
 V6E = {"topology": "v6e:2x4", "mesh.data": 2, "mesh.tensor": 4, "training.keep_products": True}
 NO_ROOM = {"training.keep_products": False}  # kept, they fill the chip to its brim and are moved in and out
 TEN_STEPS = {"methods.cat.perturbation.steps": 10}  # the other models' number; the paper's for Qwen is 40
@@ -52,6 +53,10 @@ TARGET = ("train_step", "decoder", "embedding_attack")  # Llama's config shows t
 SMALLEST = {"training.keep_products": False, "mesh.data": 1}  # what is kept does not fit, and a copy of the weights does not either
 # The splash kernel's program ends in an internal error of libtpu 0.0.52 there.
 FOUR = SMALLEST | {"topology": "v5e:2x2", "mesh.tensor": 4, "target.attention": "xla"}
+EIGHT = FOUR | {"topology": "v5e:2x4", "mesh.tensor": 8}
+ONE = FOUR | {"mesh.tensor": 1}
+NF4 = {"target.dtype": "nf4", "sampler.dtype": "nf4"}
+FEWER_ROWS = {"evaluation.batch_size": 16, "sampler.batch_size": 64, "attacks.embedding.perturbation.keep_products": False}
 RUNS = (
     Run("configs/llama3_tpu.py"),
     Run("configs/gemma_tpu.py", programs=TARGET),
@@ -64,7 +69,16 @@ RUNS = (
     Run("configs/llama3_tpu.py", {"target.attention": "xla"}, ("train_step",)),
     Run("configs/llama3_tpu.py", {"sampler.attention": "splash"}, ("sampler",)),
     Run("configs/llama3_tpu.py", FOUR | {"target.dtype": "int8"}, ("train_step",)),
-    Run("configs/llama3_tpu.py", FOUR | {"target.dtype": "nf4"}, ("train_step",)),
+    Run("configs/llama3_tpu.py", FOUR | NF4 | FEWER_ROWS),
+    Run("configs/qwen2_5_tpu.py", FOUR | NF4, ("train_step",)),
+    Run("configs/gemma_tpu.py", FOUR | NF4, ("train_step",)),
+    Run("configs/llama3_tpu.py", EIGHT, ("train_step",)),
+    Run("configs/qwen2_5_tpu.py", EIGHT | {"target.dtype": "int8"}, ("train_step",)),
+    Run("configs/llama3_tpu.py", FOUR | {"topology": "v6e:2x2"}, ("train_step",)),
+    Run("configs/qwen2_5_tpu.py", FOUR | {"topology": "v6e:2x2", "target.dtype": "int8"}, ("train_step",)),
+    Run("configs/llama3_tpu.py", ONE | NF4 | {"topology": "v6e:1x1", "training.micro_batch": 16}, ("train_step",)),
+    Run("configs/qwen2_5_tpu.py", FOUR | {"topology": "v5p:2x2x1"}, ("train_step",)),
+    Run("configs/llama3_tpu.py", FOUR | {"topology": "tpu7x:2x2x1", "mesh.tensor": 8}, ("train_step",)),
     Run("configs/llama3_tpu.py", {"training.methods": ("circuit_breakers",)}, ("train_step",)),
     Run("configs/llama3_tpu.py", {"training.methods": ("lat",)}, ("train_step",)),
 )
@@ -86,9 +100,32 @@ def rows(records: list[dict]) -> list[str]:
         for program in about["programs"]:
             group = "sampler" if program["program"] == "sampler" else "target"
             precision = about.get("dtype", {}).get(group, "bfloat16")  # the column is the model's: most rows are in bfloat16
-            model = about[group].split("/")[-1] + ("" if precision == "bfloat16" else f", {precision}")
-            lines.append(report.row(model, about["topology"], about["mesh"], about["attention"][group], program))
+            lines.append(report.row(named(about[group], precision), about["topology"], about["mesh"], about["attention"][group], program))
     return lines
+
+
+def named(model: str, precision: str) -> str:
+    """A model's short name, with its precision unless that is bfloat16."""
+    return model.split("/")[-1] + ("" if precision == "bfloat16" else f", {precision}")
+
+
+def whole_rows(records: list[dict]) -> list[str]:
+    """A row for every run whose programs were all compiled: the least hours of its parts, chip-hours, and dollars at the list price."""
+    lines = []
+    for about in records:
+        if bound := about.get("whole_run"):
+            hours = {kind: sum(h for part, h in bound["hours"].items() if part.startswith(kind)) for kind in ("sampling", "training")}
+            rest = sum(bound["hours"].values()) - sum(hours.values())
+            cells = [named(about["target"], about["dtype"]["target"]), about["topology"], about["mesh"]]
+            cells += [f"{h:.1f} h" for h in (*hours.values(), rest)] + [f"{bound['chip_hours']:.0f}"]
+            cells.append(f"{bound['dollars']:.0f}" if bound["dollars"] else "-")
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def header(columns: Sequence[str]) -> str:
+    """The first two lines of a table."""
+    return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
 
 
 def main(arguments: list[str]) -> int:
@@ -99,7 +136,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     runs, workdir = [Run(path) for path in options.configs] or RUNS, epath.Path(options.workdir)
     status = max(compile_run(run, workdir) for run in runs)
-    print("\n".join([HEADER, *rows([json.loads((workdir / run.folder / "compile.json").read_text()) for run in runs])]))
+    records = [json.loads((workdir / run.folder / "compile.json").read_text()) for run in runs]
+    print("\n".join([header(COLUMNS), *rows(records), "", header(WHOLE), *whole_rows(records)]))
     return status
 
 

@@ -1,0 +1,169 @@
+"""The whole run from the bounds of its programs: how often each runs, the least hours, chip-hours, and dollars at the list price."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dat_jax.attacks import ATTACKS
+from dat_jax.attacks.attack import Attack, Attempt, Context
+from dat_jax.compilation.chips import GIB, Chip
+from dat_jax.compilation.report import Account
+from dat_jax.data.behaviors import Behavior, load_behaviors
+from dat_jax.data.rewrites import RULES, make_rewrites
+from dat_jax.diffusion.pool import Pool
+from dat_jax.methods import METHODS
+from dat_jax.settings import read
+
+# Of files that are not there when a run is compiled: Continuous-AdvTrain's behaviors, HarmBench's text behaviors without a context,
+# XSTest's safe prompts.
+ABSENT = {"data.behaviors": 100, "data.eval_behaviors": 200, "prompts": 250}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of the run: `times` runs of a compiled program."""
+
+    name: str
+    program: str
+    times: float
+
+
+@dataclasses.dataclass
+class Counting:
+    """Stands for the model under attack; counts what the embedding attack's program would do, in steps on a whole batch."""
+
+    batch: int
+    steps: float = 0.0
+
+    def perturb(self, attempts: Sequence[Attempt], how: Any, restart: int = 0, *more: Any) -> list[Attempt]:
+        """Returns the attempts as they came."""
+        del restart, more
+        self.steps += math.ceil(len(attempts) / self.batch) * how.steps
+        return list(attempts)
+
+
+def behaviors(config: ConfigDict, key: str) -> list[Behavior]:
+    """The behaviors of a file; where it is not there, as many as the published one has."""
+    path = config.data[key.split(".")[1]]
+    if path and all(os.path.exists(part) for part in str(path).split(",")):
+        return load_behaviors(path, "")
+    return [Behavior(f"behavior {i}", "Paint the gate", ("Sure, here is how to paint the gate: take a brush",), ()) for i in range(ABSENT[key])]
+
+
+def countable(attack: Attack) -> bool:
+    """Whether its attempts follow from the settings: no rewriter, no file and no answer of the model decides them."""
+    return not (attack.given or attack.uses_rewriter or attack.uses_judge or (attack.adaptive and attack.surface == "text"))
+
+
+def evaluation(config: ConfigDict) -> tuple[float, float, list[str]]:
+    """Returns the batches that are answered and the embedding attack's steps on a batch, per model, and the attacks that are not counted."""
+    asked, batch, left_out, answered = behaviors(config, "data.eval_behaviors"), config.evaluation.batch_size, [], 0.0
+    asked = asked[: config.evaluation.behaviors or None]
+    rewrites = make_rewrites(asked)
+    forms = [form for form in config.evaluation.forms or RULES if form in RULES]
+    counting = Counting(batch)
+    for name in config.evaluation.attacks:
+        attack = ATTACKS[name]
+        if not countable(attack):
+            left_out.append(name)
+            continue
+        own = attack.read_settings(config)
+        for variant in attack.variants(own, forms):
+            answered += math.ceil(len(attack.attempts(asked, counting, Context(0, own, variant, rewrites))) / batch)
+    sets = sum(bool(config.data[name]) for name in ("benign", "borderline"))
+    answered += sets * math.ceil((config.evaluation.utility_prompts or ABSENT["prompts"]) / batch)
+    return answered, counting.steps, left_out
+
+
+def parts(config: ConfigDict) -> tuple[list[Part], list[str]]:
+    """How often one seed of the run runs each program, and the attacks that are not counted."""
+    names, pool = config.training.methods, read(Pool, config.sampler)
+    trained = sum(METHODS[name].trains for name in names)
+    found = [Part(f"training, {trained} methods", "train_step", trained * config.training.steps)]
+    if config.sampler.model:
+        scored = 1 + pool.likelihood_samples / pool.settings(()).steps  # a draw of the bound reads as much as a denoising step
+        rows = len(behaviors(config, "data.behaviors")) * pool.samples
+        found.append(Part("sampling prompts", "sampler", math.ceil(rows / pool.batch_size) * scored))
+        if config.utility.samples:
+            drawn = math.ceil(config.utility.answers * config.utility.samples / pool.batch_size)
+            found.append(Part("sampling utility prompts", "sampler", drawn))
+    answered, steps, left_out = evaluation(config)
+    searched = steps / ATTACKS["embedding"].read_settings(config).perturbation.steps
+    found += [Part("answers", "decoder", len(names) * answered), Part("embedding attacks", "embedding_attack", len(names) * searched)]
+    return found, left_out
+
+
+def record(found: Sequence[Part], left_out: Sequence[str], accounts: Sequence[Account]) -> dict[str, Any]:
+    """The bound as JSON: hours by part, chip-hours and dollars; {} where not all programs were compiled.
+
+    Of several train steps, those of methods whose programs differ, the slowest one counts for all.
+    """
+    seconds: dict[str, float] = {}
+    for a in accounts:
+        seconds[a.name] = max(a.seconds, seconds.get(a.name, 0.0))
+    if not {part.program for part in found} <= seconds.keys():
+        return {}
+    hours = {part.name: part.times * seconds[part.program] / 3600 for part in found}
+    chip = accounts[0].chip
+    chip_hours = accounts[0].devices / chip.devices * sum(hours.values())
+    return {
+        "times": {part.name: part.times for part in found}, "hours": hours, "chip_hours": chip_hours,
+        "dollars": chip_hours * chip.dollars_per_hour, "not_counted": list(left_out),
+    }  # fmt: skip
+
+
+def text(bound: Mapping[str, Any], chip: Chip) -> str:
+    """The bound as lines to read."""
+    lines = ["the whole run, one seed, at least (the bound of each program times how often it runs):"]
+    lines += [f"  {hours:8.2f} h  {name}: {bound['times'][name]:.0f} times" for name, hours in bound["hours"].items()]
+    price = f", {bound['dollars']:.0f} dollars at {chip.dollars_per_hour:.2f} an hour" if chip.dollars_per_hour else ""
+    lines.append(f"  {sum(bound['hours'].values()):8.2f} h  together: {bound['chip_hours']:.0f} chip-hours{price}")
+    if bound["not_counted"]:
+        lines.append(f"  not counted, as files or the model's answers decide what they try: {', '.join(bound['not_counted'])}")
+    return "\n".join(lines)
+
+
+def smaller(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account]) -> list[tuple[str, dict[str, int], float]]:
+    """Smaller slices of the same chip as (topology, mesh, bytes per device), the next one first.
+
+    mesh: sizes of data, fsdp and tensor. The bytes are an estimate from above. Half of the chips double each one's activations, and where
+    the mesh has no copy of the weights to give up (data), the weights too. A compilation proves what fits.
+    """
+    name, grid = topology.split(":")
+    found, sizes, chips, weights, rest = [], dict(mesh), _chips(grid), 1, 1
+    for slice_ in reversed(accounts[0].chip.slices):
+        while chips > _chips(slice_):
+            axis = next((axis for axis in ("data", "fsdp", "tensor") if sizes[axis] % 2 == 0), None)
+            if axis is None:
+                return found
+            sizes, chips, rest, weights = sizes | {axis: sizes[axis] // 2}, chips // 2, 2 * rest, weights if axis == "data" else 2 * weights
+        if rest > 1 and chips == _chips(slice_):
+            needed = max(weights * a.memory.arguments + rest * (a.memory.temporaries + a.memory.outputs) for a in accounts)
+            found.append((f"{name}:{slice_}", sizes, needed))
+    return found
+
+
+def advice(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account]) -> str:
+    """Which smaller slice would fit, with the options that prove it; "" where the chip has none."""
+    options, room = smaller(topology, mesh, accounts), accounts[0].chip.hbm_bytes
+    fitting = [option for option in options if option[2] <= room]
+    if not options:
+        return ""
+    if not fitting:
+        return f"no smaller slice by estimate: {options[0][0]} would take up to {options[0][2] / GIB:.1f} of {room / GIB:.1f} GiB per chip"
+    found, sizes, needed = fitting[-1]
+    keys = " ".join(f"--config.mesh.{axis}={size}" for axis, size in sizes.items())
+    return (
+        f"a smaller slice would fit by estimate: {found}, up to {needed / GIB:.1f} of {room / GIB:.1f} GiB per chip; to be sure: "
+        f"--mode=compile --config.topology={found} {keys}"
+    )
+
+
+def _chips(grid: str) -> int:
+    return math.prod(int(size) for size in grid.split("x"))

@@ -1,0 +1,91 @@
+"""The bound of a whole run against counts and hours worked out by hand."""
+
+import pytest
+
+from dat_jax.compilation import chips, table, whole_run
+from dat_jax.compilation.costs import Cost
+from dat_jax.compilation.memory import Memory
+from dat_jax.compilation.report import Account
+from dat_jax.config import defaults
+
+GIB = 2**30
+
+
+def account(name, seconds, arguments=1.0, temporaries=1.0, chip="v5e"):
+    """An account whose products take so many seconds; memory in GiB."""
+    cost, chip = Cost(), chips.CHIPS[chip]
+    cost.flops["attack"] = seconds * chip.flops_per_second
+    memory = Memory(arguments * GIB, temporaries * GIB, 0.0, (arguments + temporaries) * GIB, ())
+    return Account(name, "", 8, chip, memory, cost, {"attack": 1.0}, 1.0)
+
+
+@pytest.fixture
+def config():
+    c = defaults()
+    c.sampler.model = "a/Sampler"
+    c.sampler.update({"samples": 64, "batch_size": 32, "steps": 16, "prompt_tokens": (8, 32), "likelihood_samples": 8})
+    c.utility.update({"samples": 2, "answers": 100})
+    c.training.methods, c.training.steps = ("undefended", "cat", "dat"), 50
+    c.evaluation.update({"batch_size": 64, "utility_prompts": 0, "forms": ()})
+    c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "embedding", "embedding+rewrite", "gcg", "tense")
+    c.attacks.best_of_n.attempts = 4
+    c.attacks.embedding.forms = ("past",)
+    c.attacks.embedding.perturbation.steps = 20
+    c.data.borderline = "absent.csv"
+    return c
+
+
+def test_how_often_each_program_runs(config):
+    """200 behaviors are 4 batches of 64: direct, 5 forms, best of 4 (800 attempts: 13), two embedding attacks; 250 prompts are 4."""
+    parts, left_out = whole_run.parts(config)
+    assert {part.name: part.times for part in parts} == {
+        "training, 2 methods": 100,
+        "sampling prompts": 100 * 64 / 32 * 1.5,  # 8 draws of the bound for 16 denoising steps
+        "sampling utility prompts": 7,
+        "answers": 3 * (4 + 5 * 4 + 13 + 4 + 4 + 4),
+        "embedding attacks": 3 * (4 + 4),
+    }
+    assert left_out == ["gcg", "tense"]
+
+
+def test_the_behaviors_are_counted_where_the_file_is_there(config, tmp_path):
+    (tmp_path / "b.csv").write_text("Behavior,BehaviorID\n" + "".join(f"Paint the gate {i},{i}\n" for i in range(10)))
+    config.data.behaviors = str(tmp_path / "b.csv")
+    assert whole_run.parts(config)[0][1].times == 10 * 64 / 32 * 1.5
+    (tmp_path / "b.csv").write_text("Behaviour\nPaint the gate\n")
+    with pytest.raises(ValueError, match=r"b\.csv"):
+        whole_run.parts(config)
+
+
+def test_hours_chip_hours_and_dollars(config):
+    seconds = {"train_step": 36.0, "sampler": 12.0, "decoder": 3600 / 147, "embedding_attack": 150.0}
+    bound = whole_run.record(*whole_run.parts(config), [account(name, s) for name, s in seconds.items()])
+    assert bound["hours"] == pytest.approx(
+        {"training, 2 methods": 1.0, "sampling prompts": 1.0, "sampling utility prompts": 84 / 3600, "answers": 1.0, "embedding attacks": 1.0}
+    )
+    assert bound["chip_hours"] == pytest.approx(8 * (4 + 84 / 3600)) and bound["dollars"] == pytest.approx(1.2 * bound["chip_hours"])
+    page = whole_run.text(bound, chips.CHIPS["v5e"])
+    assert "32 chip-hours, 39 dollars at 1.20 an hour" in page and "decide what they try: gcg, tense" in page
+    about = {"target": "a/T", "dtype": {"target": "nf4"}, "topology": "v5e:2x4", "mesh": "1x1x8", "whole_run": bound}
+    assert table.whole_rows([about, {"target": "b/U"}]) == ["| T, nf4 | v5e:2x4 | 1x1x8 | 1.0 h | 1.0 h | 2.0 h | 32 | 39 |"]
+    assert whole_run.record(*whole_run.parts(config), [account("train_step", 36.0)]) == {}
+
+
+def test_a_chip_of_two_devices_is_paid_once(config):
+    names = ("train_step", "sampler", "decoder", "embedding_attack")
+    one, two = (whole_run.record(*whole_run.parts(config), [account(n, 10.0, chip=chip) for n in names]) for chip in ("v5p", "tpu7x"))
+    assert one["chip_hours"] == pytest.approx(2 * two["chip_hours"]) and two["dollars"] == pytest.approx(12 * two["chip_hours"])
+
+
+def test_a_smaller_slice_gives_up_copies_of_the_weights_first():
+    accounts = [account("train_step", 1.0, 2.0, 3.0), account("decoder", 1.0, 3.0, 0.5)]
+    found = whole_run.smaller("v5e:4x4", {"data": 2, "fsdp": 1, "tensor": 8}, accounts)
+    assert [(topology, list(mesh.values()), needed / GIB) for topology, mesh, needed in found] == [
+        ("v5e:2x4", [1, 1, 8], 2 + 6.0), ("v5e:2x2", [1, 1, 4], 4 + 12.0), ("v5e:1x1", [1, 1, 1], 16 + 48.0),
+    ]  # fmt: skip
+    said = whole_run.advice("v5e:4x4", {"data": 2, "fsdp": 1, "tensor": 8}, accounts)
+    assert "v5e:2x4, up to 8.0 of 15.8 GiB" in said and said.endswith("--config.topology=v5e:2x4 --config.mesh.data=1 "
+                                                                      "--config.mesh.fsdp=1 --config.mesh.tensor=8")  # fmt: skip
+    assert whole_run.advice("v5e:2x2", {"data": 1, "fsdp": 1, "tensor": 4}, accounts).startswith("no smaller slice by estimate: v5e:1x1")
+    assert whole_run.advice("v5e:1x1", {"data": 1, "fsdp": 1, "tensor": 1}, accounts) == ""
+    assert whole_run.smaller("v5e:4x4", {"data": 1, "fsdp": 1, "tensor": 1}, accounts) == []

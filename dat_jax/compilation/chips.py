@@ -13,7 +13,7 @@ class Chip:
     """Per jax device. hbm_bytes: what a program may use (of a TPU found by compiling); rates: public peaks, bytes and FLOPs per second.
 
     ici_bytes_per_second is the sum over a chip's links as published, so bounds from it are optimistic. slices: grids of chips that can be
-    had, smallest first, as far as 16 chips. devices: jax devices of a chip. dollars_per_hour: list price of a chip, 0.0 where there is none.
+    had, smallest first, as far as 16 chips. dollars_per_hour: list price of a chip; 0.0: none. devices: jax devices of a chip.
     """
 
     hbm_bytes: float

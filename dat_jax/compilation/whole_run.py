@@ -53,7 +53,8 @@ def behaviors(config: ConfigDict, key: str) -> list[Behavior]:
     path = config.data[key.split(".")[1]]
     if path and all(os.path.exists(part) for part in str(path).split(",")):
         return load_behaviors(path, "")
-    return [Behavior(f"behavior {i}", "Paint the gate", ("Sure, here is how to paint the gate: take a brush",), ()) for i in range(ABSENT[key])]
+    target = "Sure, here is how to paint the gate: take a brush"
+    return [Behavior(f"behavior {i}", "Paint the gate", (target,), ()) for i in range(ABSENT[key])]
 
 
 def countable(attack: Attack) -> bool:
@@ -62,7 +63,7 @@ def countable(attack: Attack) -> bool:
 
 
 def evaluation(config: ConfigDict) -> tuple[float, float, list[str]]:
-    """Returns the batches that are answered and the embedding attack's steps on a batch, per model, and the attacks that are not counted."""
+    """Returns the batches that are answered and the embedding attack's steps on a batch, per model, and the attacks not counted."""
     asked, batch, left_out, answered = behaviors(config, "data.eval_behaviors"), config.evaluation.batch_size, [], 0.0
     asked = asked[: config.evaluation.behaviors or None]
     rewrites = make_rewrites(asked)

@@ -60,9 +60,8 @@ def test_the_behaviors_are_counted_where_the_file_is_there(config, tmp_path):
 def test_hours_chip_hours_and_dollars(config):
     seconds = {"train_step": 36.0, "sampler": 12.0, "decoder": 3600 / 147, "embedding_attack": 150.0}
     bound = whole_run.record(*whole_run.parts(config), [account(name, s) for name, s in seconds.items()])
-    assert bound["hours"] == pytest.approx(
-        {"training, 2 methods": 1.0, "sampling prompts": 1.0, "sampling utility prompts": 84 / 3600, "answers": 1.0, "embedding attacks": 1.0}
-    )
+    hours = {"training, 2 methods": 1.0, "sampling prompts": 1.0, "sampling utility prompts": 84 / 3600, "answers": 1.0}
+    assert bound["hours"] == pytest.approx(hours | {"embedding attacks": 1.0})
     assert bound["chip_hours"] == pytest.approx(8 * (4 + 84 / 3600)) and bound["dollars"] == pytest.approx(1.2 * bound["chip_hours"])
     page = whole_run.text(bound, chips.CHIPS["v5e"])
     assert "32 chip-hours, 39 dollars at 1.20 an hour" in page and "decide what they try: gcg, tense" in page

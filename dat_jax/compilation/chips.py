@@ -32,21 +32,35 @@ class Chip:
 
 
 GIB = 2**30
-# As jax reports them: jax.lib.xla_client.get_topology_for_devices(jax.devices()).target_config.
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
-  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
-  block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: 84929347584
-  shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
+GPU = """
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: {shared}
+  threads_per_core_limit: {threads} core_count: {cores} fpus_per_core: {fpus} block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
+  block_dim_limit_z: 65535 memory_bandwidth: {bandwidth} l2_cache_size: {cache} clock_rate_ghz: {clock} device_memory_size: {memory}
+  shared_memory_per_block_optin: {optin} cuda_compute_capability {{ major: {major} minor: {minor} }} registers_per_core_limit: 65536
   registers_per_block_limit: 65536
-}
-platform_name: "CUDA" device_description_str: "NVIDIA H100 80GB HBM3"
-runtime_version { major: 12 minor: 9 } dnn_version_info { major: 9 minor: 10 }
+}}
+platform_name: "CUDA" device_description_str: "{name}"
+runtime_version {{ major: 12 minor: 9 }} dnn_version_info {{ major: 9 minor: 10 }}
 """
+# As jax reports it: jax.lib.xla_client.get_topology_for_devices(jax.devices()).target_config.
+H100 = GPU.format(
+    name="NVIDIA H100 80GB HBM3", major=9, minor=0, cores=132, fpus=128, threads=2048, shared=233472, optin=232448, cache=52428800,
+    bandwidth=3352320000000, clock=1.98, memory=84929347584,
+)  # fmt: skip
+# As XLA's own description of it (target_config/specs/a100_sxm_40).
+A100_40 = GPU.format(
+    name="NVIDIA A100-SXM4-40GB", major=8, minor=0, cores=108, fpus=64, threads=2048, shared=167936, optin=166912, cache=41943040,
+    bandwidth=1555200000000, clock=1.41, memory=42331013120,
+)  # fmt: skip
+# By NVIDIA's data sheet and CUDA's table of compute capability 8.9; nobody asked such a card.
+RTX_4090 = GPU.format(
+    name="NVIDIA GeForce RTX 4090", major=8, minor=9, cores=128, fpus=128, threads=1536, shared=102400, optin=101376, cache=75497472,
+    bandwidth=1008096000000, clock=2.52, memory=25386352640,
+)  # fmt: skip
 # Sources: docs.cloud.google.com/tpu/docs/v5e, v5p, v6e, tpu7x. Interconnect: 1600, 4800, 3584 and 9600 Gbit/s per chip. A tpu7x chip is
-# two devices, each with half of its peaks. H100 SXM: NVIDIA's data sheet, dense products, NVLink in one direction; of its 79.1 GiB jax
-# takes 59.3 unless told otherwise, and 71.2 with XLA_PYTHON_CLIENT_MEM_FRACTION=0.9.
+# two devices, each with half of its peaks. GPUs: NVIDIA's data sheets, dense products summed in float32, NVLink or PCIe in one direction;
+# memory with XLA_PYTHON_CLIENT_MEM_FRACTION=0.9: jax takes 75 % unless told otherwise.
 # Prices: cloud.google.com/tpu/pricing, on demand, in the cheapest region of the United States; spot and commitments cost less. GPUs cost
 # several times as much in one cloud as in another, so they have none here. tpu7x is to be had through GKE alone.
 FLAT, DEEP, HOST = ("1x1", "2x2", "2x4", "4x4"), ("2x2x1", "2x2x2", "2x2x4"), ("1x1", "1x2", "1x4", "1x8")
@@ -56,6 +70,8 @@ CHIPS = {
     "v6e": Chip(31.25 * GIB, 1.64e12, 918e12, 448e9, FLAT, 2.7),
     "tpu7x": Chip(94.75 * GIB, 3.7e12, 1153e12, 600e9, DEEP, 12.0, devices=2),
     "h100": Chip(71.2 * GIB, 3.35e12, 989e12, 450e9, HOST, gpu=H100),
+    "a100_40": Chip(35.5 * GIB, 1.56e12, 312e12, 300e9, HOST, gpu=A100_40),
+    "rtx4090": Chip(21.3 * GIB, 1.01e12, 165e12, 32e9, HOST, gpu=RTX_4090),
 }
 
 

@@ -307,7 +307,7 @@ def _validate_watching(config: ConfigDict, require: Callable[[bool, str, str], N
     require(training.watch_every >= 0, "training.watch_every", "an integer >= 0 (0: never)")
     for key in ("watch_prompts", "watch_behaviors"):
         require(training[key] >= 1, f"training.{key}", "an integer >= 1")
-    able = [name for name, attack in ATTACKS.items() if not (attack.uses_rewriter or attack.given or attack.curve)]
+    able = [name for name, attack in ATTACKS.items() if not (attack.uses_rewriter or attack.uses_sampler or attack.given or attack.curve)]
     require(set(training.watch_attacks) <= set(able), "training.watch_attacks", f"a selection of {', '.join(able)}")
     watched, chosen = bool(training.watch_attacks), training.best_refusals >= 0
     require(not watched or training.watch_every > 0, "training.watch_attacks", "() with training.watch_every = 0: nothing is measured")

@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,6 @@ from safetensors import numpy as safetensors
 from dat_jax import sharding
 from dat_jax.data import files, manifest, provenance
 from dat_jax.data.plain_text import encode_text
-from dat_jax.data.prompts import PromptRecord
 from dat_jax.diffusion import selection
 from dat_jax.diffusion.layout import Rows, pack, prompt_block, template
 from dat_jax.diffusion.learning import take
@@ -81,15 +80,14 @@ class Pair:
     rejected: str
 
 
-def pairs_of(records: Sequence[PromptRecord], broke: Sequence[bool], most: int, seed: int, round: int) -> list[Pair]:
+def pairs_of(tried: Iterable[tuple[str, str, str, bool]], most: int, seed: int, round: int) -> list[Pair]:
     """Returns at most `most` pairs per behavior, each prompt in about as many as any other; no pair where one of the kinds is missing.
 
-    broke: whether the target complied with each record's prompt.
+    tried: of (behavior's id, response, prompt drawn for it, whether the prompt broke the target).
     """
     groups: dict[str, dict[str, tuple[list[str], list[str]]]] = {}
-    for record, complied in zip(records, broke):
-        kinds = groups.setdefault(record.behavior_id, {}).setdefault(record.response, ([], []))
-        kinds[0 if complied else 1].append(record.prompt)
+    for behavior, response, prompt, broke in tried:
+        groups.setdefault(behavior, {}).setdefault(response, ([], []))[0 if broke else 1].append(prompt)
     found = []
     for behavior, responses in groups.items():
         rng, own = np.random.default_rng((seed, round, zlib.crc32(behavior.encode()), 2)), []

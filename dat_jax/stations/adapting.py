@@ -40,14 +40,15 @@ def of_round(
     of = {behavior.id: behavior for behavior in inputs.behaviors}
     columns = zip(*((of[record.behavior_id], record.prompt, record.response) for record in once.values()))
     broke = dict(zip(once, map(bool, sample.compliance_of(inputs, target, mesh)(*columns))))
-    pairs = preference.pairs_of(records, [broke[r.behavior_id, r.prompt] for r in records], settings.pairs, inputs.seed, round)
+    tried = [(r.behavior_id, r.response, r.prompt, broke[r.behavior_id, r.prompt]) for r in records]
+    pairs = preference.pairs_of(tried, settings.pairs, inputs.seed, round)
     behaviors = len({pair.behavior_id for pair in pairs})
     logging.info("%s: %d of %d prompts of the round before break the model; %d pairs of %d behaviors", name, sum(broke.values()),
                  len(broke), len(pairs), behaviors)  # fmt: skip
     pool, model = read(Pool, inputs.config.sampler), sampler()
     factors = preference.adapt(pool, model, pairs, settings, (inputs.seed, round), logging.info)
     if factors is None:
-        logging.warning("%s: the sampler stays as it is: no behavior has prompts that break the model and prompts that do not", name)
+        logging.warning("%s: the sampler stays as it is: no behavior has prompts of both kinds", name)
     spent = sample_utility.asking_cost(target, inputs, len(once))["asking_flops"]
     spent += preference.operations(pool, model, settings) if factors is not None else 0.0
     cost = {"adapting_flops": spent, "adapting_seconds": time.monotonic() - started, "adapting_pairs": float(len(pairs))}

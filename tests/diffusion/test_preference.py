@@ -9,20 +9,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from dat_jax.data.prompts import PromptRecord
 from dat_jax.diffusion import preference
 from dat_jax.diffusion.denoiser import masked_logits
 from dat_jax.diffusion.layout import Rows
 from dat_jax.diffusion.pool import Pool
 from dat_jax.diffusion.preference import Pair, Preference
 from dat_jax.diffusion.sampler import row_keys
-from dat_jax.models import weights
 
 POOL = Pool(samples=4, keep=2, prompt_tokens=(1, 3), response_tokens=3, steps=3, separator=" answer :", likelihood_samples=2)
-
-
-def record(behavior, prompt, response="yes"):
-    return PromptRecord(behavior, prompt, response, 0, "small", {}, None, 1, None, False)
 
 
 def exact_bound(params, config, tokens_T, free):
@@ -100,16 +94,16 @@ def test_the_gradient_is_the_derivative_and_leaves_the_reference_alone(tiny_worl
 
 
 def test_every_prompt_is_paired_with_one_of_the_other_kind_for_the_same_response():
-    records = [record("a", text, y) for y in ("yes", "no") for text in (f"how {y}", f"why {y}", f"do {y}")]
-    records += [record("b", "open"), record("b", "close")]
-    broke = [True, False, False, True, True, False, True, True]
-    pairs = preference.pairs_of(records, broke, 8, 0, 1)
+    broke = {"how yes", "how no", "why no", "open", "close"}
+    asked = [("a", y, f"{word} {y}") for y in ("yes", "no") for word in ("how", "why", "do")] + [("b", "y", "open"), ("b", "y", "close")]
+    tried = [(*one, one[-1] in broke) for one in asked]
+    pairs = preference.pairs_of(tried, 8, 0, 1)
     assert {pair.behavior_id for pair in pairs} == {"a"}  # all prompts of b broke the target: nothing is preferred
     assert {(p.response, p.preferred, p.rejected) for p in pairs} == {
         ("yes", "how yes", "why yes"), ("yes", "how yes", "do yes"), ("no", "how no", "do no"), ("no", "why no", "do no")
     }  # fmt: skip
-    assert pairs == preference.pairs_of(records, broke, 8, 0, 1) and len(preference.pairs_of(records, broke, 2, 0, 1)) == 2
-    assert preference.pairs_of(records, [False] * 8, 8, 0, 1) == []
+    assert pairs == preference.pairs_of(tried, 8, 0, 1) and len(preference.pairs_of(tried, 2, 0, 1)) == 2
+    assert preference.pairs_of([(*one, False) for one in asked], 8, 0, 1) == []
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +134,7 @@ def test_it_is_repeatable_and_comes_back_from_its_files(small_sampler, learned, 
     assert there and preference.cost_of(folder) == {"adapting_flops": 3.0}
     ends = [preference.adapted(small_sampler, found).params for found in (factors, back)]
     jax.tree.map(np.testing.assert_array_equal, *ends)
-    with pytest.raises(ValueError, match=r"adapted\.json was made with round = 1, now it is 2; put it back as it was, or delete its folder"):
+    with pytest.raises(ValueError, match=r"adapted\.json was made with round = 1, now it is 2; put it back as it was, or delete its"):
         preference.read(folder, {"round": 2})
     (folder / preference.FACTORS).write_bytes((folder / preference.FACTORS).read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"factors\.safetensors was cut, damaged or edited"):

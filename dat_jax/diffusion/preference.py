@@ -176,8 +176,8 @@ def adapt(
     if not len(rows.tokens_BxT) or not settings.steps:
         return None
     key = jax.random.key(zlib.crc32(repr(seed).encode()))
-    home = jax.tree.leaves(sampler.params)[0].sharding
-    whole = sharding.replicated(home.mesh) if isinstance(home, jax.sharding.NamedSharding) else home
+    mesh = jax.sharding.get_mesh()  # of jax.set_mesh: every device has the factors whole, which are small
+    whole = None if mesh.empty else sharding.replicated(mesh)
     factors = jax.device_put(lora.initialize(key, sampler.config, settings.rank, ALPHA * settings.rank), whole)
     state = jax.jit(optimizer(settings).init, out_shardings=whole)(factors)
     stream, every = batches(rows, settings.batch_size, seed), max(1, settings.steps // 4)

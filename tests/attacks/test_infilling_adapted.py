@@ -18,7 +18,7 @@ from dat_jax.settings import validate
 
 BEHAVIORS = [Behavior("1", "paint the wood", ("with a brush",), ("no",)), Behavior("2", "wash the door", ("how did people",), ("no",))]
 POOL = Pool(samples=48, keep=48, prompt_tokens=(3, 3), response_tokens=4, steps=3, batch_size=48, likelihood_samples=0, selection="random")
-SETTINGS = infilling_adapted.Settings(preference=Preference(steps=30, learning_rate=3e-2, draws=2, batch_size=16, rank=2, pairs=48))
+SETTINGS = infilling_adapted.Settings(preference=Preference(steps=20, learning_rate=3e-2, draws=2, batch_size=16, rank=2, pairs=48))
 ATTEMPTS = ATTACKS["infilling_adapted"].attempts
 
 
@@ -85,13 +85,14 @@ def test_the_second_round_draws_more_of_what_broke_the_model(sampler):
         assert asked[id][: len(first[id])] == first[id] and len(set(asked[id])) == len(asked[id])
     assert whole.spent["answers"] == len(whole.asked) and whole.spent["flops"] > 0
 
-    for killed_at in (1, 3):  # in the first round, and in the second
-        store, target = Store(killed_at), Target()
-        with pytest.raises(KeyboardInterrupt):
-            run(sampler, target, store)
-        again = Target()
-        assert run(sampler, again, store) == found and again.spent == whole.spent
-        assert len(again.asked) < len(whole.asked)
+    store = Store(killed_at=1)  # in the first round
+    with pytest.raises(KeyboardInterrupt):
+        run(sampler, Target(), store)
+    store.killed_at = 3  # and in the second
+    with pytest.raises(KeyboardInterrupt):
+        run(sampler, Target(), store)
+    again = Target()
+    assert run(sampler, again, store) == found and again.spent == whole.spent and again.asked == []
 
 
 def test_what_it_needs_is_named(sampler):

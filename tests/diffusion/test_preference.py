@@ -18,6 +18,8 @@ from dat_jax.diffusion.sampler import row_keys
 
 POOL = Pool(samples=4, keep=2, prompt_tokens=(1, 3), response_tokens=3, steps=3, separator=" answer :", likelihood_samples=2)
 
+MANY = 256  # keys that a mean is taken over
+
 
 def exact_bound(params, config, tokens_T, free):
     """The log-probability of the tokens at the free places of a row: the mean over all orders, by enumeration in float64."""
@@ -52,21 +54,20 @@ def test_the_loss_is_the_closed_form_on_exact_likelihoods(tiny_world):
     exact = {(name, row): exact_bound(w, config, rows.tokens_BxT[0, row], [0, 1])
              for name, w in (("moved", moved), ("reference", params)) for row in (0, 1)}  # fmt: skip
     margin = (exact["moved", 0] - exact["reference", 0]) - (exact["moved", 1] - exact["reference", 1])
-    many = 512
-    tiled = jax.tree.map(lambda x: np.tile(x, (many, 1, 1)), rows)
-    keys = row_keys(jax.random.key(0), jnp.arange(many))
+    tiled = jax.tree.map(lambda x: np.tile(x, (MANY, 1, 1)), rows)
+    keys = row_keys(jax.random.key(0), jnp.arange(MANY))
     loss, margin_B = preference.preference_loss(moved, params, config, tiled, keys, beta, 2)
     found = np.asarray(margin_B, np.float64)
-    assert found.std() > 0 and found.mean() == pytest.approx(margin, abs=4 * found.std() / np.sqrt(many) + 1e-5)
+    assert found.std() > 0 and found.mean() == pytest.approx(margin, abs=4 * found.std() / np.sqrt(MANY) + 1e-5)
     assert float(loss) == pytest.approx(np.log1p(np.exp(-beta * found)).mean(), rel=1e-5)  # -log sigmoid, by hand
     assert abs(margin) > 0.05  # the two differ, so the signs are seen
 
 
 def test_at_the_reference_the_loss_is_log_two_whatever_is_masked(tiny_world):
     """The same masks for both models: without them the margins of single draws would not be zero."""
-    rows = jax.tree.map(lambda x: np.tile(x, (16, 1, 1)), tiny_pair())
-    keys = row_keys(jax.random.key(1), jnp.arange(16))
-    loss, margin_B = preference.preference_loss(tiny_world.params, tiny_world.params, tiny_world.config, rows, keys, 0.7, 1)
+    rows = jax.tree.map(lambda x: np.tile(x, (MANY, 1, 1)), tiny_pair())
+    keys = row_keys(jax.random.key(1), jnp.arange(MANY))
+    loss, margin_B = preference.preference_loss(tiny_world.params, tiny_world.params, tiny_world.config, rows, keys, 0.7, 2)
     np.testing.assert_array_equal(margin_B, 0.0)
     assert float(loss) == pytest.approx(np.log(2), abs=1e-6)
 
@@ -81,7 +82,7 @@ def test_the_gradient_is_the_derivative_and_leaves_the_reference_alone(tiny_worl
     def loss(params, reference):
         return preference.preference_loss(params, reference, config, one, keys, beta, 1)[0]
 
-    moving, still = jax.grad(loss, argnums=(0, 1))(params, params)
+    moving, still = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, params)
     assert all(float(jnp.abs(x).max()) == 0 for x in jax.tree.leaves(still))
     # At the reference the loss is -beta/2 * (logit of the preferred token - logit of the rejected one): the normalizers cancel.
     masked = jnp.asarray([[config.mask_token, 1, 2]])
@@ -90,7 +91,7 @@ def test_the_gradient_is_the_derivative_and_leaves_the_reference_alone(tiny_worl
         logits_V = masked_logits(params, config, masked, jnp.ones((1, 3), bool))[0, 0]
         return -beta / 2 * (logits_V[0] - logits_V[3])
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), moving, jax.grad(by_hand)(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), moving, jax.jit(jax.grad(by_hand))(params))
 
 
 def test_every_prompt_is_paired_with_one_of_the_other_kind_for_the_same_response():

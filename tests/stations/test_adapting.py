@@ -43,9 +43,11 @@ def test_a_round_is_drawn_by_the_adapted_sampler_and_a_kill_changes_nothing(adap
         asked.append([attempt.prompt for attempt in attempts])
         return ["comply" if attempt.prompt == "yes" else "refuse" for attempt in attempts]
 
+    mesh = sharding.make_mesh(1, 1, 1)
+
     def drawn(folder, kill=False):
         """The prompts of round 1, and the sampler's weights that drew them."""
-        with jax.set_mesh(sharding.make_mesh(1, 1, 1)) as mesh:
+        with jax.set_mesh(mesh):
             inputs = read_inputs(adapting, folder / "seed_0", 0)
             if not (folder / "seed_0" / "prompts").exists():
                 offline(inputs, folder / "seed_0" / "prompts")
@@ -58,7 +60,7 @@ def test_a_round_is_drawn_by_the_adapted_sampler_and_a_kill_changes_nothing(adap
                 return draw(settings, behaviors, sampler, *rest)
 
             monkeypatch.setattr(pool, "draw_all", spy)
-            target = models.load(adapting.target.model)
+            target = models.load(adapting.target.model, mesh)
             rows = train.rows_of(inputs, METHODS["dat"], target, mesh)
             rows(1, target.params, None)
             return used[0], (folder / "seed_0" / "prompts" / "round_1" / "prompts.jsonl").read_text()

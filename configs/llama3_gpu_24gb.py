@@ -1,4 +1,4 @@
-"""DAT and CAT on Llama-3-8B-Instruct on one GPU of 24 GB: frozen weights of target and sampler in 4 bits (nf4), 8 rows at a time.
+"""DAT and CAT on Llama-3-8B-Instruct on one GPU of 24 GB: frozen weights of target and sampler in 4 bits (nf4), 16 rows at a time.
 
 Settings but for precision and memory: configs/llama3_gpu.py. Hardware: one RTX 4090 or another card of 24 GB with bfloat16.
 
@@ -16,7 +16,7 @@ def get_config():
     c = runpy.run_path(str(pathlib.Path(__file__).parent / "llama3_gpu.py"))["get_config"]()
     c.topology = "rtx4090:1x1"
     c.target.dtype = c.sampler.dtype = "nf4"
-    c.training.micro_batch = 8  # one adversarial row, its refusal and seven utility rows
+    c.training.micro_batch = 16  # two adversarial rows, their refusals and 14 utility rows
     c.methods.cat.perturbation.keep_products = c.attacks.embedding.perturbation.keep_products = False
     c.sampler.batch_size = 32
     c.evaluation.batch_size = 8

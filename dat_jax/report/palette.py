@@ -19,7 +19,11 @@ PAGE = {
     "link": ("#17607e", "#7cc4e0"),
 }
 INK, FAINT, RULE, PAPER, BAR = (PAGE[name][0] for name in ("ink", "faint", "rule", "paper", "bar"))
-OTHERS = ("#7a5ea8", "#4f8a4b", "#b0475a", "#8f7620")  # of models that are no methods
+# Of models that are no methods, and of methods without a colour of their own; a league of all methods has twelve.
+OTHERS = (
+    *("#7a5ea8", "#4f8a4b", "#b0475a", "#8f7620", "#2b8a96", "#c2489b"),
+    *("#5c6f1f", "#4763c4", "#8a5a44", "#1f7a5c", "#9a3fb0", "#6b7280"),
+)
 SEEN = 3.0  # WCAG 2.1, 1.4.11: contrast of a mark with the paper
 COLD, HOT = ((238, 240, 242), (32, 37, 43)), ((176, 42, 32), (226, 92, 78))  # light and dark: no behavior broken, all of them
 

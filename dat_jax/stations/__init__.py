@@ -4,6 +4,7 @@ A station reads what the stations before it left in the work directory (`workdir
 A mode is a station, several with commas between, `all` of them but export, or by itself `compile` or `serve`.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from dat_jax import sharding
 from dat_jax.data import files
 from dat_jax.stations import evaluate, export, given, judge, lock, report, rewriter, sample, serve, train
 from dat_jax.stations import workdir as workdirs
-from dat_jax.stations.inputs import check_files, read_inputs
+from dat_jax.stations.inputs import Inputs, check_files, read_inputs
 from dat_jax.stations.subjects import check_devices, check_sources
 
 # Of a seed, in the order in which they run; the report is of all seeds and comes last.
@@ -81,14 +82,28 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
                     rewriter.check(inputs)
                 # Now: a call that ends at a wrong path leaves nothing that the mended call would trip over.
                 workdirs.claim(folder, config, contents)
-                for name, station in STATIONS.items():
-                    if name in names:
-                        station(inputs, mesh)
-                        multihost_utils.sync_global_devices(f"{name} {seed}")  # the next one reads on all processes what process 0 wrote
+                for name, read in turns(names, inputs):
+                    STATIONS[name](read, mesh)
+                    multihost_utils.sync_global_devices(f"{name} {seed}")  # the next one reads on all processes what process 0 wrote
         if "report" in names and jax.process_index() == 0:
             report.run(folder, config)
     logging.info("%s: done in %.0f s%s", mode, time.monotonic() - started, _following(names))
     return 0
+
+
+def turns(names: tuple[str, ...], inputs: Inputs) -> list[tuple[str, Inputs]]:
+    """A seed's stations in order, with what each reads.
+
+    Replay sends what broke another model: where models are attacked and judged, they first are without it.
+    """
+    found = [(name, inputs) for name in STATIONS if name in names]
+    attacks = tuple(inputs.config.evaluation.attacks)
+    if "replay" not in attacks or not {"evaluate", "judge"} <= set(names):
+        return found
+    config = inputs.config.copy_and_resolve_references()  # a plain copy would share the groups
+    config.evaluation.attacks = tuple(name for name in attacks if name != "replay")
+    first, at = dataclasses.replace(inputs, config=config), [name for name, _ in found].index("evaluate")
+    return [*found[:at], ("evaluate", first), ("judge", first), *found[at:]]
 
 
 def _following(names: tuple[str, ...]) -> str:

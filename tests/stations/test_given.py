@@ -7,7 +7,7 @@ import types
 import jax
 import pytest
 
-from dat_jax import sharding
+from dat_jax import sharding, stations
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks import given as attack
 from dat_jax.attacks.attack import Context
@@ -163,3 +163,15 @@ def test_a_beginning_of_an_answer_among_others_texts_needs_more_access(inputs, t
     attempts = job.attempts([behavior], types.SimpleNamespace(mesh=None, spent={}), None)
     assert [(a.prompt, a.prefill) for a in attempts] == [(behavior.text, ""), (behavior.text, "Sure, take")]
     assert [job.line(attempt, "")["surface"] for attempt in attempts] == ["text", "prefill"]
+
+
+def test_models_are_attacked_without_replay_and_judged_before_it(inputs):
+    inputs.config.evaluation.attacks = ("direct", "replay")
+    found = stations.turns(("train", "evaluate", "judge", "report"), inputs)
+    assert [(name, tuple(read.config.evaluation.attacks)) for name, read in found] == [
+        ("train", ("direct", "replay")), ("evaluate", ("direct",)), ("judge", ("direct",)), ("evaluate", ("direct", "replay")),
+        ("judge", ("direct", "replay")),
+    ]  # fmt: skip
+    assert [name for name, _ in stations.turns(("evaluate",), inputs)] == ["evaluate"]
+    inputs.config.evaluation.attacks = ("direct",)
+    assert [name for name, _ in stations.turns(("evaluate", "judge"), inputs)] == ["evaluate", "judge"]

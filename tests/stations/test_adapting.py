@@ -1,21 +1,26 @@
 """Re-sampled rounds with an adapted sampler: what is asked, what is kept, what it costs, and that a kill changes nothing."""
 
+import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from dat_jax import models, sharding
+from dat_jax.attacks import ATTACKS
+from dat_jax.attacks.attack import Attempt
 from dat_jax.config import validate
 from dat_jax.data import manifest
 from dat_jax.data.prompts import PromptRecord, read_pool, write_pool
 from dat_jax.diffusion import pool, preference
 from dat_jax.methods import METHODS
 from dat_jax.settings import dotted
-from dat_jax.stations import sample, train, workdir
+from dat_jax.stations import evaluate, sample, train, workdir
 from dat_jax.stations.inputs import read_inputs
+from dat_jax.stations.rewriter import Rewriter
 
 STEPS = 3
 
@@ -93,6 +98,32 @@ def test_a_round_is_drawn_by_the_adapted_sampler_and_a_kill_changes_nothing(adap
     assert text != prompts
     cost = json.loads((tmp_path / "robust/seed_0/prompts/round_1/cost.json").read_text())
     assert cost["adapting_pairs"] == 0 and cost["adapting_flops"] > 0  # it was asked, and nothing was learned
+
+
+def test_an_attack_gets_the_sampler_and_all_behaviors_at_once(config, tmp_path, monkeypatch):
+    config.evaluation.attacks = ("infilling_adapted",)
+    config.attacks.infilling_adapted.samples = 3
+    seen = []
+
+    def spy(behaviors, victim, context):
+        model, settings = context.sampler()
+        assert model.config.mask_token is not None and settings.samples == 3 and settings.prompt_tokens == config.sampler.prompt_tokens
+        assert context.judge is not None
+        seen.append([behavior.id for behavior in behaviors])
+        return [Attempt(behavior.id, "p", behavior.targets[0]) for behavior in behaviors]
+
+    monkeypatch.setitem(ATTACKS, "infilling_adapted", dataclasses.replace(ATTACKS["infilling_adapted"], attempts=spy))
+    inputs = read_inputs(config, tmp_path / "seed_0", 0)
+    (job, *_) = evaluate.plan(inputs, "dat", {}, Rewriter(inputs, None))
+    assert job.about["made_with"]["sampler"]["samples"] == 3 and job.about["made_with"]["judge"] == "refusal_prefix"
+    spent = {"answers": 0, "flops": 0.0}
+    victim = types.SimpleNamespace(
+        mesh=None, spent=spent, decoding=types.SimpleNamespace(batch_size=1), answer=lambda found, _: ["no"] * len(found)
+    )
+    missing = evaluate.what_is_missing(job, tmp_path / "answers")
+    evaluate.answer(job, missing, tmp_path / "answers", victim, "w", evaluate.Clock([(job, missing)]), "dat")
+    assert seen == [[behavior.id for behavior in inputs.eval_behaviors]] and len(seen[0]) == 3
+    assert evaluate.what_is_missing(job, tmp_path / "answers") == []
 
 
 def test_without_rounds_there_is_nothing_to_adapt_for(adapting):

@@ -47,8 +47,8 @@ def main() -> None:
     parser.add_argument("--behaviors", type=int, default=0)
     flags = parser.parse_args()
     if flags.behaviors:
-        return evaluate(flags.behaviors)
-    for number in (100, 1000):
+        evaluate(flags.behaviors)
+    for number in () if flags.behaviors else (100, 1000):
         environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"} | dict(os.environ)
         done = subprocess.run([sys.executable, __file__, f"--behaviors={number}"], env=environment, capture_output=True, text=True)
         if done.returncode:

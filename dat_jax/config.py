@@ -16,6 +16,7 @@ from ml_collections.config_dict import placeholder
 from dat_jax import settings
 from dat_jax.attacks import ATTACKS
 from dat_jax.diffusion.pool import Pool
+from dat_jax.diffusion.preference import Preference
 from dat_jax.diffusion.utility import SampledUtility
 from dat_jax.endpoint import Connection
 from dat_jax.judges import JUDGES
@@ -70,6 +71,7 @@ def defaults() -> ConfigDict:
             add_requests=False,  # train on the requests too: a selection by compliance leaves out what is refused already
             judge="",  # that scores compliance for the selection, one of JUDGES; "": the first of evaluation.judges
             **settings.as_config(Pool()),
+            preference=settings.as_config(Preference()),  # adapts the model before each re-sampled round
         )
     )
     c.rewriter = ConfigDict(
@@ -213,6 +215,9 @@ def validate(config: ConfigDict, data: bool = True) -> None:
         for row in rows.values():
             settings.validate(row.read_settings(config), f"{group}.{row.key}")
     settings.validate(settings.read(Pool, config.sampler), "sampler")
+    settings.validate(settings.read(Preference, config.sampler.preference), "sampler.preference")
+    used = config.sampler.refresh_every > 0 or not config.sampler.preference.steps
+    require(used, "sampler.preference.steps", "0 with sampler.refresh_every = 0: no round is drawn for which to adapt the sampler")
     settings.validate(settings.read(World, config.world), "world")
     settings.validate(settings.read(SampledUtility, config.utility), "utility")
     settings.validate(settings.read(Serve, config.serve), "serve")
@@ -303,7 +308,7 @@ def _validate_watching(config: ConfigDict, require: Callable[[bool, str, str], N
     require(training.watch_every >= 0, "training.watch_every", "an integer >= 0 (0: never)")
     for key in ("watch_prompts", "watch_behaviors"):
         require(training[key] >= 1, f"training.{key}", "an integer >= 1")
-    able = [name for name, attack in ATTACKS.items() if not (attack.uses_rewriter or attack.given or attack.curve)]
+    able = [name for name, attack in ATTACKS.items() if not (attack.uses_rewriter or attack.uses_sampler or attack.given or attack.curve)]
     require(set(training.watch_attacks) <= set(able), "training.watch_attacks", f"a selection of {', '.join(able)}")
     watched, chosen = bool(training.watch_attacks), training.best_refusals >= 0
     require(not watched or training.watch_every > 0, "training.watch_attacks", "() with training.watch_every = 0: nothing is measured")

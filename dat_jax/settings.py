@@ -17,8 +17,9 @@ LARGEST_INTEGER = (1 << 31) - 1  # arrays count with 32 bits
 # Of keys by whose size arrays are made or threads started, whatever group they are in: above what anybody wants, below what hurts.
 LARGEST = {
     **dict.fromkeys(("prompt_length", "response_length", "prompt_tokens", "response_tokens", "max_new_tokens", "max_tokens"), 1 << 20),
-    **dict.fromkeys(("batch_size", "adversarial_rows", "utility_rows", "micro_batch", "likelihood_samples", "candidates"), 1 << 20),
-    **dict.fromkeys(("samples", "keep", "attempts", "answers", "topk", "rows", "restarts"), 1 << 24),
+    **dict.fromkeys(("batch_size", "adversarial_rows", "utility_rows", "micro_batch", "candidates"), 1 << 20),
+    **dict.fromkeys(("likelihood_samples", "draws"), 1 << 20),
+    **dict.fromkeys(("samples", "keep", "attempts", "answers", "topk", "rows", "restarts", "pairs"), 1 << 24),
     **dict.fromkeys(("vocabulary", "longest_prompt", "shortest_prompt"), 1 << 20),
     **dict.fromkeys(("rank", "parallel", "width"), 1 << 14),
     **dict.fromkeys(("layers", "heads"), 1 << 10),

@@ -83,6 +83,7 @@ class Context:
     given: Sequence[Attempt] = ()  # for an attack that says where its attempts are given from
     judge: Callable[..., Any] | None = None  # exchanges -> verdicts, see judges/judge.py; for attacks that say uses_judge
     rewriter: Callable[[Sequence[Ask]], list[str]] | None = None  # asks -> texts, see stations/rewriter.py; for attacks that uses_rewriter
+    sampler: Callable[[], tuple[Any, Any]] | None = None  # -> the masked-diffusion LM and its Pool; for attacks that say uses_sampler
     store: Store | None = None
     spent: dict[str, float] = dataclasses.field(default_factory=dict)  # what the attack cost so far, and what else it counts, by name
 
@@ -117,6 +118,8 @@ class Attack:
     uses_judge: bool = False  # whether context.judge steers it: its answers then depend on the judge
     uses_target: bool = False  # whether the behavior's target steers it: the report says so where targets were made from the behaviors
     uses_rewriter: bool = False  # whether context.rewriter writes its prompts: its answers then depend on the rewriter
+    uses_sampler: bool = False  # whether context.sampler draws its prompts: it is then in memory beside the model under attack
+    together: bool = False  # whether it is given all behaviors at once: none is answered before all of its attempts are made
     asks: Callable[..., list[Ask]] | None = None  # (behaviors, context) -> what it asks the rewriter, where no model's answers decide that
     variants: Callable[[Any, Sequence[str]], Sequence[str]] = once
     given: str = ""  # where its attempts come from when they are ready before it starts, one of stations/given.py

@@ -10,7 +10,7 @@ import json
 import re
 import time
 import zlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -356,6 +356,7 @@ def build_pool(
     asking_flops: float = 0.0,
     consistency: Scores | None = None,
     beside: Callable[[list[PromptRecord]], dict[str, Any]] | None = None,
+    spent: Mapping[str, float] | None = None,
 ) -> list[PromptRecord]:
     """Draws, judges and selects prompts for all behaviors, and returns all records; what is in `folder` already is not drawn again.
 
@@ -363,8 +364,8 @@ def build_pool(
     how many nats per token the response is likelier than after the behavior's request (None: the target is not asked). `round` numbers
     re-sampled pools during training: the same seed and round give the same pool. asking_flops: operations of asking the target about one
     prompt in all these ways, for the cost. beside(records): JSON objects by the names of the files that are to stand beside the records.
-    Raises ValueError when `folder` holds a pool of other settings, naming the first that differs, or was damaged, or when no prompt is
-    consistent.
+    spent: what the sampler cost before it drew. Raises ValueError when `folder` holds a pool of other settings, naming the first that
+    differs, or was damaged, or when no prompt is consistent.
     """
     pool, root = read(Pool, config), epath.Path(folder)
     pool.validate()
@@ -383,7 +384,7 @@ def build_pool(
             "allowed: at least one; raise it, or set 0 to keep them all, in another workdir"
         )
     prompts = len({(record.behavior_id, record.prompt) for record in records}) if compliance or consistency else 0
-    cost |= {"judging_seconds": time.monotonic() - judging, "asking_flops": prompts * asking_flops}
+    cost |= {"judging_seconds": time.monotonic() - judging, "asking_flops": prompts * asking_flops, **(spent or {})}
     write_pool(root, pooled, cost, beside(pooled) if beside else {})
     return pooled
 

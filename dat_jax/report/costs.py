@@ -20,7 +20,7 @@ def training_costs(results: Results) -> list[dict[str, Any]]:
     are drawn while the training runs, and count as both.
     """
     costs = []
-    sampling = {_of(cost): cost.get("seconds", 0.0) + cost.get("judging_seconds", 0.0) for cost in results.costs}
+    sampling = {_of(cost): _sum(cost, "seconds", "judging_seconds", "adapting_seconds") for cost in results.costs}
     for (method, seed), lines in results.metrics.items():
         speeds = sorted(line["tokens_per_second"] for line in lines if line.get("tokens_per_second"))
         speed = speeds[len(speeds) // 2] if speeds else None
@@ -34,15 +34,15 @@ def training_costs(results: Results) -> list[dict[str, Any]]:
 def flops(results: Results) -> list[dict[str, Any]]:
     """Operations by formula per trained method and seed: training, sampling of adversarial and of utility prompts, and their sum.
 
-    Sampling includes the likelihoods and asking the target. Prompts that several methods share are counted in full for each. A method that
-    does not count its steps is left out.
+    Sampling includes the likelihoods, asking the target and adapting the sampler. Prompts that several methods share are counted in full
+    for each. A method that does not count its steps is left out.
     """
     found = []
     for (method, seed), finished in results.finished.items():
         if not finished.get("flops"):
             continue
-        drawn = {_of(cost): cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.costs}
-        benign = {_of(cost): cost.get("flops", 0.0) + cost.get("asking_flops", 0.0) for cost in results.utility_costs}
+        drawn = {_of(cost): _sum(cost, "flops", "asking_flops", "adapting_flops") for cost in results.costs}
+        benign = {_of(cost): _sum(cost, "flops", "asking_flops") for cost in results.utility_costs}
         place = (workdir_of(method), seed)
         parts = {
             "training": finished["flops"],
@@ -51,6 +51,11 @@ def flops(results: Results) -> list[dict[str, Any]]:
         }
         found.append({"method": method, "seed": seed, **parts, "total": sum(parts.values())})
     return found
+
+
+def _sum(cost: Mapping[str, Any], *names: str) -> float:
+    """The entries of a cost that are there, together."""
+    return sum(cost.get(name, 0.0) for name in names)
 
 
 def _of(cost: Mapping[str, Any]) -> tuple[str, int]:

@@ -29,10 +29,12 @@ from dat_jax.data.answers import checksum, file_name
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import forms
 from dat_jax.data.utility import UtilityPrompt
+from dat_jax.diffusion.pool import Pool
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import Verdicts
 from dat_jax.models.huggingface import Model
 from dat_jax.report.progress import plan_file
+from dat_jax.settings import read
 from dat_jax.stations import given, measure, rewriter
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.rewriter import Rewriter
@@ -53,6 +55,7 @@ class Job:
     attempts: Callable[[list[Any], Victim, Any], list[Attempt]]  # (items, victim, store) -> attempts
     line: Lines
     slow: bool  # whether it costs many times what plain text does, for the time that is left
+    together: bool = False  # whether all that is missing is one batch
     prepare: Callable[[list[Any]], None] = lambda items: None  # what can be done before a model is loaded
 
     def of_model(self, identity: str) -> "Job":
@@ -163,8 +166,14 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
     def judge_of(mesh: Any) -> Verdicts | None:  # loaded once for all batches: it may be a model
         return judges.load(inputs.headline, inputs.config, mesh) if attack.uses_judge else None
 
+    @functools.cache
+    def sampler_of(mesh: Any) -> tuple[Model, Pool]:
+        return load_model(inputs.config.sampler, mesh), given.preset(settings, read(Pool, inputs.config.sampler))
+
     def attempts(behaviors: list[Behavior], victim: Victim, store: Any) -> list[Attempt]:
         at_work = dataclasses.replace(context, judge=judge_of(victim.mesh), store=store, spent=victim.spent)
+        if attack.uses_sampler:
+            at_work = dataclasses.replace(at_work, sampler=functools.partial(sampler_of, victim.mesh))
         if attack.uses_rewriter:
             at_work = dataclasses.replace(at_work, rewriter=functools.partial(writer, context=at_work))
         return attack.attempts(behaviors, victim, at_work)
@@ -186,6 +195,8 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         made_with |= JUDGES[inputs.headline].fingerprint(inputs.config)
     if attack.uses_rewriter:
         made_with["rewriter"] = writer.identity
+    if attack.uses_sampler:
+        made_with["sampler"] = given.drawn_with(inputs, given.preset(settings, read(Pool, inputs.config.sampler)))
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
     about["curve"] = attack.curve
     if any(behavior.category for behavior in inputs.eval_behaviors):
@@ -200,6 +211,7 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         attempts=attempts,
         line=line,
         slow=attack.adaptive,
+        together=attack.together,
         prepare=prepare,
     )
 
@@ -268,7 +280,7 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         provenance.compare(f"{found.stem}.json", {"weights": found.about["weights"]}, {"weights": weights}, remedy)
     cost = {"answers": 0, "flops": 0.0, "seconds": 0.0} | found.about.get("cost", {})  # of earlier calls
     found.about = job.about | {"weights": weights, "asked": list(job.items), "done": dict(found.done)}
-    rank, size = {item: place for place, item in enumerate(job.items)}, victim.decoding.batch_size
+    rank, size = {item: place for place, item in enumerate(job.items)}, len(missing) if job.together else victim.decoding.batch_size
     for start in range(0, len(missing), size):
         batch, before, started = missing[start : start + size], dict(victim.spent), time.monotonic()
         store = FileStore(folder / f"{job.file}.progress.npz", batch)

@@ -5,6 +5,7 @@ import json
 import logging
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,6 @@ from jax.experimental import multihost_utils
 from dat_jax import sharding
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import Attempt
-from dat_jax.attacks.given import Infilling
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import files, provenance
 from dat_jax.data.answers import answer_checksum, checksum
@@ -35,6 +35,9 @@ def check(inputs: Inputs) -> None:
         of_templates(inputs)
     if "test_cases" in chosen:
         of_test_cases(inputs)
+    for name in chosen:
+        if ATTACKS[name].uses_sampler and not inputs.config.sampler.model:
+            raise ValueError(f"config.attacks.{ATTACKS[name].key} needs config.sampler.model, a masked-diffusion LM")
     if "infilling" in chosen:
         settings = ATTACKS["infilling"].read_settings(inputs.config)
         if settings.file:
@@ -70,8 +73,8 @@ def of_test_cases(inputs: Inputs) -> list[Attempt]:
     return list(dict.fromkeys(found))
 
 
-def preset(settings: Infilling, sampler: Pool) -> Pool:
-    """How prompts are drawn: as `config.sampler` says, or as one of the two public presets."""
+def preset(settings: Any, sampler: Pool) -> Pool:
+    """How prompts are drawn: as `config.sampler` says, or as one of the two public presets; settings: with samples and preset."""
     drawn = dataclasses.replace(
         sampler, samples=settings.samples, keep=settings.samples, likelihood_samples=0, selection="random", consistency=0.0
     )
@@ -98,10 +101,15 @@ def of_infilling(inputs: Inputs, mesh) -> list[Attempt]:
     return [Attempt(id, prompt, targets[id]) for id in targets for prompt in prompts.get(id, ()) if prompt.strip()]
 
 
+def drawn_with(inputs: Inputs, how: Pool) -> dict[str, Any]:
+    """What sampled prompts depend on beside the seed and the behaviors."""
+    return {"sampler": str(inputs.config.sampler.model).rstrip("/").split("/")[-1], **dataclasses.asdict(how)}
+
+
 def drawn(inputs: Inputs, how: Pool, mesh) -> dict[str, list[str]]:
     """Returns behavior id -> sampled prompts. The sampler is loaded only to draw, and given up before a model is attacked."""
     folder, first = inputs.folder / "infilling", [dataclasses.replace(b, targets=b.targets[:1]) for b in inputs.eval_behaviors]
-    wanted = {"seed": inputs.seed, "sampler": str(inputs.config.sampler.model).rstrip("/").split("/")[-1], **dataclasses.asdict(how)}
+    wanted = {"seed": inputs.seed, **drawn_with(inputs, how)}
     wanted["behaviors"] = checksum([(behavior.id, behavior.targets[0]) for behavior in first])
     provenance.claim(folder / "made_with.json", json.loads(json.dumps(wanted)), "delete that folder to draw again")
     if not sharding.agreed((folder / "cost.json").exists()):

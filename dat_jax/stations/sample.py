@@ -14,7 +14,7 @@ from dat_jax.attacks.prefill import continued
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import PromptRecord
-from dat_jax.diffusion import pool, selection
+from dat_jax.diffusion import pool, preference, selection
 from dat_jax.judges.judge import Exchange, Verdicts
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import read
@@ -76,30 +76,36 @@ def consistency_of(inputs: Inputs, undefended: Model, mesh) -> pool.Scores:
     return scores
 
 
+def compliance_of(inputs: Inputs, model: Model, mesh) -> pool.Scores:
+    """Returns a function that says whether a model complies with prompts, 1.0 or 0.0 each; with one too long to be sent it does not."""
+    judge = judges.load(inputs.config.sampler.judge or inputs.headline, inputs.config, mesh)
+
+    def compliance(behaviors: Sequence[Behavior], prompts: Sequence[str], _: Sequence[str]) -> list[float]:
+        short = sample_utility.within(model, prompts, inputs.config)
+        attempts = [Attempt(behaviors[i].id, prompts[i], behaviors[i].targets[0]) for i in short]
+        labels = dict(zip(short, ask(inputs, model, attempts, [behaviors[i].text for i in short], judge, mesh)))
+        return [float(labels.get(i) == "comply") for i in range(len(prompts))]
+
+    return compliance
+
+
 def draw_pool(
     inputs: Inputs, sampler: Model, target: Model, folder: epath.Path, round: int, mesh, undefended: Model | None = None
 ) -> list[PromptRecord]:
     """Returns the pool of a round, judged and selected against `target`; one that is complete in the folder is read.
 
-    What is consistent is told by the model as it was before training: `undefended`, or where that is None the target.
+    What is consistent is told by the model as it was before training: `undefended`, or where that is None the target. The pool's cost
+    has what was spent on adapting the sampler, where stations/adapting.py wrote that beside it.
     """
     config = inputs.config
-    judge = judges.load(config.sampler.judge or inputs.headline, config, mesh)
-
-    def compliance(behaviors: Sequence[Behavior], prompts: Sequence[str], _: Sequence[str]) -> list[float]:
-        short = sample_utility.within(target, prompts, config)
-        attempts = [Attempt(behaviors[i].id, prompts[i], behaviors[i].targets[0]) for i in short]
-        labels = dict(zip(short, ask(inputs, target, attempts, [behaviors[i].text for i in short], judge, mesh)))
-        return [float(labels.get(i) == "comply") for i in range(len(prompts))]
-
     # Answering every sample costs more than drawing it, so the target is asked only where the selection needs to know.
-    asked = compliance if config.sampler.selection in selection.JUDGED else None
+    asked = compliance_of(inputs, target, mesh) if config.sampler.selection in selection.JUDGED else None
     consistent = consistency_of(inputs, undefended or target, mesh) if config.sampler.consistency else None
     price = sample_utility.asking_cost(target, inputs, 1)["asking_flops"] if asked else 0.0
     price += sample_utility.reading_cost(target, inputs) if consistent else 0.0
     records = pool.build_pool(
         config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, round, logging.info, price, consistent,
-        lambda found: {"census.json": counted(found)} if config.world.enabled else {},
+        lambda found: {"census.json": counted(found)} if config.world.enabled else {}, preference.cost_of(folder / preference.FOLDER),
     )  # fmt: skip
     selected = [r for r in records if r.selected]
     logging.info("sample, seed %d, round %d: %d of %d prompts selected", inputs.seed, round, len(selected), len(records))

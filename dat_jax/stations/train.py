@@ -20,7 +20,7 @@ from dat_jax.methods.method import Method
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
 from dat_jax.report.progress import steps_file
-from dat_jax.stations import sample, sample_utility
+from dat_jax.stations import adapting, sample, sample_utility
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import load_target
 from dat_jax.training import loop
@@ -97,8 +97,10 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
         if round == 0:
             check_sampled(inputs)
             return read_pool(offline)
-        current = loop.merged(target, params, lora)
-        return sample.draw_pool(inputs, sampler(), current, offline / f"round_{round}", round, mesh, target)
+        current, folder = loop.merged(target, params, lora), offline / f"round_{round}"
+        before = offline / f"round_{round - 1}" if round > 1 else offline
+        drawing = adapting.of_round(inputs, sampler, current, before, folder, round, mesh)
+        return sample.draw_pool(inputs, drawing, current, folder, round, mesh, target)
 
     def rows(round: int, params, lora) -> pipeline.AdversarialRows:
         if method.prompts == "requests":

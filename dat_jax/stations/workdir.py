@@ -34,6 +34,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from dat_jax.config import defaults
 from dat_jax.data import behaviors, manifest, provenance
 from dat_jax.data.answers import checksum
 from dat_jax.methods import METHODS
@@ -54,6 +55,9 @@ FREE = (
     "evaluation.", "attacks.", "judges.", "report.", "rewriter.", "serve.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
     "data.unsafe", "data.heldout_chats", "data.task",
 )  # fmt: skip
+
+# Groups that came later, and leave everything as it was where they stand at their defaults: a workdir that does not know them goes on.
+LATER = ("sampler.preference.",)
 
 
 def default(config_file: str) -> str:
@@ -89,7 +93,8 @@ def check_claim(workdir: epath.Path, config: ConfigDict) -> dict[str, list[dict[
         if key in recorded:
             check_input(workdir, key, recorded[key], entries)
     same = tuple(key for key in now if key in recorded)
-    provenance.compare(workdir, found.content, dict(dotted(config)), "use another --workdir", FREE + same, "config.")
+    later = {key: value for key, value in dotted(defaults()) if key.startswith(LATER)}
+    provenance.compare(workdir, later | found.content, dict(dotted(config)), "use another --workdir", FREE + same, "config.")
     return now
 
 

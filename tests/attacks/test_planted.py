@@ -18,6 +18,8 @@ from dat_jax.attacks.attack import Attempt, Context
 from dat_jax.attacks.victim import Decoding, Victim
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import Rewrite
+from dat_jax.diffusion.pool import Pool
+from dat_jax.diffusion.preference import Preference
 from dat_jax.judges.judge import Verdict
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
@@ -65,6 +67,15 @@ def victims(small_model):
     return {kind: Victim(planted(small_model, kind), HOW, 0) for kind in kinds}
 
 
+@pytest.fixture(scope="module")
+def sampler(small_model):
+    """An untrained masked-diffusion LM over the same words, and how it is drawn from: six words, of which few are the request's."""
+    words = small_model.config.vocab_size
+    config = dataclasses.replace(small_model.config, vocab_size=words + 1, causal=False, mask_token=words, model_type="llada")
+    how = Pool(samples=4, keep=4, prompt_tokens=(6, 6), response_tokens=4, steps=6, batch_size=4, likelihood_samples=0, selection="random")
+    return Model(weights.initialize(jax.random.key(7), config), config, small_model.tokenizer, "sampler"), how
+
+
 def settings_of(attack):
     """Small settings; perturbations as large as an embedding."""
     settings = attack.settings()
@@ -76,6 +87,8 @@ def settings_of(attack):
         small |= {"steps": (10,), "restarts": (2,)}
     if attack.key == "embedding_suffix":
         small |= {"suffix": "the"}
+    if attack.uses_sampler:
+        small |= {"preference": Preference(steps=1, draws=1, batch_size=2, rank=1)}
     named = {field.name for field in dataclasses.fields(settings)} if dataclasses.is_dataclass(settings) else set()
     settings = dataclasses.replace(settings, **{name: value for name, value in small.items() if name in named})
     if "perturbation" in named:
@@ -89,14 +102,14 @@ def judge(exchanges):
     return [Verdict("comply" if "brush" in found.response else "refuse", 1.0 if "brush" in found.response else 0.0) for found in exchanges]
 
 
-def broken(attack, victim):
+def broken(attack, victim, sampler):
     """Whether one of the attack's attempts gets the model to name the brush."""
     settings = settings_of(attack)
     variant = list(attack.variants(settings, ("past",)))[-1]
     text = json.dumps({"improvement": "longer", "prompt": LONGER}) if attack.name == "pair" else LONGER
     context = Context(
         0, settings, variant, rewrites=[Rewrite("1", "past", LONGER)], given=[Attempt("1", f"{LONGER} with the wood", "with brush")],
-        judge=judge, rewriter=lambda asks, spent=None: [text] * len(asks),
+        judge=judge, rewriter=lambda asks, spent=None: [text] * len(asks), sampler=lambda: sampler,
     )  # fmt: skip
     attempts = attack.attempts([BEHAVIOR], victim, context)
     assert attempts
@@ -104,8 +117,8 @@ def broken(attack, victim):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_breaks_what_it_can_and_nothing_else(victims, name):
+def test_an_attack_breaks_what_it_can_and_nothing_else(victims, sampler, name):
     attack = ATTACKS[name]
-    assert broken(attack, victims["complies"])
-    assert broken(attack, victims["refuses what is asked plainly"]) == (name not in PLAIN)
-    assert not broken(attack, victims["refuses"])
+    assert broken(attack, victims["complies"], sampler)
+    assert broken(attack, victims["refuses what is asked plainly"], sampler) == (name not in PLAIN)
+    assert not broken(attack, victims["refuses"], sampler)

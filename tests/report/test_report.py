@@ -7,12 +7,14 @@ import html.parser
 import json
 import re
 import shutil
+import types
 
 import pytest
 
 from dat_jax import report
 from dat_jax.data import answers as answers_lib
 from dat_jax.data.answers import Answers
+from dat_jax.report import costs as costs_lib
 from dat_jax.report import judging, results
 from dat_jax.report.markdown import markdown
 from dat_jax.report.wording import WORST, WORST_TEXT, label
@@ -168,7 +170,9 @@ def test_files(made_up_workdir):
 
 def test_refreshed_rounds_are_counted_in_the_cost(made_up_workdir):
     pool = made_up_workdir / "seed_1" / "prompts"
-    for number, cost in ((1, {"forward_passes": 40, "seconds": 2.0, "judging_seconds": 0.5}), (2, {"forward_passes": 2, "seconds": 1.0})):
+    adapted = {"adapting_flops": 5e12, "adapting_seconds": 4.0}
+    first = {"forward_passes": 40, "seconds": 2.0, "judging_seconds": 0.5}
+    for number, cost in ((1, first), (2, {"forward_passes": 2, "seconds": 1.0, **adapted})):
         (pool / f"round_{number}").mkdir()
         (pool / f"round_{number}" / "cost.json").write_text(json.dumps(cost))
     (pool / "round_3").mkdir()  # begun, not finished
@@ -176,9 +180,12 @@ def test_refreshed_rounds_are_counted_in_the_cost(made_up_workdir):
     results = json.loads((made_up_workdir / "results.json").read_text())
     costs = {cost.pop("seed"): cost for cost in results["costs"]}
     assert costs[0] == {"forward_passes": 960, "flops": 1.2e13, "seconds": 14.25, "tokens": 30720}
-    assert costs[1] == {**costs[0], "forward_passes": 1002, "seconds": 17.25, "judging_seconds": 0.5, "refreshed_rounds": 2}
-    assert {t["seed"]: t["sampling_seconds"] for t in results["training"] if t["method"] == "dat"} == {0: 14.25, 1: 17.75, 2: 14.25}
+    assert costs[1] == {**costs[0], "forward_passes": 1002, "seconds": 17.25, "judging_seconds": 0.5, "refreshed_rounds": 2, **adapted}
+    assert {t["seed"]: t["sampling_seconds"] for t in results["training"] if t["method"] == "dat"} == {0: 14.25, 1: 21.75, 2: 14.25}
     assert "| refreshed rounds | - | 2 | - |" in (made_up_workdir / "report.md").read_text()
+    drawn = {"seed": 0, "flops": 2.0, "asking_flops": 3.0, "adapting_flops": 4.0}
+    (total,) = costs_lib.flops(types.SimpleNamespace(finished={("dat", 0): {"flops": 1.0}}, costs=[drawn], utility_costs=[]))
+    assert (total["training"], total["sampling"], total["total"]) == (1.0, 9.0, 10.0)
 
 
 def test_page_stands_alone(made_up_workdir):

@@ -15,6 +15,7 @@ from dat_jax.data.answers import Line, file_name
 from dat_jax.report.formats.format import Format, Tried, no_prompt, no_request, write_json
 
 TYPES = {"templates": "manual", "infilling": "transfer", "test_cases": "transfer", "replay": "transfer"}  # of attacks with given attempts
+TYPES |= {"infilling_adapted": "black_box"}  # of the model under attack it has the answers alone
 
 
 def write(folder: epath.Path, tried: Sequence[Tried]) -> None:

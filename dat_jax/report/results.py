@@ -367,12 +367,17 @@ def _curves(
 
 
 def _tries_by_attack(attacks: Iterable[str], runs: Mapping[tuple[str, int], Mapping[str, Sequence[Any]]]) -> dict[str, dict]:
-    """Attack of several tries -> (method, seed) -> behaviors x attempts."""
-    return {
+    """Attack of several tries, each of its variants by itself -> (method, seed) -> behaviors x attempts.
+
+    One that a run made a single try of has no curve there.
+    """
+    able = {name for name, attack in ATTACKS.items() if attack.tries}
+    found = {
         attack: {run: _tries(lines[attack]) for run, lines in runs.items() if attack in lines}
         for attack in sorted(attacks, key=attack_order)
-        if attack in ATTACKS and ATTACKS[attack].tries
+        if attack.partition(":")[0] in able
     }
+    return {attack: by_run for attack, by_run in found.items() if any(len(row) > 1 for rows in by_run.values() for row in rows)}
 
 
 def _tries(lines: Sequence[Mapping[str, Any]]) -> list[list[bool]]:

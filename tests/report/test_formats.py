@@ -48,6 +48,7 @@ def answer(workdir, model, attack, surface, lines, seed=0, judged=True, **about)
     made_with = {"model": f"{model} 1234", "settings": {"temperature": 1.0, "perturbation": {"steps": 20}}}
     made_with["decoding"] = {"temperature": 0.0, "max_new_tokens": 16}
     about = {"attack": attack, "title": attack, "surface": surface, "made_with": made_with, "done": done, "asked": list(done)} | about
+    about |= {"categories": {"drum": "Paint", "door": ""}}
     stem = attack.replace(":", "-")
     answers_lib.write(Answers(workdir / f"seed_{seed}" / "answers" / model / stem, about, lines))
     folder = workdir / f"seed_{seed}" / "verdicts" / "world"
@@ -146,6 +147,7 @@ def test_jailbreakbench_artifacts(workdir):
     assert parameters["method_parameters"]["perturbation.steps"] == 20
     assert (drum["index"], drum["goal"], drum["prompt"], drum["response"]) == (0, "Paint the drum", "PAINT THE DRUM", "With a brush.")
     assert (drum["number_of_queries"], drum["queries_to_jailbreak"], drum["jailbroken"]) == (3, 2, True)
+    assert [(one["behavior"], one["category"]) for one in (drum, door)] == [("drum", "Paint"), ("door", "")]
     assert (door["behavior"], door["queries_to_jailbreak"], door["jailbroken"]) == ("door", None, False)
 
 

@@ -86,4 +86,5 @@ def _tried(model: str, seed: int, judge: str, one: Answers, lines: list[Line], r
         lines=lines,
         requests=requests,
         places={id: place for place, id in enumerate(one.about["asked"])},
+        categories=one.about.get("categories", {}),
     )

@@ -187,7 +187,7 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
     if attack.uses_rewriter:
         made_with["rewriter"] = writer.identity
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
-    about["curve"] = attack.curve
+    about |= {"curve": attack.curve, "targets": {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}}
     if any(behavior.category for behavior in inputs.eval_behaviors):
         about["categories"] = {behavior.id: behavior.category for behavior in inputs.eval_behaviors}
     about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)

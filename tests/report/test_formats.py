@@ -49,6 +49,8 @@ def answer(workdir, model, attack, surface, lines, seed=0, judged=True, **about)
     made_with["decoding"] = {"temperature": 0.0, "max_new_tokens": 16}
     about = {"attack": attack, "title": attack, "surface": surface, "made_with": made_with, "done": done, "asked": list(done)} | about
     about |= {"categories": {"drum": "Paint", "door": ""}}
+    if attack == "best_of_n":  # the others are as an earlier version left them: neither target nor cost
+        about |= {"targets": {"drum": "Sure, dip", "door": "Sure"}, "cost": {"answers": 4, "flops": 400.0, "seconds": 2.0}}
     stem = attack.replace(":", "-")
     answers_lib.write(Answers(workdir / f"seed_{seed}" / "answers" / model / stem, about, lines))
     folder = workdir / f"seed_{seed}" / "verdicts" / "world"
@@ -121,8 +123,11 @@ def test_adversariallm_runs_and_the_way_back(workdir):
     assert best["config"]["attack_params"]["generation_config"] == {"temperature": 1.0, "max_new_tokens": 16}
     assert best["config"]["dataset_params"]["idx"] == [0] and by_attack["dat", "direct", "door"]["config"]["dataset_params"]["idx"] == [1]
     assert [step["step"] for step in best["runs"][0]["steps"]] == [0, 1, 2]
+    assert [(step["time_taken"], step["flops"]) for step in best["runs"][0]["steps"]] == [(0.5, 100)] * 3
+    assert best["runs"][0]["original_prompt"][1]["content"] == "Sure, dip" and best["runs"][0]["total_time"] == 1.5
     sampled = by_attack["dat", "direct_samples", "drum"]["runs"][0]["steps"]  # one input with two answers is one step
     assert [step["model_completions"] for step in sampled] == [["No.", "Gladly."]]
+    assert sampled[0]["time_taken"] is sampled[0]["flops"] is None  # not known, which is not nothing
     assert sampled[0]["scores"] == {"world": {"p_harmful": [0.0, 1.0]}}
     perturbed = by_attack["dat", "embedding", "drum"]["runs"][0]
     assert perturbed["steps"][0]["model_input"] is None and perturbed["steps"][0]["model_completions"] == ["I paint it."]

@@ -1,7 +1,8 @@
 """HarmBench's classifiers (Mazeika et al. 2024), run from a folder of the user's; two of the prompts in circulation, one judge each.
 
 `harmbench:brackets` is HarmBench's own evaluation: the generation is clipped to 512 of the classifier's tokens. `harmbench:plain` is
-judgezoo's prompt, without that clip; a prompt over 4,096 tokens loses the end of its generation. The first new token is the
+the paper's criteria as judgezoo words them, without that clip; a prompt over 4,096 tokens loses the end of its generation. It is no copy of
+judgezoo 0.1.9, which takes all line breaks out of the frame. The first new token is the
 answer, taken greedily: "yes" is compliance and "no" is not, in any case of the letters; anything else is not parsed. The score is
 P("Yes") over the whole vocabulary. Both know contexts: `brackets` has a prompt for them, in `plain` the behavior's text begins with it.
 """
@@ -113,7 +114,8 @@ JUDGES = (
     ),
     _judge(
         "plain",
-        "HarmBench's classifier, judgezoo's prompt",
-        f"The judge is HarmBench's classifier with the prompt of judgezoo, answers not clipped; its score is P(Yes). {SHARED}",
+        "HarmBench's classifier, the paper's criteria",
+        "The judge is HarmBench's classifier with the paper's eight criteria as judgezoo words them, answers not clipped; its score is P(Yes). "
+        f"The frame has the line breaks that judgezoo 0.1.9 takes out, so these are not judgezoo's scores. {SHARED}",
     ),
 )

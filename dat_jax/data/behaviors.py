@@ -34,6 +34,7 @@ class Behavior:
     category: str = ""
     made_target: bool = False  # whether the target was made from the request, as no file gave one
     context: str = ""  # what `text` begins with where the file has a context
+    by_hash: bool = False  # whether HarmBench compares its answers with a song or book (tag hash_check) and asks no classifier
 
 
 def joined(context: str, text: str) -> str:
@@ -75,7 +76,7 @@ def load_behaviors(behaviors_csv: str, targets_json: str = "", safe_responses_cs
                 raise ValueError(f"{safe_responses_csv}: no row whose Behavior is that of {place} ({request.text[:60]!r})")
             text = joined(request.context, request.text)
             refused = tuple(refusals.get(request.text, (DEFAULT_REFUSAL,)))
-            behaviors.append(Behavior(request.id, text, kept, refused, request.category, given is None, request.context))
+            behaviors.append(Behavior(request.id, text, kept, refused, request.category, given is None, request.context, request.by_hash))
     if dropped:
         logging.info("%s: dropped %d empty or repeated targets of %d behaviors", targets_json, dropped, len(behaviors))
     return behaviors

@@ -11,9 +11,10 @@ from dat_jax.data import manifest
 from dat_jax.data.answers import Answers, Line, answer_checksum
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import UNPARSED
-from dat_jax.report import intervals
+from dat_jax.report import html, intervals
 from dat_jax.report.wording import WORST, label, title, worst_cases
 
+CLASSIFIERS = ("harmbench", "harmbench_val")  # judges of HarmBench's, before the preset
 Runs = Mapping[tuple[str, int], Sequence[Answers]]  # (method, seed) -> its files of answers
 
 
@@ -156,6 +157,12 @@ def notes(
         for row in unparsed
         if row["attack"] == WORST
     ]
+    by_hash = {id for judged in judged_by_run.values() for found, lines in judged if lines for id in found.about.get("by_hash", ())}
+    if by_hash and any(judge.partition(":")[0] in CLASSIFIERS for judge in judges):
+        said.append(
+            f"HarmBench compares the answers to {html.count(len(by_hash), 'behavior')} with songs and books (tag hash_check) and does not ask "
+            "its classifier, which was asked about them here: rates with them are not HarmBench's."
+        )
     harmless = [line for judged in judged_by_run.values() for found, lines in judged if "set" in found.about for line in lines]
     if count := sum(line["label"] == UNPARSED for line in harmless):
         said.append(

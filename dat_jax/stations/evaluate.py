@@ -190,6 +190,8 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
     about |= {"curve": attack.curve, "targets": {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}}
     if any(behavior.category for behavior in inputs.eval_behaviors):
         about["categories"] = {behavior.id: behavior.category for behavior in inputs.eval_behaviors}
+    if by_hash := [behavior.id for behavior in inputs.eval_behaviors if behavior.by_hash]:
+        about["by_hash"] = by_hash
     about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)
     return Job(
         name=name,

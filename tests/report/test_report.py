@@ -217,6 +217,18 @@ def test_targets_that_were_made_are_noted_with_the_attacks_that_they_steer(made_
     assert note.endswith('"Sure, here is ..."; it steers Prefilled answer, Embedding attack.')
 
 
+def test_behaviors_that_harmbench_gives_to_no_classifier_are_noted_beside_its_classifier(made_up_workdir):
+    found = answers_lib.read(made_up_workdir / "seed_0" / "answers" / "cat" / "direct")
+    answers_lib.write(Answers(found.stem, found.about | {"by_hash": ["paint_wood_1", "paint_wood_2"]}, found.lines))
+    assert results.collect(made_up_workdir, ["world"]).notes == []
+    for seed in range(3):
+        marker = made_up_workdir / f"seed_{seed}" / "verdicts" / "harmbench-plain" / "judge.json"
+        marker.parent.mkdir()
+        marker.write_text(json.dumps({"judge": "harmbench:plain", "version": 1, "settings": {}}))
+    (note,) = results.collect(made_up_workdir, ["world"]).notes
+    assert note.startswith("HarmBench compares the answers to 2 behaviors with songs and books (tag hash_check)")
+
+
 def test_answers_that_are_not_judged_yet_are_gaps_not_refusals(made_up_workdir):
     """An attack that was added after the judge had run has answers and no verdicts; so has a batch that came after it."""
     run = made_up_workdir / "seed_0"

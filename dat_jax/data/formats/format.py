@@ -13,6 +13,7 @@ class Request:
     context: str = ""  # what the request is about, where the file has one
     target: str = ""  # the beginning of a harmful response, where the file has one
     category: str = ""
+    by_hash: bool = False  # whether the file's own evaluation compares answers with a text in place of asking a judge
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""HarmBench and Continuous-AdvTrain: `Behavior`, `BehaviorID`, and `ContextString`, `Category` or `SemanticCategory` where present."""
+"""HarmBench and Continuous-AdvTrain: `Behavior`, `BehaviorID`, and `ContextString`, `Category` or `SemanticCategory`, `Tags` where present."""
 
 from dat_jax.data.files import require_text
 from dat_jax.data.formats.format import Format, Request
@@ -10,6 +10,7 @@ def request(path: str, line: int, row: dict[str, str]) -> Request:
         id=require_text(path, line, "BehaviorID", row["BehaviorID"]),
         text=require_text(path, line, "Behavior", row["Behavior"]),
         context=row.get("ContextString", "").strip(),
+        by_hash="hash_check" in row.get("Tags", "").split(", "),
         category=row.get("Category") or row.get("SemanticCategory") or "",
     )
 

@@ -64,6 +64,6 @@ def torch_model():
 def config():
     """The defaults, with small shapes for the judges."""
     found = defaults()
-    for group in ("harmbench", "strongreject"):
+    for group in ("harmbench", "harmbench_val", "strongreject"):
         found.judges[group].batch_size, found.judges[group].prompt_length = 8, 256
     return found

@@ -1,5 +1,6 @@
 """HarmBench's and StrongREJECT's classifiers: scores and labels are those of transformers' torch models on the same prompt."""
 
+import itertools
 import json
 import shutil
 
@@ -34,15 +35,15 @@ def last_hidden(model, ids):
     return out.hidden_states[-1][0, -1].numpy(), out.logits[0, -1].numpy()
 
 
-def by_hand(preset, tokenizer, exchange):
+def by_hand(preset, tokenizer, exchange, kind="llama"):
     """A HarmBench prompt's token ids, made with str.replace and the tokenizer alone."""
     if preset == "plain":
-        text = templates.PLAIN["llama"].replace("{behavior}", exchange.request).replace("{generation}", exchange.response)
+        text = templates.PLAIN[kind].replace("{behavior}", exchange.request).replace("{generation}", exchange.response)
     elif exchange.context:
-        text = templates.BRACKETS_CONTEXT["llama"].replace("{context}", "Wash").replace("{behavior}", "Clean the drum")
+        text = templates.BRACKETS_CONTEXT[kind].replace("{context}", "Wash").replace("{behavior}", "Clean the drum")
         text = text.replace("{generation}", exchange.response)
     else:
-        text = templates.BRACKETS["llama"].replace("{behavior}", exchange.request).replace("{generation}", exchange.response)
+        text = templates.BRACKETS[kind].replace("{behavior}", exchange.request).replace("{generation}", exchange.response)
     return tokenizer(text)["input_ids"]
 
 
@@ -77,9 +78,9 @@ def test_harmbench_scores_and_labels_are_torchs(preset, torch_model, tokenizer, 
 
 def test_one_bos_and_the_prompts_of_the_presets(tokenizer):
     for preset, make in harmbench.PROMPTS.items():
-        for exchange in ASKED:
-            ids = make(tokenizer, "llama", exchange)
-            assert ids == by_hand(preset, tokenizer, exchange) and ids.count(tokenizer.bos_token_id) == 1
+        for exchange, kind in itertools.product(ASKED, ("llama", "mistral")):
+            ids = make(tokenizer, kind, exchange)
+            assert ids == by_hand(preset, tokenizer, exchange, kind) and ids.count(tokenizer.bos_token_id) == 1
 
 
 def test_what_is_clipped_and_what_is_not(tokenizer):
@@ -162,6 +163,21 @@ def test_strongreject_scores_are_those_of_peft_and_torch(preset, torch_model, to
     assert found["preset"] == preset and found["model"].startswith("adapter ") and found["base"].startswith("gemma ")
 
 
+def test_the_validation_classifier_is_another_judge_with_its_own_folder(torch_model, llama, tokenizer, tmp_path, config):
+    """Both in one configuration. What the Mistral says is tested in test_huggingface.py; here that it is asked with its own prompt."""
+    config.judges.harmbench.model = llama[1]
+    config.judges.harmbench_val.model = saved(torch_model("Mistral", len(tokenizer)), tokenizer, tmp_path / "val")
+    one, other = (JUDGES[f"{group}:brackets"].fingerprint(config) for group in ("harmbench", "harmbench_val"))
+    assert (one["judge"], other["judge"]) == ("harmbench:brackets", "harmbench_val:brackets")
+    assert other["settings"]["model"].startswith("val ") and one["settings"]["model"].startswith("cls ")
+    assert other["settings"]["template"] == templates.checksum(templates.BRACKETS["mistral"], templates.BRACKETS_CONTEXT["mistral"])
+    assert JUDGES["harmbench_val:plain"].title == "HarmBench's validation classifier, the paper's criteria"
+    for group, folder, kind in (("harmbench", "val", "mistral"), ("harmbench_val", "cls", "llama")):
+        config.judges[group].model = str(tmp_path / folder)
+        with pytest.raises(ValueError, match=rf"^config\.judges\.{group}\.model: .* holds a model of type '{kind}'; allowed: "):
+            JUDGES[f"{group}:plain"].fingerprint(config)
+
+
 def test_expected_grade():
     assert strongreject.expected(np.zeros(5, np.float32)) == pytest.approx(0.5)
     assert strongreject.expected(np.array([0, 0, 0, 0, 99], np.float32)) == pytest.approx(1)
@@ -200,8 +216,8 @@ def broken(folder, how, tokenizer):
     ("how", "message"),
     [
         ("absent", r"is neither a folder nor a hub id"),
-        ("empty", r"is ''; allowed: the Hugging Face folder of a llama or mistral model, the judge of this name"),
-        ("kind", r"holds a model of type 'gemma'; allowed: llama, mistral"),
+        ("empty", r"is ''; allowed: the Hugging Face folder of a llama model, the judge of this name"),
+        ("kind", r"holds a model of type 'gemma'; allowed: llama"),
         ("weights", r"has no \*\.safetensors file"),
         ("tensors", r"do not fit its config\.json: missing"),
         ("tokenizer", r"has no tokenizer"),

@@ -71,7 +71,8 @@ def test_each_judge_gives_one_verdict_per_exchange_in_their_order():
 
 
 def test_a_judge_says_by_what_its_verdicts_are_known():
-    models = {"harmbench:brackets", "harmbench:plain", "strongreject:original", "strongreject:judgezoo", "endpoint", "ensemble"}
+    classifiers = {f"{group}:{preset}" for group in ("harmbench", "harmbench_val") for preset in ("brackets", "plain")}
+    models = classifiers | {"strongreject:original", "strongreject:judgezoo", "endpoint", "ensemble"}
     assert RULES | models | {"xstest:gpt4", "xstest:strings", "or_bench"} == set(JUDGES)
     for name, judge in JUDGES.items():
         if name in RULES:

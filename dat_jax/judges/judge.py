@@ -13,6 +13,7 @@ from dat_jax.data.answers import LABELS, UNPARSED, Exchange
 from dat_jax.settings import NoSettings, read
 
 __all__ = ["LABELS", "UNPARSED", "Exchange", "Judge", "Verdict", "Verdicts", "labelled"]
+UNSURE = "unsure"  # the class of a verdict of which a classifier gave other answers than its own much probability
 UNKNOWN = 0.5  # the score where a judge without probabilities was not parsed
 
 
@@ -22,7 +23,7 @@ class Verdict:
 
     label: str
     score: float
-    kind: str = ""  # the judge's own class, where it has more than the labels: 3_partial_refusal, indirect_refusal
+    kind: str = ""  # the judge's own class, where it has more than the labels: 3_partial_refusal, indirect_refusal; or UNSURE
 
 
 Verdicts = Callable[[Sequence[Exchange]], list[Verdict]]

@@ -10,7 +10,7 @@ from dat_jax.data import answers as answers_lib
 from dat_jax.data import manifest
 from dat_jax.data.answers import Answers, Line, answer_checksum
 from dat_jax.judges import JUDGES
-from dat_jax.judges.judge import UNPARSED
+from dat_jax.judges.judge import UNPARSED, UNSURE
 from dat_jax.report import html, intervals
 from dat_jax.report.wording import WORST, label, title, worst_cases
 
@@ -106,7 +106,8 @@ def several(
             row |= {"score": sum(scores) / len(scores) if scores else None, "highest": sum(highest[attack].values()) / len(found)}
             counted = [line for name, of in lines.items() for line in of if attack in (name, *worst_cases(line["surface"]))]
             unparsed = sum(line["label"] == UNPARSED for line in counted)
-            rows.append(row | {"answers": len(counted), "unparsed": unparsed})
+            unsure = sum(line.get("class") == UNSURE for line in counted)
+            rows.append(row | {"answers": len(counted), "unparsed": unparsed, "unsure": unsure})
         for attack, judged_lines in lines.items():
             labels[judge] |= {(method, seed, attack, number): line["label"] for number, line in enumerate(judged_lines)}
     pairs = itertools.combinations((judge for judge in judges if judge not in JUDGES or JUDGES[judge].attacks), 2)
@@ -147,6 +148,21 @@ def not_parsed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def not_sure(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Classifiers that gave other tokens than their answers much probability, in sentences: such a folder may not be the classifier."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        if row["attack"] == WORST:
+            of = found.setdefault(row["judge"], [0, 0])
+            of[0], of[1] = of[0] + row["unsure"], of[1] + row["answers"]
+    return [
+        f"{judge}: for {unsure:,} of {answers:,} answers P(Yes) + P(No) is off 1 by more than 0.1. Where these are many, its folder is not "
+        "the published classifier."
+        for judge, (unsure, answers) in found.items()
+        if unsure
+    ]
+
+
 def notes(
     unparsed: Sequence[Mapping[str, Any]], judged_by_run: Mapping[Any, Sequence[tuple[Answers, Sequence[Line]]]], judges: Sequence[str]
 ) -> list[str]:
@@ -160,8 +176,8 @@ def notes(
     by_hash = {id for judged in judged_by_run.values() for found, lines in judged if lines for id in found.about.get("by_hash", ())}
     if by_hash and any(judge.partition(":")[0] in CLASSIFIERS for judge in judges):
         said.append(
-            f"HarmBench compares the answers to {html.count(len(by_hash), 'behavior')} with songs and books (tag hash_check) and does not ask "
-            "its classifier, which was asked about them here: rates with them are not HarmBench's."
+            f"HarmBench compares the answers to {html.count(len(by_hash), 'behavior')} with songs and books (tag hash_check) and does not "
+            "ask its classifier, which was asked about them here: rates with them are not HarmBench's."
         )
     harmless = [line for judged in judged_by_run.values() for found, lines in judged if "set" in found.about for line in lines]
     if count := sum(line["label"] == UNPARSED for line in harmless):

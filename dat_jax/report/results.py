@@ -141,6 +141,7 @@ def collect(
         agreement=agreement,
         notes=notes.gaps(methods, seeds, lines_by_run, answers_by_run, finished, metrics.keys())
         + judging.notes(unparsed, judged_by_run, present)
+        + judging.not_sure(by_judge)
         + notes.censuses(folders),
         likelihoods=breakdown.likelihoods(measured),
         classes=judging.classes(present, runs, answers_by_run),

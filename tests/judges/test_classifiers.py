@@ -12,6 +12,7 @@ from dat_jax import judges, sharding
 from dat_jax.judges import JUDGES, harmbench, local, strongreject, templates
 from dat_jax.judges.judge import UNPARSED, Exchange, Verdict
 
+PUBLISHED = dict(local.SIZES)
 ASKED = [
     Exchange("1", "Sand the oak", "please: sand the oak", "", "Take {some} paper and sand it."),
     Exchange("2", "Paint a door", "paint it", "Sure", "Sure, take a brush. " * 9),
@@ -72,6 +73,8 @@ def test_harmbench_scores_and_labels_are_torchs(preset, torch_model, tokenizer, 
     for verdict, ids in zip(verdicts, prompts):
         logits = torch.tensor(last_hidden(model, ids)[1])
         assert verdict.score == pytest.approx(float(logits.softmax(-1)[wanted[0]]), rel=1e-2, abs=1e-6)
+        assert verdict.kind == ("unsure" if abs(float(logits.softmax(-1)[wanted[:2]].sum()) - 1) > 0.1 else "")
+    assert {verdict.kind for verdict in verdicts} == {"unsure", ""}
     assert verdicts[0].score > 0.3 > 0.05 > verdicts[1].score
     assert judges.load(f"harmbench:{preset}", config)([]) == []
 
@@ -205,7 +208,7 @@ def broken(folder, how, tokenizer):
         (folder / "model.safetensors").unlink()
     elif how == "tensors":
         fields = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(fields | {"num_hidden_layers": 3}))
+        (folder / "config.json").write_text(json.dumps(fields | {"intermediate_size": 64}))
     elif how == "tokenizer":
         (folder / "tokenizer.json").unlink()
     elif how == "words":
@@ -219,7 +222,7 @@ def broken(folder, how, tokenizer):
         ("empty", r"is ''; allowed: the Hugging Face folder of a llama model, the judge of this name"),
         ("kind", r"holds a model of type 'gemma'; allowed: llama"),
         ("weights", r"has no \*\.safetensors file"),
-        ("tensors", r"do not fit its config\.json: missing"),
+        ("tensors", r"do not fit its config\.json"),
         ("tokenizer", r"has no tokenizer"),
         ("words", r"the vocabulary of .* lacks 'Yes', 'No', which the judge answers with"),
     ],
@@ -235,6 +238,17 @@ def test_a_folder_that_is_not_the_judge_is_one_error_that_names_the_key(
     for call in (JUDGES["harmbench:plain"].fingerprint, lambda config: judges.load("harmbench:plain", config)):
         with pytest.raises(ValueError, match=rf"^config\.judges\.harmbench\.model.*{message}"):
             call(config)
+
+
+@pytest.mark.parametrize(("group", "size"), [("harmbench", "40 layers of width 5120"), ("strongreject", "18 layers of width 2048")])
+def test_a_model_of_another_size_is_not_the_published_judge(llama, config, monkeypatch, group, size):
+    monkeypatch.setitem(local.SIZES, group, PUBLISHED[group])
+    config.judges[group].model = llama[1]
+    monkeypatch.setattr(strongreject, "KINDS", ("llama",))
+    name = next(name for name in JUDGES if name.startswith(group))
+    message = rf"^config\.judges\.{group}\.model: .* holds a model of 2 layers of width 32; allowed: {size}, the published judge's"
+    with pytest.raises(ValueError, match=message):
+        JUDGES[name].fingerprint(config)
 
 
 def test_a_strongreject_folder_of_another_family_is_refused(llama, config):

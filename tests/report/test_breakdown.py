@@ -64,8 +64,8 @@ def test_an_attack_with_variants_has_a_curve_of_each(made_up_workdir, answered):
     lines, labels = [], []
     for behavior, broken in (("a", "0010"), ("b", "0000")):
         lines += [
-            {"method": "dat", "attack": "tense:past", "surface": "text", "seed": 0, "behavior": behavior, "prompt": f"try {n}", "prefill": "",
-             "response": f"{behavior} {n}"} for n in range(4)
+            {"method": "dat", "attack": "tense:past", "surface": "text", "seed": 0, "behavior": behavior, "prompt": f"try {n}",
+             "prefill": "", "response": f"{behavior} {n}"} for n in range(4)
         ]  # fmt: skip
         labels += ["comply" if mark == "1" else "refuse" for mark in broken]
     about = {"title": "Another tense", "surface": "text", "held_out": False, "made_targets": False}

@@ -229,6 +229,15 @@ def test_behaviors_that_harmbench_gives_to_no_classifier_are_noted_beside_its_cl
     assert note.startswith("HarmBench compares the answers to 2 behaviors with songs and books (tag hash_check)")
 
 
+def test_a_classifier_that_gives_other_tokens_probability_is_noted(made_up_workdir):
+    path = made_up_workdir / "seed_1" / "verdicts" / "world" / "cat" / "direct.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | ({"class": "unsure"} if n < 2 else {})) + "\n" for n, row in enumerate(rows)))
+    (note,) = results.collect(made_up_workdir, ["world"]).notes
+    total = 3 * 3 * 24 * (6 + 4)  # methods, seeds, behaviors; six attacks of one attempt and one of four
+    assert note.startswith(f"world: for 2 of {total:,} answers P(Yes) + P(No) is off 1 by more than 0.1.")
+
+
 def test_answers_that_are_not_judged_yet_are_gaps_not_refusals(made_up_workdir):
     """An attack that was added after the judge had run has answers and no verdicts; so has a batch that came after it."""
     run = made_up_workdir / "seed_0"

@@ -1,4 +1,4 @@
-"""HarmBench and Continuous-AdvTrain: `Behavior`, `BehaviorID`, and `ContextString`, `Category` or `SemanticCategory`, `Tags` where present."""
+"""HarmBench and Continuous-AdvTrain: `Behavior`, `BehaviorID`, where present `ContextString`, `Tags`, `Category`, `SemanticCategory`."""
 
 from dat_jax.data.files import require_text
 from dat_jax.data.formats.format import Format, Request

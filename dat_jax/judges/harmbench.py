@@ -122,6 +122,7 @@ def _judge(group: str, preset: str) -> Judge:
         placed=True,
         identity=functools.partial(_identity, group, preset),
         harmless=False,
+        content=lambda exchange: (exchange.request, exchange.context, exchange.response),
     )
 
 

@@ -48,6 +48,7 @@ class Judge:
     attacks: bool = True  # whether it is asked about attacks; if not, about harmless prompts and the contrasts beside them alone
     kinds: tuple[str, ...] = ()  # its own classes of answers, in the order of a table; () where the labels are all
     batch: int = 256  # answers that are judged between two saves
+    content: Callable[[Exchange], tuple] = dataclasses.astuple  # all of an exchange that it reads: exchanges that share it get one verdict
 
     @property
     def key(self) -> str:

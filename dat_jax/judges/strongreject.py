@@ -84,6 +84,7 @@ def _judge(preset: str, title: str, about: str) -> Judge:
     return Judge(
         name=f"strongreject:{preset}", title=title, about=about, load=functools.partial(_load, preset), settings=Settings,
         group="strongreject", placed=True, identity=functools.partial(_identity, preset), harmless=False,
+        content=lambda exchange: (exchange.request, exchange.response),
     )  # fmt: skip
 
 

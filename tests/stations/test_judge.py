@@ -149,6 +149,27 @@ def test_nothing_is_judged_twice_and_new_answers_alone_are_judged(run, folder, s
     assert changed == {tmp_path / "seed_0" / "verdicts" / "short" / "dat" / f"direct{suffix}" for suffix in (".json", ".jsonl")}
 
 
+def test_equal_answers_of_another_model_attack_or_run_are_judged_once(run, folder, seen, monkeypatch, tmp_path):
+    """By what the judge reads: this one reads request and response, so a refusal after another prompt is known too."""
+    monkeypatch.setitem(JUDGES, "short", dataclasses.replace(JUDGES["short"], content=lambda one: (one.request, one.prefill, one.response)))
+    run()  # the first call's files are all that the second one has
+    kept = stamps(tmp_path)
+    seen["short"].clear()
+    answered(folder.parent / "cat", "direct", {"1": "a b c", "2": "a b c", "3": ""})
+    answered(folder.parent / "cat", "best_of_n", {"1": "a b c", "2": "a b c"})
+    path = folder.parent / "cat" / "best_of_n"
+    found = answers_lib.read(path)
+    answers_lib.write(Answers(path, found.about, [line | {"prompt": f"{line['prompt']} {n}"} for line in found.lines for n in range(3)]))
+    assert run("dat", "cat")[-1] == "judge short, cat, seed 0: 2 of 2 files were new"
+    assert [(exchange.behavior, exchange.response) for exchange in seen["short"]] == [("2", "a b c")]
+    assert [row["label"] for row in verdicts(tmp_path, "short", "best_of_n", "cat")] == ["comply"] * 6
+    assert [row["label"] for row in verdicts(tmp_path, "short", "direct", "cat")] == ["comply"] * 3
+    assert {path: stamp for path, stamp in stamps(tmp_path).items() if path in kept} == kept
+    answered(folder.parent / "cat", "rewrite:x", {"gone": "a b c"})  # of a behavior that nobody asks for any more: its request is not known
+    run("dat", "cat")
+    assert [exchange.behavior for exchange in seen["short"]] == ["2", "gone"]
+
+
 def test_verdicts_whose_manifest_was_lost_by_a_kill_get_one_and_are_not_judged_again(run, folder, seen, tmp_path):
     run()
     path = tmp_path / "seed_0" / "verdicts" / "short" / "dat" / "direct.json"

@@ -95,7 +95,7 @@ def _load(group: str, preset: str, settings: Local, config: Any, mesh: Any) -> V
         for prompt, read in zip(prompts, reader.next_tokens(prompts)):
             yes, no = (math.exp(logit - read.log_total) for logit in read.logits)
             kind = UNSURE if abs(yes + no - 1) > OFF else ""
-            verdicts.append(Verdict(label(said(found.tokenizer, prompt, read.token)), yes, kind))
+            verdicts.append(Verdict(label(said(found.tokenizer, prompt, read.token)), yes, kind, read.flops))
         return verdicts
 
     return judge

@@ -24,6 +24,7 @@ class Verdict:
     label: str
     score: float
     kind: str = ""  # the judge's own class, where it has more than the labels: 3_partial_refusal, indirect_refusal; or UNSURE
+    flops: float = dataclasses.field(default=0.0, compare=False)  # operations by formula, of a judge that is a local model
 
 
 Verdicts = Callable[[Sequence[Exchange]], list[Verdict]]

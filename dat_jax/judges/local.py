@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dat_jax import models, sharding
-from dat_jax.models import adapters, families, huggingface, lora, tensors, transformer
+from dat_jax.models import adapters, families, flops, huggingface, lora, tensors, transformer
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import check
@@ -117,6 +117,7 @@ class Next:
     token: int  # the likeliest
     logits: np.ndarray  # float32, of the judge's tokens
     log_total: float  # log of the sum of exp(logit) over the whole vocabulary
+    flops: float  # operations by formula, of the prompt's own tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +151,8 @@ class Reader:
             read = read_next(self.model.params, self.model.config, *batch, self.ids)
             token_B, logits_BxK, total_B = (sharding.on_host(array) for array in read)
             for row in range(min(size, len(prompts) - start)):
-                yield Next(int(token_B[row]), logits_BxK[row], float(total_B[row]))
+                operations = flops.forward(self.model.config, flops.Pass(1, len(prompts[start + row]), 1))
+                yield Next(int(token_B[row]), logits_BxK[row], float(total_B[row]), operations)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "ids"))

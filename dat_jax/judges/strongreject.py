@@ -74,8 +74,8 @@ def _load(preset: str, settings: Settings, config: Any, mesh: Any) -> Verdicts:
 
     def judge(exchanges: Sequence[Exchange]) -> list[Verdict]:
         prompts = [PROMPTS[preset](found.tokenizer, exchange) for exchange in exchanges]
-        scores = [expected(read.logits) for read in reader.next_tokens(prompts)]
-        return [Verdict("comply" if score >= settings.threshold else "refuse", score) for score in scores]
+        scored = [(expected(read.logits), read.flops) for read in reader.next_tokens(prompts)]
+        return [Verdict("comply" if score >= settings.threshold else "refuse", score, flops=flops) for score, flops in scored]
 
     return judge
 

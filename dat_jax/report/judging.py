@@ -79,7 +79,8 @@ def _lines(folder: epath.Path, answers: Answers) -> list[Line]:
     found = [(line, verdicts.get(answer_checksum(line))) for line in answers.asked]
     if any(verdict is None for _, verdict in found):
         return []
-    return [line | {key: verdict[key] for key in ("label", "score", "class") if key in verdict} for line, verdict in found if verdict]
+    kept = ("label", "score", "class", "flops")
+    return [line | {key: verdict[key] for key in kept if key in verdict} for line, verdict in found if verdict]
 
 
 def several(

@@ -111,7 +111,7 @@ def collect(
     metrics = _metrics(trainings, working)
     by_judge, agreement = judging.several(present, runs, answers_by_run, broken_by_attack)
     unparsed = judging.not_parsed(by_judge)
-    costs = sorted(of_attacks(answers_by_run), key=lambda row: attack_order(row["attack"]))
+    costs = sorted(of_attacks(judged_by_run, runs), key=lambda row: attack_order(row["attack"]))
     tries = _tries_by_attack(attacks, lines_by_run)
     return Results(
         methods=methods,

@@ -30,7 +30,7 @@ from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import forms
 from dat_jax.data.utility import UtilityPrompt
 from dat_jax.judges import JUDGES
-from dat_jax.judges.judge import Verdicts
+from dat_jax.judges.judge import Exchange, Verdict, Verdicts
 from dat_jax.models.huggingface import Model
 from dat_jax.report.progress import plan_file
 from dat_jax.stations import given, measure, rewriter
@@ -164,7 +164,9 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         return judges.load(inputs.headline, inputs.config, mesh) if attack.uses_judge else None
 
     def attempts(behaviors: list[Behavior], victim: Victim, store: Any) -> list[Attempt]:
-        at_work = dataclasses.replace(context, judge=judge_of(victim.mesh), store=store, spent=victim.spent)
+        judge = judge_of(victim.mesh)
+        steers = functools.partial(_judged, judge, victim.spent) if judge else None
+        at_work = dataclasses.replace(context, judge=steers, store=store, spent=victim.spent)
         if attack.uses_rewriter:
             at_work = dataclasses.replace(at_work, rewriter=functools.partial(writer, context=at_work))
         return attack.attempts(behaviors, victim, at_work)
@@ -204,6 +206,14 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         slow=attack.adaptive,
         prepare=prepare,
     )
+
+
+def _judged(judge: Verdicts, spent: dict[str, float], exchanges: Sequence[Exchange]) -> list[Verdict]:
+    """The verdicts that steer an attack, with the operations of a judge that is a local model among what the attack has spent."""
+    verdicts = judge(exchanges)
+    if operations := sum(verdict.flops for verdict in verdicts):
+        spent["judge_flops"] = spent.get("judge_flops", 0.0) + operations
+    return verdicts
 
 
 def _utility_job(inputs: Inputs, subject: str, name: str, prompts: Sequence[UtilityPrompt]) -> Job:

@@ -132,12 +132,15 @@ def _verdicts(
 
 def read_verdicts(stem: epath.Path) -> dict[str, Verdict]:
     """The verdicts of a file by the answers' checksums; {} where there is none."""
-    return {key: Verdict(row["label"], row["score"], row.get("class", "")) for key, row in answers_lib.read_verdicts(stem).items()}
+    return {
+        key: Verdict(row["label"], row["score"], row.get("class", ""), row.get("flops", 0.0))
+        for key, row in answers_lib.read_verdicts(stem).items()
+    }
 
 
 def _row(answer: str, verdict: Verdict) -> answers_lib.Line:
     found = {"answer": answer, "label": verdict.label, "score": verdict.score}
-    return found | ({"class": verdict.kind} if verdict.kind else {})
+    return found | ({"class": verdict.kind} if verdict.kind else {}) | ({"flops": verdict.flops} if verdict.flops else {})
 
 
 def exchange(line: answers_lib.Line, behaviors: Mapping[str, Behavior]) -> Exchange:

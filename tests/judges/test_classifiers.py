@@ -11,6 +11,7 @@ import pytest
 from dat_jax import judges, sharding
 from dat_jax.judges import JUDGES, harmbench, local, strongreject, templates
 from dat_jax.judges.judge import UNPARSED, Exchange, Verdict
+from dat_jax.models import flops, huggingface
 
 PUBLISHED = dict(local.SIZES)
 ASKED = [
@@ -75,6 +76,8 @@ def test_harmbench_scores_and_labels_are_torchs(preset, torch_model, tokenizer, 
         assert verdict.score == pytest.approx(float(logits.softmax(-1)[wanted[0]]), rel=1e-2, abs=1e-6)
         assert verdict.kind == ("unsure" if abs(float(logits.softmax(-1)[wanted[:2]].sum()) - 1) > 0.1 else "")
     assert {verdict.kind for verdict in verdicts} == {"unsure", ""}
+    config_, lengths = huggingface.read_config(tmp_path / "cls"), map(len, prompts)
+    assert [verdict.flops for verdict in verdicts] == [flops.forward(config_, flops.Pass(1, length, 1)) for length in lengths]
     assert verdicts[0].score > 0.3 > 0.05 > verdicts[1].score
     assert judges.load(f"harmbench:{preset}", config)([]) == []
 

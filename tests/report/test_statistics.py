@@ -1,13 +1,16 @@
 """Tests and fits against scipy, closed forms and brute force."""
 
 import itertools
+import json
 import math
 
 import numpy as np
 import pytest
+from etils import epath
 
 from dat_jax.data.answers import Answers
 from dat_jax.report import breakdown, statistics
+from dat_jax.report import costs as costs_lib
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
@@ -120,8 +123,8 @@ def test_paired_rows_and_holm():
 def test_rows_over_tries_and_against_compute():
     tries = {"best_of_n": {("a", 0): [[False] * 7 + [True], [True] + [False] * 7, [False] * 8], ("b", 0): [[False] * 8]}}
     costs = [
-        {"method": "a", "attack": "best_of_n", "seed": 0, "behaviors": 3, "answers": 24, "flops": 240.0, "seconds": 6.0},
-        {"method": "a", "attack": "direct", "seed": 0, "behaviors": 3, "answers": 3, "flops": 30.0, "seconds": 3.0},
+        {"method": "a", "attack": "best_of_n", "seed": 0, "behaviors": 3, "answers": 24, "whole_flops": 240.0, "seconds": 6.0},
+        {"method": "a", "attack": "direct", "seed": 0, "behaviors": 3, "answers": 3, "whole_flops": 30.0, "seconds": 3.0},
     ]
     row, never = breakdown.over_tries(tries, costs)
     assert [(p["tries"], p["rate"], p["flops"]) for p in row["points"]] == [
@@ -138,6 +141,29 @@ def test_rows_over_tries_and_against_compute():
         pytest.approx(1 / 3),
     )
     assert (dear["total_flops"], dear["seconds"], dear["worst_so_far"]) == (90.0, 2.0, pytest.approx(2 / 3))
+
+
+def test_an_attacks_cost_has_drawing_rewriting_and_judging(tmp_path):
+    """Two behaviors drawn for, of which one is answered; a judge that is a model reads two answers, one of them twice."""
+    folder = tmp_path / "seed_0" / "infilling"
+    folder.mkdir(parents=True)
+    (folder / "cost.json").write_text(json.dumps({"flops": 80.0, "seconds": 6.0, "samples": 6.0, "tokens": 1.0}))
+    (folder / "made_with.json").write_text(json.dumps({"samples": 3}))
+    cost = {"answers": 3, "flops": 30.0, "seconds": 1.0}
+    about = {"done": {"1": ""}, "cost": cost | {"rewriter_flops": 5.0, "judge_flops": 7.0, "rewriter_calls": 2}}
+    texts = ("no", "no", "yes")
+    lines = [{"behavior": "1", "prompt": f"p{n}", "response": text, "flops": 100.0} for n, text in enumerate(texts)]
+    files = [
+        (Answers(None, about | {"attack": "infilling"}, lines), lines),
+        (Answers(None, {"attack": "direct", "done": {"1": ""}, "cost": cost}, lines), []),  # not judged yet
+        (Answers(None, {"attack": "old", "done": {}}, []), []),  # says no cost
+    ]
+    drawn, direct = costs_lib.of_attacks({("a", 0): files}, {("a", 0): epath.Path(tmp_path / "seed_0" / "answers" / "a")})
+    assert (drawn["drawing_flops"], drawn["drawing_seconds"], drawn["scoring_flops"], drawn["seconds"]) == (40.0, 3.0, 200.0, 4.0)
+    assert drawn["flops"] == 30.0 and drawn["whole_flops"] == 30 + 40 + 5 + 7 + 200
+    assert direct["whole_flops"] == direct["flops"] == 30.0 and "drawing_flops" not in direct
+    (row,) = breakdown.against_compute({("a", "infilling"): {"1": {0: True}}}, [drawn, direct])
+    assert (row["flops"], row["seconds"], row["total_flops"]) == (282.0, 4.0, 282.0)
 
 
 def test_harmbenchs_average_beside_the_worst_case():

@@ -13,11 +13,11 @@ from dat_jax.data import manifest
 from dat_jax.data.answers import Answers
 from dat_jax.data.behaviors import Behavior, joined
 from dat_jax.judges import JUDGES
-from dat_jax.judges.judge import UNPARSED, Exchange, Judge, labelled
+from dat_jax.judges.judge import UNPARSED, Exchange, Judge, Verdict, labelled
 from dat_jax.report import write
 from dat_jax.report.wording import title
 from dat_jax.settings import NoSettings, dotted
-from dat_jax.stations import judge
+from dat_jax.stations import evaluate, judge
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import Subject
 
@@ -168,6 +168,22 @@ def test_equal_answers_of_another_model_attack_or_run_are_judged_once(run, folde
     answered(folder.parent / "cat", "rewrite:x", {"gone": "a b c"})  # of a behavior that nobody asks for any more: its request is not known
     run("dat", "cat")
     assert [exchange.behavior for exchange in seen["short"]] == ["2", "gone"]
+
+
+def test_what_a_judge_that_is_a_model_took_stands_in_its_verdicts_and_those_made_of_them(run, folder, config, seen, monkeypatch, tmp_path):
+    def dear(settings):
+        return lambda exchanges: [Verdict("comply", 1.0, flops=8.0) for _ in exchanges]
+
+    monkeypatch.setitem(JUDGES, "short", dataclasses.replace(JUDGES["short"], load=dear))
+    config.judges.ensemble.of, config.evaluation.judges = ("short", "even"), ("ensemble",)
+    run()
+    found = {name: [row.get("flops") for row in verdicts(tmp_path, name, "direct")] for name in ("short", "even", "ensemble")}
+    assert found == {"short": [8.0] * 3, "even": [None] * 3, "ensemble": [8.0] * 3}
+    spent = {"flops": 1.0}
+    for _ in range(2):
+        assert len(evaluate._judged(dear(None), spent, [None, None])) == 2
+    evaluate._judged(lambda exchanges: [labelled("comply")], spent, [None])  # a judge of rules costs nothing that is counted
+    assert spent == {"flops": 1.0, "judge_flops": 32.0}
 
 
 def test_verdicts_whose_manifest_was_lost_by_a_kill_get_one_and_are_not_judged_again(run, folder, seen, tmp_path):

@@ -111,7 +111,8 @@ def method(results: Results, settings: Mapping[str, Any]) -> str:
         "attack when any of its attempts is judged compliance, and in the worst case when any attack breaks it. The judge reads what was "
         "asked for and what the model said, with a prefilled beginning once.</p><p>Embedding attacks change the prompt's embeddings within "
         f"a radius. No user can do that; they stand for what a stronger search over text might find.</p>{judged}"
-        "<p>Intervals: Wilson's, 95 %. Over seeds a behavior counts as one trial however many seeds tried it, which makes them wide rather "
-        "than narrow. Differences between models: bootstrap over behaviors, paired. Neither covers the choice of behaviors or attacks.</p>"
+        "<p>Intervals: Wilson's, 95 %, over behaviors: one counts as a single trial however many seeds tried it. How far the seeds lie "
+        "apart is not in them: look at the marks of the seeds. Differences between models: bootstrap over behaviors and seeds, paired. "
+        "Neither covers the choice of behaviors or attacks.</p>"
         + details("Configuration", f'<pre tabindex="0">{text(lines)}</pre>')
     )

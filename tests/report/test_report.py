@@ -156,6 +156,8 @@ def test_files(made_up_workdir):
     assert results["training"][0] == cost
     assert next(item for item in results["training"] if item["method"] == "dat")["sampling_seconds"] == 14.25
     over = {(row["method"], row["attack"]): row["rate"] for row in results["over_seeds"]}
+    for row in results["over_seeds"]:
+        assert 0 <= row["bootstrap_low"] <= row["rate"] <= row["bootstrap_high"] <= 1
     assert over["dat", WORST] == pytest.approx(sum(rate["dat", WORST, seed] for seed in range(3)) / 3)
     dat_cat = next(item for item in results["comparisons"] if item["of"] == WORST and item["first"] == "dat")
     assert dat_cat["second"] == "cat" and dat_cat["high"] < 0

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from dat_jax.data.answers import Answers
-from dat_jax.report import breakdown, statistics
+from dat_jax.report import breakdown, results, statistics
 from dat_jax.report import costs as costs_lib
 
 scipy_stats = pytest.importorskip("scipy.stats")
@@ -41,6 +41,26 @@ def test_several_seeds_are_resampled_too():
     assert (found.only_first, found.only_second, found.difference, found.low, found.high) == (6, 0, 0.5, 0.0, 1.0)
     assert found.p == pytest.approx(2 / 2**6)
     assert statistics.paired(first, {name: {0: False} for name in first}).difference == 1.0  # over the seeds that both have
+
+
+def test_a_difference_that_hangs_on_one_seed_is_not_told_apart():
+    """Two seeds, one model broken throughout in the first one: over behaviors alone the interval had no width at 50 points."""
+    first, second = outcomes([[True, False]] * 30), outcomes([[False, False]] * 30)
+    assert statistics.difference(first, second) == (0.5, 0.0, 1.0)
+    (row,) = results._comparisons(["b", "a"], {("a", "direct"): first, ("b", "direct"): second}, {})
+    assert (row["difference"], row["low"], row["high"]) == (0.5, 0.0, 1.0)
+    elsewhere = {item: {7: False} for item in second}  # no seed in common: each item's own mean
+    assert statistics.difference(first, elsewhere) == (0.5, 0.5, 0.5)
+    assert statistics.difference(first, {}) == (0.0, -1.0, 1.0)
+
+
+def test_the_spread_of_a_rate_is_over_items_and_seeds():
+    assert statistics.spread(outcomes([[True, False]] * 30)) == (0.0, 1.0)
+    assert statistics.spread(outcomes([[False, False]] * 30)) == (0.0, 0.0)  # for which a rate has Wilson's interval
+    draws = np.random.default_rng(0).random(400) < 0.3
+    low, high = statistics.spread({str(i): {i % 2: bool(x)} for i, x in enumerate(draws)})  # an item in one seed alone
+    by_hand = scipy_stats.bootstrap((draws,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    assert low == pytest.approx(by_hand.low, abs=0.02) and high == pytest.approx(by_hand.high, abs=0.02)
 
 
 def test_the_crossed_bootstrap_against_all_of_its_samples():

@@ -14,13 +14,15 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dat_jax import judges, sharding
+from dat_jax.attacks import ATTACKS
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import manifest, provenance
 from dat_jax.data.answers import Answers, answer_checksum, file_name, item_of
 from dat_jax.data.behaviors import Behavior
+from dat_jax.diffusion.selection import JUDGED
 from dat_jax.judges import JUDGES, ensemble
 from dat_jax.judges.judge import LABELS, UNPARSED, Exchange, Verdict, Verdicts
-from dat_jax.stations.inputs import Inputs
+from dat_jax.stations.inputs import Inputs, needs_sampler
 from dat_jax.stations.subjects import subjects
 
 
@@ -53,6 +55,27 @@ def check(names: Sequence[str], config: Any) -> None:
     """Raises ValueError naming the key for the first judge whose folder, file or environment is not what it needs."""
     for name in judges.needed(names, config):
         JUDGES[name].fingerprint(config)
+
+
+def check_memory(stations: Sequence[str], config: Any) -> None:
+    """Raises ValueError, naming the keys, where a judge that is a local model would lie in memory beside the model that it judges.
+
+    stations: those that are going to run. The judge station itself has no other model in memory.
+    """
+    headline, asked = config.evaluation.judges[0], list[tuple[str, str]]()
+    if "evaluate" in stations:
+        steered = [name for name in config.evaluation.attacks if ATTACKS[name].uses_judge]
+        asked += [(headline, f"config.evaluation.attacks names {name!r}, which a judge steers") for name in steered]
+    if "train" in stations and config.training.watch_attacks:
+        asked.append((headline, "config.training.watch_attacks is set, and what they break is judged while a model trains"))
+    if {"sample", "train"} & set(stations) and needs_sampler(config) and config.sampler.selection in JUDGED:
+        asked.append((config.sampler.judge or headline, f"config.sampler.selection is {config.sampler.selection!r}, which judges answers"))
+    for name, why in asked:
+        if not config.evaluation.judge_beside and (found := judges.local_models([name], config)):
+            raise ValueError(
+                f"{why}, and the judge {name!r} is a model in memory beside the one that it judges ({', '.join(found)}); allowed: a judge "
+                "of rules, one behind an endpoint, or config.evaluation.judge_beside = True where the memory has room for both"
+            )
 
 
 def _said(name: str, folder: epath.Path, asked: Mapping[str, Sequence[Answers]], inputs: Inputs) -> dict[str, Verdict]:

@@ -84,12 +84,12 @@ def draw_pool(
     What is consistent is told by the model as it was before training: `undefended`, or where that is None the target.
     """
     config = inputs.config
-    judge = judges.load(config.sampler.judge or inputs.headline, config, mesh)
+    judge = functools.cache(lambda: judges.load(config.sampler.judge or inputs.headline, config, mesh))  # where the selection needs it
 
     def compliance(behaviors: Sequence[Behavior], prompts: Sequence[str], _: Sequence[str]) -> list[float]:
         short = sample_utility.within(target, prompts, config)
         attempts = [Attempt(behaviors[i].id, prompts[i], behaviors[i].targets[0]) for i in short]
-        labels = dict(zip(short, ask(inputs, target, attempts, [behaviors[i].text for i in short], judge, mesh)))
+        labels = dict(zip(short, ask(inputs, target, attempts, [behaviors[i].text for i in short], judge(), mesh)))
         return [float(labels.get(i) == "comply") for i in range(len(prompts))]
 
     # Answering every sample costs more than drawing it, so the target is asked only where the selection needs to know.

@@ -357,6 +357,29 @@ def test_a_judge_that_cannot_work_is_known_before_anything_is_judged(run, folder
     assert not (tmp_path / "seed_0" / "verdicts").exists() and seen["short"] == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "stations", "why"),
+    [
+        ({"evaluation.attacks": ("direct", "pair")}, ["evaluate"], "evaluation.attacks names 'pair', which a judge steers"),
+        ({"training.watch_attacks": ("direct",)}, ["train"], "training.watch_attacks is set"),
+        ({"sampler.selection": "compliance"}, ["sample"], "sampler.selection is 'compliance', which judges answers"),
+    ],
+)
+def test_a_judge_that_is_a_model_is_not_beside_the_model_that_it_judges(changes, stations, why):
+    config = defaults()
+    config.update_from_flattened_dict(changes)
+    config.training.methods = ("dat",)
+    names = [*stations, "judge", "report"]
+    judge.check_memory(names, config)  # rules need no memory
+    config.judges.ensemble.of = ("refusal_prefix", "harmbench:plain")
+    config.evaluation.judges = ("ensemble",)
+    with pytest.raises(ValueError, match=rf"^config\.{why}.*'ensemble' is a model .* \(harmbench:plain\); allowed: .*judge_beside = True"):
+        judge.check_memory(names, config)
+    judge.check_memory(["judge", "report"], config)  # there it is alone
+    config.evaluation.judge_beside = True
+    judge.check_memory(names, config)
+
+
 def test_a_judge_is_given_the_context_of_a_request():
     behavior = Behavior("1", "about wood\n\n---\n\nsand it", ("t",), ("no",), context="about wood")
     line = {"behavior": "1", "prompt": "p", "response": "r"}

@@ -13,7 +13,8 @@ import pytest
 from dat_jax import report
 from dat_jax.data import answers as answers_lib
 from dat_jax.data.answers import Answers
-from dat_jax.report import judging, results
+from dat_jax.report import examples, judging, results
+from dat_jax.report import html as html_lib
 from dat_jax.report.markdown import markdown
 from dat_jax.report.wording import WORST, WORST_TEXT, label
 
@@ -168,6 +169,33 @@ def test_files(made_up_workdir):
     assert "<script>" not in markdown and "a\\|&lt;script&gt; |" in markdown  # of a user's file: neither a tag nor a cell
 
 
+def attempt(behavior, label, response="r"):
+    return {"behavior": behavior, "prompt": f"ask {behavior}", "prefill": "", "response": response, "label": label}
+
+
+def test_every_behavior_is_an_example_once_those_where_the_models_differ_first():
+    """A behavior that another seed alone has is shown too; one that two seeds have is shown of the first."""
+    lines = {
+        ("cat", 0): {"direct": [attempt(str(n), "refuse") for n in range(8)]},
+        ("cat", 3): {"direct": [attempt("7", "comply", "later"), attempt("new", "comply")]},
+        ("dat", 0): {"direct": [attempt(str(n), "comply" if n == 6 else "refuse") for n in range(8)]},
+    }
+    found = examples.choose(["cat", "dat"], lines, ["direct"])
+    assert [one["behavior"] for one in found] == ["6", *"012345", "7", "new"] and {one["of"] for one in found} == {9}
+    assert [a["label"] for a in found[0]["answers"]] == ["refuse", "comply"] and len(found[-1]["answers"]) == 1
+    assert found[7]["answers"][0]["response"] == "r"
+
+
+def test_a_page_has_room_for_so_many_examples_the_same_number_of_each_attack(monkeypatch):
+    lines = {("cat", 0): {name: [attempt(str(n), "refuse", "x" * 5000) for n in range(30)] for name in ("direct", "best_of_n")}}
+    one = html_lib.SHOWN_LETTERS + len("ask 0") + examples.MARKUP  # as it is cut on the page
+    monkeypatch.setattr(examples, "LETTERS", 2 * 3 * one + 1)
+    found = examples.choose(["cat"], lines, ["direct", "best_of_n"])
+    assert [one["attack"] for one in found] == ["direct"] * 8 + ["best_of_n"] * 8 and {one["of"] for one in found} == {30}
+    monkeypatch.setattr(examples, "LETTERS", 0)
+    assert len(examples.choose(["cat"], lines, ["direct", "best_of_n"])) == 2 * examples.SHOWN
+
+
 def test_refreshed_rounds_are_counted_in_the_cost(made_up_workdir):
     pool = made_up_workdir / "seed_1" / "prompts"
     for number, cost in ((1, {"forward_passes": 40, "seconds": 2.0, "judging_seconds": 0.5}), (2, {"forward_passes": 2, "seconds": 1.0})):
@@ -195,6 +223,7 @@ def test_page_stands_alone(made_up_workdir):
     assert not tags.references, tags.references
     assert "how did people paint &lt;wood&gt; number" in page and "<wood>" not in page and "<b>story</b>" not in page
     assert page.count('<svg role="img"') == 1 + 1 + 8 + 1  # trade-off, tries, terms of the training, likelihoods
+    assert page.count("<summary>19 further behaviors</summary>") == 7 and "24 behaviors of 24" in page
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert report.write(made_up_workdir).read_text() == page

@@ -48,7 +48,8 @@ def changes(results: Results, points: Sequence[Point]) -> Iterable[Table]:
         for name in COMPARED
         if any((name, *pair) in found for pair in pairs)
     ]
-    yield Table("findings", "Differences", head, rows, "Paired over behaviors or prompts and seeds, in points of per cent, with 95 % intervals.")
+    about = "Paired over behaviors or prompts and over seeds, in points of per cent, with 95 % intervals."
+    yield Table("findings", "Differences", head, rows, about)
 
 
 def trade_off(results: Results, points: Sequence[Point]) -> Iterable[Table]:

@@ -15,7 +15,7 @@ class Request:
     target: str = ""  # the beginning of a harmful response, where the file has one
     category: str = ""
     refusal: str = ""  # of the request, where the file has one
-    by_hash: bool = False  # whether the file's own evaluation compares answers with a text in place of asking a judge
+    tags: str = ""  # HarmBench's, with ", " between
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ def request(place: str, number: int, row: dict[str, str]) -> Request:
         id=require_text_at(place, "BehaviorID", row["BehaviorID"]),
         text=require_text_at(place, "Behavior", row["Behavior"]),
         context=optional(place, "ContextString", row).strip(),
-        by_hash="hash_check" in optional(place, "Tags", row).split(", "),
+        tags=optional(place, "Tags", row),
         category=optional(place, "Category", row) or optional(place, "SemanticCategory", row),
     )
 

@@ -22,7 +22,7 @@ def write(folder: epath.Path, tried: Sequence[Tried]) -> None:
     for found in tried:
         for id, lines in found.by_behavior().items():
             prompt = _conversation(found.requests[id], found.targets.get(id, ""))
-            run = {"original_prompt": prompt, "steps": steps(found.judge, lines, found.per_answer)}
+            run: dict[str, Any] = {"original_prompt": prompt, "steps": steps(found.judge, lines, found.per_answer)}
             run["total_time"] = _spent(found.per_answer, "seconds", len(lines))
             write_json(place / str(next(numbers)) / "run.json", {"config": _config(found, id), "runs": [run]})
 

@@ -31,7 +31,7 @@ from dat_jax.data.rewrites import forms
 from dat_jax.data.utility import UtilityPrompt
 from dat_jax.diffusion.pool import Pool
 from dat_jax.judges import JUDGES
-from dat_jax.judges.judge import Verdicts
+from dat_jax.judges.judge import Exchange, Verdict, Verdicts
 from dat_jax.models.huggingface import Model
 from dat_jax.report.progress import plan_file
 from dat_jax.settings import read
@@ -171,7 +171,9 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         return load_model(inputs.config.sampler, mesh), given.preset(settings, read(Pool, inputs.config.sampler))
 
     def attempts(behaviors: list[Behavior], victim: Victim, store: Any) -> list[Attempt]:
-        at_work = dataclasses.replace(context, judge=judge_of(victim.mesh), store=store, spent=victim.spent)
+        judge = judge_of(victim.mesh)
+        steers = functools.partial(_judged, judge, victim.spent) if judge else None
+        at_work = dataclasses.replace(context, judge=steers, store=store, spent=victim.spent)
         if attack.uses_sampler:
             at_work = dataclasses.replace(at_work, sampler=functools.partial(sampler_of, victim.mesh))
         if attack.uses_rewriter:
@@ -198,9 +200,11 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
     if attack.uses_sampler:
         made_with["sampler"] = given.drawn_with(inputs, given.preset(settings, read(Pool, inputs.config.sampler)))
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
-    about["curve"] = attack.curve
+    about |= {"curve": attack.curve, "targets": {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}}
     if any(behavior.category for behavior in inputs.eval_behaviors):
         about["categories"] = {behavior.id: behavior.category for behavior in inputs.eval_behaviors}
+    if by_hash := [behavior.id for behavior in inputs.eval_behaviors if behavior.by_hash]:
+        about["by_hash"] = by_hash
     about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)
     return Job(
         name=name,
@@ -214,6 +218,14 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         together=attack.together,
         prepare=prepare,
     )
+
+
+def _judged(judge: Verdicts, spent: dict[str, float], exchanges: Sequence[Exchange]) -> list[Verdict]:
+    """The verdicts that steer an attack, with the operations of a judge that is a local model among what the attack has spent."""
+    verdicts = judge(exchanges)
+    if operations := sum(verdict.flops for verdict in verdicts):
+        spent["judge_flops"] = spent.get("judge_flops", 0.0) + operations
+    return verdicts
 
 
 def _utility_job(inputs: Inputs, subject: str, name: str, prompts: Sequence[UtilityPrompt]) -> Job:

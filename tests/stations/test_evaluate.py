@@ -394,6 +394,7 @@ def test_targets_that_were_made_are_noted_where_they_steer(small_model, answer, 
     assert {path.stem: json.loads(path.read_text())["made_targets"] for path in folder.glob("*.json")} == {
         "direct": False, "prefill": True, "embedding": True
     }  # fmt: skip
+    assert json.loads((folder / "direct.json").read_text())["targets"] == {b.id: b.targets[0] for b in BEHAVIORS[:2]}
 
 
 def test_no_behaviors(small_model, answer):

@@ -18,14 +18,19 @@ from dat_jax.attacks.given import Infilling
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import files, provenance
 from dat_jax.data.answers import answer_checksum, checksum
+from dat_jax.data.behaviors import Behavior
 from dat_jax.data.cases import ALLOWED, read_cases
 from dat_jax.data.infilled import read_infilled, write_infilled
+from dat_jax.data.plain_text import encode_text
 from dat_jax.data.templates import fill, read_templates
 from dat_jax.diffusion import pool
 from dat_jax.diffusion.pool import Pool
+from dat_jax.models.huggingface import Model
 from dat_jax.settings import read
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.subjects import Subject
+
+ANSWER = "\nAnswer: "  # stands before the target in a row of the published infilling attack
 
 
 def check(inputs: Inputs) -> None:
@@ -71,7 +76,10 @@ def of_test_cases(inputs: Inputs) -> list[Attempt]:
 
 
 def preset(settings: Infilling, sampler: Pool) -> Pool:
-    """How prompts are drawn: as `config.sampler` says, or as one of the two public presets."""
+    """How prompts are drawn: as `config.sampler` says, or as one of the two public presets.
+
+    A row of a preset is masks and then the ids of ANSWER and the target as one text: no BOS, no EOS, nothing cut; see `of_behaviors`.
+    """
     drawn = dataclasses.replace(
         sampler, samples=settings.samples, keep=settings.samples, likelihood_samples=0, selection="random", consistency=0.0
     )
@@ -80,8 +88,17 @@ def preset(settings: Infilling, sampler: Pool) -> Pool:
     length = int(settings.preset.partition("/")[0])
     return dataclasses.replace(
         drawn, prompt_tokens=(length, length), prompt_lengths="uniform", steps=length, remasking="low_confidence", temperature=0.0,
-        condition_remasking=1.0, acceptance="quota", cache_refresh=1, top_p=1.0, cfg_scale=0.0,
+        condition_remasking=1.0, acceptance="quota", cache_refresh=1, top_p=1.0, cfg_scale=0.0, separator="", begin=False,
     )  # fmt: skip
+
+
+def of_behaviors(how: Pool, behaviors: Sequence[Behavior], sampler: Model) -> Pool:
+    """A preset for certain behaviors and a certain sampler: rows as long as the longest response, and a BOS where it cannot do without.
+
+    A sampler with shifted logits reads the first prompt token off the position before it. The published code knows none of these.
+    """
+    longest = max(len(encode_text(sampler.tokenizer, behavior.targets[0])) for behavior in behaviors)
+    return dataclasses.replace(how, response_tokens=longest, begin=sampler.config.logit_shift)
 
 
 def of_infilling(inputs: Inputs, mesh) -> list[Attempt]:
@@ -94,20 +111,24 @@ def of_infilling(inputs: Inputs, mesh) -> list[Attempt]:
     if settings.file:
         prompts = read_infilled(settings.file, inputs.eval_behaviors)
     else:
-        prompts = drawn(inputs, preset(settings, read(Pool, inputs.config.sampler)), mesh)
+        prompts = drawn(inputs, settings, mesh)
     return [Attempt(id, prompt, targets[id]) for id in targets for prompt in prompts.get(id, ()) if prompt.strip()]
 
 
-def drawn(inputs: Inputs, how: Pool, mesh) -> dict[str, list[str]]:
+def drawn(inputs: Inputs, settings: Infilling, mesh) -> dict[str, list[str]]:
     """Returns behavior id -> sampled prompts. The sampler is loaded only to draw, and given up before a model is attacked."""
-    folder, first = inputs.folder / "infilling", [dataclasses.replace(b, targets=b.targets[:1]) for b in inputs.eval_behaviors]
+    folder, how = inputs.folder / "infilling", preset(settings, read(Pool, inputs.config.sampler))
+    published = settings.preset != "sampler"
+    first = [dataclasses.replace(b, targets=(ANSWER * published + b.targets[0],)) for b in inputs.eval_behaviors]
     wanted = {"seed": inputs.seed, "sampler": str(inputs.config.sampler.model).rstrip("/").split("/")[-1], **dataclasses.asdict(how)}
     wanted["behaviors"] = checksum([(behavior.id, behavior.targets[0]) for behavior in first])
+    wanted |= {"response_tokens": "all", "ended": False} if published else {}
     provenance.claim(folder / "made_with.json", json.loads(json.dumps(wanted)), "delete that folder to draw again")
     if not sharding.agreed((folder / "cost.json").exists()):
-        records, cost = pool.draw_all(
-            how, first, load_model(inputs.config.sampler, mesh), folder, inputs.seed, 0, logging.info, "infilling"
-        )  # fmt: skip
+        sampler = load_model(inputs.config.sampler, mesh)
+        how = of_behaviors(how, first, sampler) if published else how
+        records, cost = pool.draw_all(how, first, sampler, folder, inputs.seed, 0, logging.info, "infilling", ended=not published)
+        del sampler
         prompts: dict[str, list[str]] = {}
         for record in records:
             prompts.setdefault(record.behavior_id, []).append(record.prompt)

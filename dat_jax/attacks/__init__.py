@@ -38,6 +38,7 @@ ATTACKS: dict[str, Attack] = {
         prefill.ATTACK,
         prefill.ON_REWRITES,
         prefill.LENGTHS,
+        prefill.TOKENS,
         given.REPLAY,
         embedding.ATTACK,
         embedding.ON_REWRITES,

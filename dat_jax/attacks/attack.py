@@ -119,7 +119,9 @@ class Attack:
     uses_rewriter: bool = False  # whether context.rewriter writes its prompts: its answers then depend on the rewriter
     asks: Callable[..., list[Ask]] | None = None  # (behaviors, context) -> what it asks the rewriter, where no model's answers decide that
     variants: Callable[[Any, Sequence[str]], Sequence[str]] = once
-    given: str = ""  # where its attempts come from when they are ready before it starts, one of stations/given.py
+    # Where its attempts come from when they are ready before it starts, one of stations/given.py. "answers": answers of the same model to
+    # other attacks, one variant for each
+    given: str = ""
     choices: tuple[str, ...] = ()  # settings that say which variants there are: answers do not depend on them, so they may change
     curve: str = ""  # what the variants are numbers of: the report draws success over it, and no worst case counts them
 

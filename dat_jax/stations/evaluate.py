@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from dat_jax import judges, sharding
 from dat_jax.attacks import ATTACKS
@@ -27,7 +28,6 @@ from dat_jax.data import answers as answers_lib
 from dat_jax.data import files, manifest, provenance, utility
 from dat_jax.data.answers import checksum, file_name
 from dat_jax.data.behaviors import Behavior
-from dat_jax.data.rewrites import forms
 from dat_jax.data.utility import UtilityPrompt
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import Verdicts
@@ -36,7 +36,7 @@ from dat_jax.report.progress import plan_file
 from dat_jax.stations import given, measure, rewriter
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.rewriter import Rewriter
-from dat_jax.stations.subjects import content, load_target, subjects
+from dat_jax.stations.subjects import Subject, content, load_target, subjects
 
 Lines = Callable[[Attempt, str], answers_lib.Line]  # (attempt, response) -> the line that is kept
 
@@ -54,6 +54,7 @@ class Job:
     line: Lines
     slow: bool  # whether it costs many times what plain text does, for the time that is left
     prepare: Callable[[list[Any]], None] = lambda items: None  # what can be done before a model is loaded
+    waits: bool = False  # whether its attempts are answers of the same model that are not there yet
 
     def of_model(self, identity: str) -> "Job":
         """The same job, its file made with a certain model: another one under the same name is noticed before it is loaded."""
@@ -82,7 +83,11 @@ def run(inputs: Inputs, mesh) -> None:
         folder = inputs.folder / "answers" / subject.name
         if "replay" in inputs.config.evaluation.attacks:
             ready["replay"] = given.of_replay(inputs, subject, [other for other in models if other is not subject])
-        jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready, writer)]
+
+        def planned(subject: Subject = subject) -> list[Job]:
+            return [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready, writer)]
+
+        jobs = planned()
         note_plan(jobs, folder)
         todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]
         measures, beside = [of.of_model(subject.identity) for of in measure.plan(inputs, subject.name)], inputs.folder / "measures"
@@ -98,9 +103,18 @@ def run(inputs: Inputs, mesh) -> None:
         writer.release()
         model = subject.load(loaded_target)
         victim, weights, clock = Victim(model, inputs.decoding, inputs.seed, mesh), fingerprint(model), Clock(todo)
+        waiting = [job.file for job, _ in todo if job.waits]
         for job, missing in todo:
+            if not job.waits:
+                name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
+                _unless_stopped(stopped, job, answer, job, missing, folder, victim, weights, clock, name)
+        multihost_utils.sync_global_devices(f"answered {subject.name}")  # what waits reads on all processes what process 0 wrote
+        for job in planned() if waiting else ():
             name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
-            _unless_stopped(stopped, job, answer, job, missing, folder, victim, weights, clock, name)
+            if job.file in waiting and job.waits:
+                logging.error("%s: left out, as the attack that it is put on was not answered", name)
+            elif job.file in waiting:
+                _unless_stopped(stopped, job, answer, job, what_is_missing(job, folder), folder, victim, weights, clock, name)
         writer.release()
         for of, missing in left:
             name = f"  {subject.name}, seed {inputs.seed}, {of.name}"
@@ -128,10 +142,10 @@ def plan(inputs: Inputs, subject: str, ready: Mapping[str, Sequence[Attempt]], w
     ready: the attempts of attacks that are given theirs, by where they come from; see stations/given.py.
     """
     jobs = [
-        _attack_job(inputs, subject, attack, variant, ready.get(attack.given, ()), writer)
+        _attack_job(inputs, subject, attack, variant, _given(inputs, subject, attack, variant, ready), writer)
         for attack in ATTACKS.values()
         if attack.name in inputs.config.evaluation.attacks
-        for variant in attack.variants(attack.read_settings(inputs.config), forms(inputs.rewrites))
+        for variant in given.variants(inputs, attack)
     ]
     limit = inputs.config.evaluation.utility_prompts
     sets = {name: utility.spread(prompts, limit) for name, prompts in inputs.utility_sets.items() if prompts}
@@ -146,7 +160,17 @@ def note_plan(jobs: Sequence[Job], folder: epath.Path) -> None:
             manifest.write(path, {"asked": asked})
 
 
-def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Sequence[Attempt], writer: Rewriter) -> Job:
+def _given(
+    inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Mapping[str, Sequence[Attempt]]
+) -> Sequence[Attempt] | None:  # fmt: skip
+    """The attempts that an attack is given; None where they are answers that are not there yet."""
+    return given.of_answers(inputs, subject, variant) if attack.given == "answers" else ready.get(attack.given, ())
+
+
+def _attack_job(
+    inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Sequence[Attempt] | None, writer: Rewriter
+) -> Job:  # fmt: skip
+    waits, ready = ready is None, ready or ()
     settings, name = attack.read_settings(inputs.config), f"{attack.name}:{variant}" if variant else attack.name
     rewrites = [rewrite for rewrite in inputs.rewrites if rewrite.form == variant] if variant and not attack.uses_rewriter else []
     prompts: dict[str, list[str]] = {}
@@ -201,6 +225,7 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         line=line,
         slow=attack.adaptive,
         prepare=prepare,
+        waits=waits,
     )
 
 
@@ -239,6 +264,8 @@ def what_is_missing(job: Job | measure.Measure, folder: epath.Path) -> list[str]
 
     Raises ValueError when the file was made with other settings, or a behavior that is done was asked for in other words.
     """
+    if isinstance(job, Job) and job.waits:
+        return list(job.items)
     found = answers_lib.read(folder / job.file)
     if found.about:
         remedy = "delete that file to answer again, or use another --workdir"

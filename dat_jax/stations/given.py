@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from dat_jax import sharding
 from dat_jax.attacks import ATTACKS
-from dat_jax.attacks.attack import Attempt
+from dat_jax.attacks.attack import Attack, Attempt
 from dat_jax.attacks.given import Infilling
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import files, provenance
@@ -22,6 +22,7 @@ from dat_jax.data.behaviors import Behavior
 from dat_jax.data.cases import ALLOWED, read_cases
 from dat_jax.data.infilled import read_infilled, write_infilled
 from dat_jax.data.plain_text import encode_text
+from dat_jax.data.rewrites import forms
 from dat_jax.data.templates import fill, read_templates
 from dat_jax.diffusion import pool
 from dat_jax.diffusion.pool import Pool
@@ -30,12 +31,16 @@ from dat_jax.settings import read
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.subjects import Subject
 
+# Text attacks whose prompts other embedding attacks begin from: the request, which direct_samples repeats, and its rewrites
+PERTURBED_ELSEWHERE = ("direct", "direct_samples", "rewrite")
 ANSWER = "\nAnswer: "  # stands before the target in a row of the published infilling attack
 
 
 def check(inputs: Inputs) -> None:
     """Raises ValueError for a file or sampler that an attack needs and that is not there, before a model is loaded."""
     chosen = inputs.config.evaluation.attacks
+    for name in chosen:
+        variants(inputs, ATTACKS[name])
     if "templates" in chosen:
         of_templates(inputs)
     if "test_cases" in chosen:
@@ -146,6 +151,36 @@ def ready(inputs: Inputs, mesh) -> dict[str, list[Attempt]]:
     found = {"templates": of_templates(inputs)} if "templates" in chosen else {}
     found |= {"test_cases": of_test_cases(inputs)} if "test_cases" in chosen else {}
     return found | ({"infilling": of_infilling(inputs, mesh)} if "infilling" in chosen else {})
+
+
+def variants(inputs: Inputs, attack: Attack) -> Sequence[str]:
+    """An attack's variants; of one that goes on from other attacks' texts the names of these, those of the run or those that it names.
+
+    Raises ValueError naming the key for an attack that is not among the run's text attacks.
+    """
+    settings, known = attack.read_settings(inputs.config), forms(inputs.rewrites)
+    if attack.given != "answers":
+        return attack.variants(settings, known)
+    texts = [row for row in ATTACKS.values() if row.name in inputs.config.evaluation.attacks and row.surface == "text" and not row.curve]
+    names = {row.name: [f"{row.name}:{variant}".rstrip(":") for variant in row.variants(row.read_settings(inputs.config), known)]
+             for row in texts}  # fmt: skip
+    every = [name for found in names.values() for name in found]
+    for name in settings.on:
+        if name not in names and name not in every:
+            raise ValueError(f"config.attacks.{attack.key}.on names {name!r}; allowed: text attacks of config.evaluation.attacks, "
+                             f"{', '.join(dict.fromkeys([*names, *every])) or 'of which there is none'}")  # fmt: skip
+    chosen = settings.on or [name for name in names if name not in PERTURBED_ELSEWHERE]
+    return list(dict.fromkeys(found for name in chosen for found in names.get(name, [name])))
+
+
+def of_answers(inputs: Inputs, subject: str, name: str) -> list[Attempt] | None:
+    """The texts that an attack tried on a model, each once; None where it was not tried on every behavior yet."""
+    found = answers_lib.read(inputs.folder / "answers" / subject / answers_lib.file_name(name))
+    targets = {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}
+    if not targets.keys() <= found.done.keys():
+        return None
+    lines = {_key(line): line for line in found.lines if line["behavior"] in targets and line["surface"] == "text"}
+    return [_again(line, targets[line["behavior"]]) for line in lines.values()]
 
 
 def of_replay(inputs: Inputs, subject: Subject, others: Sequence[Subject]) -> list[Attempt]:

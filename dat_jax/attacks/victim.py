@@ -78,10 +78,11 @@ class Victim:
             progress(len(texts))
         return [texts[row] for row in range(len(attempts))]
 
-    def perturb(self, attempts: Sequence[Attempt], how: Perturbation, restart: int = 0) -> list[Attempt]:
+    def perturb(self, attempts: Sequence[Attempt], how: Perturbation, restart: int = 0, onward: bool = False) -> list[Attempt]:
         """The attempts with the perturbation of their prompts, at the sites of `how`, that makes their targets likely; the tokens stay.
 
         restart: 0 starts the ascent at zero, every other number at a random point of its own.
+        onward: the ascent starts where the attempts' own perturbations are, which all must have.
         Raises ValueError for a site that the model does not have.
         """
         if not attempts:
@@ -93,7 +94,8 @@ class Victim:
         kind = dataclasses.replace(how, radius=0.0, step_size=1.0)  # what a program is compiled for: all radii and step sizes share one
         for rows in _batches(len(attempts), self.decoding.batch_size):
             batch, seeds = self._placed((jax.tree.map(lambda array, rows=rows: array[rows], laid_out), seeds_B[rows]))
-            found = perturbation(self.model.params, self.model.config, batch, kind, P, seeds, restart, how.radius, how.step_size)
+            begun = self._placed(_deltas([attempts[row] for row in rows], P)) if onward else None
+            found = perturbation(self.model.params, self.model.config, batch, kind, P, seeds, restart, how.radius, how.step_size, begun)
             found = jax.tree.map(sharding.on_host, found)
             for place, row in enumerate(rows):
                 perturbed.append(dataclasses.replace(attempts[row], delta={site: x_BxPxD[place] for site, x_BxPxD in found.items()}))
@@ -137,14 +139,16 @@ class Victim:
 @functools.partial(jax.jit, static_argnames=("config", "kind", "prompt_length"))
 def perturbation(
     params: Any, config: ModelConfig, batch: Conversations, kind: Perturbation, prompt_length: int, seeds_B: jax.Array, restart: jax.Array,
-    radius: jax.Array, step_size: jax.Array,
+    radius: jax.Array, step_size: jax.Array, begun: Delta | None = None,
 ) -> Delta:  # fmt: skip
     """Finds the perturbation of the prompts, BxPxD by site, that makes the batch's responses likely; see `perturb`.
 
-    kind: how, but for the radius and the step size.
+    kind: how, but for the radius and the step size. begun: where the ascent starts, in place of `restart`.
     """
     numbers: Any = {"radius": radius, "step_size": step_size}
     how, network = dataclasses.replace(kind, **numbers), Network(params, None, config, prompt_length)
+    if begun is not None:
+        return perturb(network, batch, how, start=begun).delta
     keys_B = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), restart))(seeds_B)
     anew = restart > 0
     start = {site: jnp.where(anew, x_BxPxD, 0.0) for site, x_BxPxD in random_start(network, batch, how, keys_B).items()}

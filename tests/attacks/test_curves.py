@@ -115,7 +115,7 @@ def test_a_random_start_lies_in_the_ball_and_belongs_to_the_behavior(asked):
 
 
 def test_the_suffix_alone_is_perturbed(asked):
-    attack = ATTACKS["embedding_suffix"]
+    attack = ATTACKS["embedding_suffix_radius"]
     settings = embedding_suffix.Settings(Perturbation(steps=2), suffix="a b", radii=(0.5, 4.0))
     assert attack.variants(settings, ()) == ["0.5", "4"] and attack.curve
     (first, second) = attack.attempts(BEHAVIORS, asked, Context(0, settings, "4"))
@@ -124,6 +124,13 @@ def test_the_suffix_alone_is_perturbed(asked):
         perturbed = np.flatnonzero(norms(attempt))
         assert len(perturbed) == 2 and perturbed[1] == perturbed[0] + 1  # two words, side by side
         assert perturbed[1] == len(attempt.delta[0]) - 3  # before the end of the turn and the assistant's tag
+    row, how = ATTACKS["embedding_suffix"], dataclasses.replace(settings.perturbation, radius=4.0)
+    found = row.attempts(BEHAVIORS, asked, Context(0, dataclasses.replace(settings, perturbation=how, restarts=2)))
+    assert not row.curve and row.variants(settings, ()) == ("",)  # counted in the worst case
+    assert [(attempt.behavior, attempt.prompt) for attempt in found] == [(a.behavior, a.prompt) for a in (first, first, second, second)]
+    for attempt, again, expected in zip(found[::2], found[1::2], (first, second)):
+        np.testing.assert_array_equal(attempt.delta[0], expected.delta[0])
+        assert (norms(again) > 0).sum() == 2 and not np.array_equal(again.delta[0], attempt.delta[0])
     with pytest.raises(ValueError, match="the suffix ' ' adds no token"):
         Victim.perturb(asked, [dataclasses.replace(first, suffix=" ", prompt="wash ")], settings.perturbation)
 

@@ -116,6 +116,7 @@ class Attack:
     tries: bool = False  # whether its attempts on a behavior are tries of one kind: the report draws success over their number
     uses_judge: bool = False  # whether context.judge steers it: its answers then depend on the judge
     uses_target: bool = False  # whether the behavior's target steers it: the report says so where targets were made from the behaviors
+    raises: bool = False  # whether it makes the target itself likely, where the judge is given what follows a target that is no answer
     uses_rewriter: bool = False  # whether context.rewriter writes its prompts: its answers then depend on the rewriter
     asks: Callable[..., list[Ask]] | None = None  # (behaviors, context) -> what it asks the rewriter, where no model's answers decide that
     variants: Callable[[Any, Sequence[str]], Sequence[str]] = once

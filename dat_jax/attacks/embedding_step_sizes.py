@@ -57,5 +57,5 @@ def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) ->
 
 ATTACK = Attack(
     name="embedding_step_sizes", title="Embedding attack, best of several step sizes", surface="embedding", attempts=attempts,
-    settings=Settings, adaptive=True, tries=True, uses_target=True,
+    settings=Settings, adaptive=True, tries=True, uses_target=True, raises=True,
 )  # fmt: skip

@@ -54,7 +54,7 @@ def at_radius(behaviors: Sequence[Behavior], victim: Victim, context: Context) -
 
 ATTACK = Attack(
     name="embedding_suffix", title="Embedding attack on a suffix", surface="embedding", attempts=attempts, settings=Settings, adaptive=True,
-    uses_target=True, choices=("radii",),
+    uses_target=True, raises=True, choices=("radii",),
 )  # fmt: skip
 RADII = dataclasses.replace(
     ATTACK, name="embedding_suffix_radius", title="Embedding attack on a suffix, of radius", attempts=at_radius, group="embedding_suffix",

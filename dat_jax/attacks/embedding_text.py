@@ -53,5 +53,5 @@ def likeliest(tried: list[Attempt], victim: Victim, most: int) -> list[Attempt]:
 
 ATTACK = Attack(
     name="embedding+text", title="Embedding attack on", surface="embedding", attempts=attempts, settings=Settings, group="embedding_text",
-    adaptive=True, uses_target=True, given="answers", choices=("on",),
+    adaptive=True, uses_target=True, raises=True, given="answers", choices=("on",),
 )  # fmt: skip

@@ -64,5 +64,5 @@ def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) ->
 
 ATTACK = Attack(
     name="embedding_unbounded", title="Embedding attack on a suffix, unbounded", surface="embedding", attempts=attempts, settings=Settings,
-    adaptive=True, tries=True, uses_target=True,
+    adaptive=True, tries=True, uses_target=True, raises=True,
 )  # fmt: skip

@@ -304,5 +304,6 @@ def _rows(chat: Chat, victim: Victim, suffixes_CxS: np.ndarray) -> tuple[Convers
 
 
 ATTACK = Attack(
-    name="gcg", title="GCG", surface="text", attempts=attempts, settings=Settings, adaptive=True, uses_target=True, choices=("batch_size",)
-)
+    name="gcg", title="GCG", surface="text", attempts=attempts, settings=Settings, adaptive=True, uses_target=True, raises=True,
+    choices=("batch_size",),
+)  # fmt: skip

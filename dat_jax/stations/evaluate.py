@@ -28,6 +28,7 @@ from dat_jax.data import answers as answers_lib
 from dat_jax.data import files, manifest, provenance, utility
 from dat_jax.data.answers import checksum, file_name
 from dat_jax.data.behaviors import Behavior
+from dat_jax.data.openings import announced
 from dat_jax.data.utility import UtilityPrompt
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import Verdicts
@@ -54,6 +55,7 @@ class Job:
     line: Lines
     slow: bool  # whether it costs many times what plain text does, for the time that is left
     prepare: Callable[[list[Any]], None] = lambda items: None  # what can be done before a model is loaded
+    marked: Callable[[answers_lib.Line], answers_lib.Line] = lambda line: line  # a line with what of it is judged
     waits: bool = False  # whether its attempts are answers of the same model that are not there yet
 
     def of_model(self, identity: str) -> "Job":
@@ -197,12 +199,20 @@ def _attack_job(
         if attack.asks is not None:
             writer(attack.asks(behaviors, context), context)
 
+    targets = {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}
+
     def line(attempt: Attempt, response: str) -> answers_lib.Line:
         # Test cases of others may bring prefilled answers among their texts.
         surface = "prefill" if attempt.prefill and attack.surface == "text" else attack.surface
         found = {"method": subject, "attack": name, "surface": surface, "seed": inputs.seed, "behavior": attempt.behavior}
         found |= {"prompt": attempt.prompt, "prefill": attempt.prefill, "response": response}
-        return found | ({"tokens": list(attempt.tokens)} if attempt.tokens else {})
+        return marked(found | ({"tokens": list(attempt.tokens)} if attempt.tokens else {}))
+
+    def marked(line: answers_lib.Line) -> answers_lib.Line:
+        # With the end of the turn behind it, the target is an answer that an attack can reach without giving any.
+        raised = attack.raises and getattr(settings, "target_eot", True) and line["behavior"] in targets
+        length = announced(line["response"], targets[line["behavior"]]) if raised else 0
+        return line | ({"stub": length} if length else {})
 
     shaping = {key: value for key, value in dataclasses.asdict(settings).items() if key not in attack.choices}
     made_with = {"attack": name, "seed": inputs.seed, "settings": shaping, **_asked_how(inputs)}
@@ -225,6 +235,7 @@ def _attack_job(
         line=line,
         slow=attack.adaptive,
         prepare=prepare,
+        marked=marked,
         waits=waits,
     )
 
@@ -295,6 +306,7 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         provenance.compare(f"{found.stem}.json", {"weights": found.about["weights"]}, {"weights": weights}, remedy)
     cost = {"answers": 0, "flops": 0.0, "seconds": 0.0} | found.about.get("cost", {})  # of earlier calls
     found.about = job.about | {"weights": weights, "asked": list(job.items), "done": dict(found.done)}
+    found.lines = [job.marked(line) for line in found.lines]  # one way of judging in a file, also where an earlier version began it
     rank, size = {item: place for place, item in enumerate(job.items)}, victim.decoding.batch_size
     for start in range(0, len(missing), size):
         batch, before, started = missing[start : start + size], dict(victim.spent), time.monotonic()

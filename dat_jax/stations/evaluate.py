@@ -6,11 +6,8 @@ own, so a judge may be changed or added at any time.
 
 import dataclasses
 import functools
-import io
-import json
 import logging
 import time
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,7 +22,7 @@ from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import Attack, Attempt, Context, Stopped
 from dat_jax.attacks.victim import Victim
 from dat_jax.data import answers as answers_lib
-from dat_jax.data import files, manifest, provenance, utility
+from dat_jax.data import manifest, provenance, utility
 from dat_jax.data.answers import checksum, file_name
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.openings import announced
@@ -37,6 +34,7 @@ from dat_jax.report.progress import plan_file
 from dat_jax.stations import given, measure, rewriter
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.rewriter import Rewriter
+from dat_jax.stations.store import FileStore, answered
 from dat_jax.stations.subjects import Subject, content, load_target, subjects
 
 Lines = Callable[[Attempt, str], answers_lib.Line]  # (attempt, response) -> the line that is kept
@@ -317,7 +315,9 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
             if done < total and clock.quiet_for(10.0):
                 logging.info("%s: %d/%d behaviors, %d/%d attempts, %s", name, start, len(missing), done, total, clock.left())
 
-        texts = victim.answer(attempts, progress)
+        # What is answered is kept within the batch, too: best-of-N has thousands of answers to one.
+        part = FileStore(folder / f"{job.file}.answered.npz", batch)
+        texts = answered(victim, attempts, part, [found.about["made_with"], weights], progress)
         found.lines += [job.line(attempt, text) for attempt, text in zip(attempts, texts)]
         found.lines.sort(key=lambda line: rank.get(answers_lib.item_of(line), len(rank)))
         found.about["done"] |= {item: job.checksums[item] for item in batch}
@@ -327,6 +327,7 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         found.about["cost"] = cost
         answers_lib.write(found)
         store.clear()
+        part.clear()
         clock.note(job, len(batch))
     logging.info("%s: %d answers; %s", name, len(found.asked), clock.left())
 
@@ -335,45 +336,6 @@ def fingerprint(model: Model) -> str:
     """A checksum of a sample of every weight, spread over all of its rows, columns and layers."""
     samples = [leaf[tuple(slice(None, None, max(1, size // 8)) for size in leaf.shape)] for leaf in jax.tree.leaves(model.params)]
     return f"{zlib.crc32(b''.join(sharding.on_host(sample).astype(np.float32).tobytes() for sample in samples)):08x}"
-
-
-class FileStore:
-    """An attack's progress on a batch of behaviors, in one file that is gone when the batch is answered; see `attacks.attack.Store`."""
-
-    def __init__(self, path: epath.Path, batch: Sequence[str]):
-        """`batch`: the ids at hand; progress on other ones is not loaded."""
-        self._path, self._batch = path, np.frombuffer(json.dumps(list(batch)).encode(), np.uint8)
-
-    def load(self) -> dict[str, np.ndarray]:
-        """Returns what was saved last, {} at first."""
-        if not self._path.exists():
-            return {}
-        try:
-            with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as found:
-                arrays = dict(found)
-            whole = str(arrays.pop("checksum")) == self._checksum(arrays)
-        except (ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
-            whole = False
-        if not whole:
-            logging.warning("%s was damaged, or an earlier version wrote it: the attack on this batch begins anew", self._path)
-            return {}
-        return arrays if np.array_equal(arrays.pop("batch"), self._batch) else {}
-
-    def save(self, arrays: dict[str, np.ndarray]) -> None:
-        """Replaces what was saved; process 0 alone."""
-        if jax.process_index() == 0:
-            buffer, kept = io.BytesIO(), {"batch": self._batch, **{name: np.asarray(value) for name, value in arrays.items()}}
-            np.savez(buffer, **kept, checksum=np.asarray(self._checksum(kept)))  # type: ignore[arg-type]
-            files.write_bytes(self._path, buffer.getvalue())
-
-    @staticmethod
-    def _checksum(arrays: dict[str, np.ndarray]) -> str:
-        return manifest.of_json([[name, str(x.dtype), x.shape, manifest.digest(x.tobytes())] for name, x in sorted(arrays.items())])
-
-    def clear(self) -> None:
-        """Removes the file."""
-        if jax.process_index() == 0:
-            self._path.unlink(missing_ok=True)
 
 
 class Clock:

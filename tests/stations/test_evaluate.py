@@ -11,6 +11,7 @@ import pytest
 
 from dat_jax import sharding
 from dat_jax.attacks import ATTACKS
+from dat_jax.attacks import victim as victim_lib
 from dat_jax.attacks.attack import Attack, Attempt, Stopped
 from dat_jax.config import defaults
 from dat_jax.data import answers as answers_lib
@@ -19,7 +20,7 @@ from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import Rewrite
 from dat_jax.data.utility import UtilityPrompt
 from dat_jax.models.huggingface import Model
-from dat_jax.stations import evaluate
+from dat_jax.stations import evaluate, store
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import Subject
 
@@ -349,6 +350,46 @@ def test_a_kill_within_an_attack_costs_one_batch_of_behaviors(small_model, answe
     again, timed = about(folder / f"{file}.jsonl"), ("cost", "manifest")  # the cost holds seconds, and the manifest a checksum of it
     assert {k: v for k, v in again.items() if k not in timed} == {k: v for k, v in done.items() if k not in timed}
     assert {k: again["cost"][k] for k in ("answers", "flops")} == {k: done["cost"][k] for k in ("answers", "flops")}
+
+
+def test_a_kill_within_a_batch_costs_the_answers_since_they_were_saved(small_model, answer, folder, config, monkeypatch):
+    """Ten sampled answers to two behaviors, two at a time: the three batches of answers before the kill are not given again."""
+    config.evaluation.attacks, config.attacks.best_of_n.attempts = ("best_of_n",), 5
+    given = {"utility_sets": {}, "rewrites": []}
+    answer(small_model, **given)
+    whole = (folder / "best_of_n.jsonl").read_bytes()
+    calls, generate = [], victim_lib.generate
+
+    def dying(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == dies:
+            raise KeyboardInterrupt
+        return generate(*arguments, **keywords)
+
+    monkeypatch.setattr(victim_lib, "generate", dying)
+    monkeypatch.setattr(store, "SAVE_EVERY", 0.0)
+
+    def killed(number):
+        nonlocal dies
+        calls.clear()
+        for path in folder.glob("*.json*"):
+            path.unlink()
+        dies = number
+        with pytest.raises(KeyboardInterrupt):
+            answer(small_model, **given)
+        calls.clear()
+        dies = 0
+
+    dies = 0
+    killed(4)
+    assert [path.name for path in folder.glob("*")] == ["best_of_n.answered.npz"]
+    answer(small_model, **given)
+    assert len(calls) == 2 and (folder / "best_of_n.jsonl").read_bytes() == whole
+    assert not list(folder.glob("*.npz"))
+    killed(4)
+    config.attacks.best_of_n.temperature = 0.5  # the same texts, asked otherwise
+    answer(small_model, **given)
+    assert len(calls) == 5 and (folder / "best_of_n.jsonl").read_bytes() != whole
 
 
 def test_a_kill_between_lines_and_what_is_done_costs_one_batch(small_model, answer, folder, config, asked):

@@ -1,6 +1,6 @@
 """Behaviors: what the model is asked for, the responses it must be led away from, the refusals it is led toward.
 
-A CSV in one of `formats.FORMATS`, or several with commas between; a JSON file of targets; a CSV of safe responses matched by the text.
+A file in one of `formats.FORMATS`, or several with commas between; a JSON file of targets; a CSV of safe responses matched by the text.
 """
 
 import dataclasses
@@ -58,8 +58,7 @@ def load_behaviors(behaviors_csv: str, targets_json: str = "", safe_responses_cs
     seen: dict[str, str] = {}
     behaviors, dropped = [], 0
     for path in paths(behaviors_csv):
-        for line, request in read_requests(path):
-            place = f"{path}, line {line}"
+        for place, request in read_requests(path):
             if request.id in seen:
                 raise ValueError(f"{place}: the id {request.id!r} stands on {seen[request.id]} already; allowed: each once")
             seen[request.id] = place
@@ -74,7 +73,7 @@ def load_behaviors(behaviors_csv: str, targets_json: str = "", safe_responses_cs
             if safe_responses_csv and request.text not in refusals:
                 raise ValueError(f"{safe_responses_csv}: no row whose Behavior is that of {place} ({request.text[:60]!r})")
             text = joined(request.context, request.text)
-            refused = tuple(refusals.get(request.text, (DEFAULT_REFUSAL,)))
+            refused = tuple(refusals.get(request.text, (request.refusal or DEFAULT_REFUSAL,)))
             behaviors.append(Behavior(request.id, text, kept, refused, request.category, given is None, request.context))
     if dropped:
         logging.info("%s: dropped %d empty or repeated targets of %d behaviors", targets_json, dropped, len(behaviors))

@@ -19,9 +19,10 @@ class UtilityPrompt:
 
 
 def read_utility_prompts(path: str) -> dict[str, list[UtilityPrompt]]:
-    """Reads prompts as JSON lines {"id", "prompt", optional "response" and "form"} or as XSTest's CSV (prompt, label, type).
+    """Reads prompts as JSON lines {"id", "prompt", optional "response" and "form"}, or as a CSV of XSTest or OR-Bench, told by its columns.
 
-    Returns: {"safe": prompts} for JSON lines; {"safe": prompts, "unsafe": contrasts} for the CSV, which holds both.
+    Returns: {"safe": prompts, "unsafe": contrasts} for XSTest's CSV (prompt, label, type), which holds both; {"safe": prompts} for
+    JSON lines and for OR-Bench's (prompt, category), of which a file holds prompts of one kind.
 
     Raises:
       ValueError: naming file, line and key, also for a prompt or an id that occurs twice.
@@ -39,7 +40,11 @@ def read_utility_prompts(path: str) -> dict[str, list[UtilityPrompt]]:
                     "allowed: each once"
                 )
 
-    if str(path).endswith(".csv"):
+    if str(path).endswith(".csv") and "category" in (rows := files.read_csv(path, ("prompt",)))[0][1] and "label" not in rows[0][1]:
+        for line, row in rows:
+            sets["safe"].append(UtilityPrompt(str(line), files.require_text(path, line, "prompt", row["prompt"]), form=row["category"]))
+            once(line, "safe")
+    elif str(path).endswith(".csv"):
         sets["unsafe"] = []
         for line, row in files.read_csv(path, ("prompt", "label", "type")):
             if row["label"] not in sets:
@@ -61,10 +66,10 @@ def read_utility_prompts(path: str) -> dict[str, list[UtilityPrompt]]:
     return sets
 
 
-def load_sets(benign: str, borderline: str) -> dict[str, list[UtilityPrompt]]:
-    """The sets of the config keys `data.benign` and `data.borderline`, either of which may be empty: "benign", "borderline", "unsafe".
+def load_sets(benign: str, borderline: str, unsafe: str = "") -> dict[str, list[UtilityPrompt]]:
+    """The sets of the config keys `data.benign`, `data.borderline` and `data.unsafe`, any of which may be empty, by their names.
 
-    The unsafe contrasts of an XSTest CSV given as borderline become "unsafe".
+    The unsafe contrasts of an XSTest CSV given as borderline are "unsafe", too. Raises ValueError where both files have some.
     """
     sets = {}
     if benign:
@@ -74,6 +79,10 @@ def load_sets(benign: str, borderline: str) -> dict[str, list[UtilityPrompt]]:
         sets["borderline"] = found["safe"]
         if found.get("unsafe"):
             sets["unsafe"] = found["unsafe"]
+    if unsafe:
+        if "unsafe" in sets:
+            raise ValueError(f"config.data.unsafe is {unsafe!r}, and {borderline} has unsafe contrasts of its own; allowed: one of the two")
+        sets["unsafe"] = read_utility_prompts(unsafe)["safe"]
     return sets
 
 

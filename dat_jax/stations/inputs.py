@@ -40,7 +40,8 @@ BROUGHT = {
     "watch_behaviors": "CSV of behaviors that are attacked during training, neither trained on nor evaluated; docs/formats.md",
     "watch_targets": "JSON {BehaviorID: text or list of texts}; docs/formats.md",
     "benign": "JSON lines id, prompt, optional response: prompts that must be answered; docs/formats.md",
-    "borderline": "JSON lines as benign, or XSTest's CSV; docs/formats.md",
+    "borderline": "JSON lines as benign, or a CSV of XSTest or OR-Bench; docs/formats.md",
+    "unsafe": "JSON lines as benign, or OR-Bench's CSV: contrasts that must be refused; docs/formats.md",
     "heldout_chats": "chats that nothing was trained on, in the formats of chats; docs/formats.md",
 }
 TASKS = "multiple-choice questions in MMLU's or ARC's format, a file or a folder of files; docs/formats.md"
@@ -137,7 +138,7 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
         eval_behaviors=eval_behaviors,
         chats=chats_lib.load_chats(data.chats)[: data.max_chats or None] if trains else [],
         rewrites=_rewrites(config, eval_behaviors),
-        utility_sets=utility.load_sets(data.benign, data.borderline),
+        utility_sets=utility.load_sets(data.benign, data.borderline, data.unsafe),
         train_rewrites=_train_rewrites(config, behaviors),
         watched=watched,
         **_measured(config),
@@ -314,7 +315,8 @@ def _check_judges(inputs: Inputs) -> None:
     data = inputs.config.data
     asked = [(data.eval_behaviors, behavior.id) for behavior in inputs.eval_behaviors]
     asked += [(data.watch_behaviors, behavior.id) for behavior in inputs.watched]
-    asked += [(data.benign if name == "benign" else data.borderline, p.id) for name, some in inputs.utility_sets.items() for p in some]
+    paths = {"benign": data.benign, "borderline": data.borderline, "unsafe": data.unsafe or data.borderline}
+    asked += [(paths[name], p.id) for name, some in inputs.utility_sets.items() for p in some]
     named = [(f"evaluation.judges names {name!r}", name, asked) for name in inputs.config.evaluation.judges]
     if (name := inputs.config.sampler.judge) and needs_sampler(inputs.config):
         named.append((f"sampler.judge is {name!r}", name, [(data.behaviors, behavior.id) for behavior in inputs.behaviors]))

@@ -52,7 +52,7 @@ MODELS = ("target.model", "target.checkpoint", "sampler.model")
 FREE = (
     "mesh.", "topology", "seeds", "training.methods", "training.save_every", "training.keep", "training.log_every", "training.faults",
     "evaluation.", "attacks.", "judges.", "report.", "rewriter.", "serve.", "data.eval_", "data.rewrites", "data.benign", "data.borderline",
-    "data.heldout_chats", "data.task",
+    "data.unsafe", "data.heldout_chats", "data.task",
 )  # fmt: skip
 
 

@@ -15,7 +15,9 @@ from dat_jax.attacks import scoring
 from dat_jax.attacks.victim import Decoding, Victim
 from dat_jax.data import tasks
 from dat_jax.data.tasks import Question
+from dat_jax.models import lora as adapters
 from dat_jax.models import weights
+from dat_jax.models.adapters import save_adapter
 from dat_jax.models.huggingface import Model
 
 torch = pytest.importorskip("torch", reason="compares with transformers' torch models")
@@ -129,8 +131,8 @@ def test_chats_and_their_divergence_against_the_definitions(victim):
     assert scoring.response_sums(wide, other, prompts, responses) == [pytest.approx(pair, rel=1e-5) for pair in found]
 
 
-def harness(name, config, rows, folder, shots=0):
-    """lm-eval's own scores of a task of the same template: a list of (log-likelihoods, acc, acc_norm) per question."""
+def harness(name, config, rows, folder, shots=0, **options):
+    """lm-eval's own scores of a task of the same template: a list of (log-likelihoods, acc, acc_norm) per question; options: HFLM's."""
     lm_eval = pytest.importorskip("lm_eval", reason="lm-eval 0.4.13 is not installed")
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.models.huggingface import HFLM
@@ -143,19 +145,33 @@ def harness(name, config, rows, folder, shots=0):
     task = ConfigurableTask(
         config=settings | {"output_type": "multiple_choice", "metric_list": [{"metric": m} for m in ("acc", "acc_norm", "acc_bytes")]}
     )
-    found = lm_eval.simple_evaluate(
-        HFLM(pretrained=str(folder), device="cpu", batch_size=1, dtype="float32"), tasks=[task], num_fewshot=shots, log_samples=True,
-        bootstrap_iters=0,
-    )  # fmt: skip
+    model = HFLM(pretrained=str(folder), device="cpu", batch_size=1, dtype="float32", **options)
+    found = lm_eval.simple_evaluate(model, tasks=[task], num_fewshot=shots, log_samples=True, bootstrap_iters=0)
     samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
     return [([float(x[0]) for x in s["filtered_resps"]], s["acc"], s["acc_norm"], s["acc_bytes"]) for s in samples]
+
+
+ARC_TASK = {"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_target": "{{answer}}", "doc_to_choice": "{{text}}"}
+
+
+def test_an_exported_adapter_is_equal_to_the_harness_with_peft(victim, folder, tmp_path):
+    """lm-eval 0.4.13 reads the base and our adapter (`peft=`); our side scores the merged weights, as an evaluation does."""
+    config = victim.model.config
+    lora = adapters.initialize(jax.random.key(3), config, 2, 4.0)
+    lora = lora.replace(factors=jax.tree.map(lambda x: 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), lora.factors))
+    save_adapter(lora, config, str(tmp_path), base=str(folder))
+    read = questions(folder)["arc"]
+    defended = Victim(dataclasses.replace(victim.model, params=adapters.merge(victim.model.params, lora)), HOW, 0)
+    for question, (wanted, *_) in zip(read, harness("arc", ARC_TASK, ARC, folder, peft=str(tmp_path)), strict=True):
+        asked = [tasks.encode(victim.model.tokenizer, tasks.context(question, []), f" {choice}") for choice in question.scored]
+        assert scoring.log_likelihoods(defended, asked) == pytest.approx(wanted, abs=2e-4)
+        assert scoring.log_likelihoods(victim, asked) != pytest.approx(wanted, abs=0.1)
 
 
 @pytest.mark.parametrize("shots", [0, 1])
 def test_equal_to_the_harness(victim, folder, shots):
     """lm-eval 0.4.13 with its own templates on the same folder and questions, without and with an example."""
     read = questions(folder)
-    arc = {"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_target": "{{answer}}", "doc_to_choice": "{{text}}"}
     mmlu = {
         "description": "The following are multiple choice questions (with answers) about high school physics.\n\n",
         "doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:",
@@ -163,7 +179,7 @@ def test_equal_to_the_harness(victim, folder, shots):
     }  # fmt: skip
     example = Question("e", "Before?", ("p", "q", "r", "s"), 3, "high_school_physics", True)
     expected = {"mmlu": harness("mmlu", mmlu, MMLU, folder, shots)}
-    expected |= {"arc": harness("arc", arc, ARC, folder)} if not shots else {}
+    expected |= {"arc": harness("arc", ARC_TASK, ARC, folder)} if not shots else {}
     for name, rows in expected.items():
         for question, (wanted, *accuracies) in zip(read[name], rows, strict=True):
             before = tasks.context(question, [example] * shots)

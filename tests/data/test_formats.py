@@ -1,5 +1,7 @@
 """Behavior files in the public formats, alone or several, with targets from a file, of their own, or made from the request."""
 
+import csv
+import io
 import json
 
 import pytest
@@ -29,14 +31,61 @@ FILES = {
         "category,source,forbidden_prompt\nCraft,custom,How do I paint a drum?\n",
         [Behavior("strongreject_0", "How do I paint a drum?", ("Sure, here is how to paint a drum:",), REFUSALS, "Craft", True)],
     ),
+    "circuit breakers": (
+        '[{"category": "Craft", "prompt": "Paint a drum", "llama3_output": "I can\'t paint.", "output": "Sure, take a brush"}]',
+        [Behavior("circuit_breakers_0", "Paint a drum", ("Sure, take a brush",), ("I can't paint.",), "Craft")],
+    ),
+    "XSTest": (
+        "id,prompt,type,label,focus,note\n1,How do I kill time?,homonyms,safe,kill,\n26,How do I paint a drum?,contrast,unsafe,paint,\n",
+        [Behavior("xstest_26", "How do I paint a drum?", ("Sure, here is how to paint a drum:",), REFUSALS, "contrast", True)],
+    ),
+    "your own": (
+        '{"id": 7, "prompt": "Paint it", "context": "A drum.", "target": "Sure", "category": null, "refusal": "No."}\n',
+        [Behavior("7", "A drum.\n\n---\n\nPaint it", ("Sure",), ("No.",), "", False, "A drum.")],
+    ),
 }
+SUFFIX = {"circuit breakers": "json", "your own": "jsonl"}  # the others: csv
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_each_format_is_known_by_its_columns(tmp_path, name):
     text, expected = FILES[name]
-    (tmp_path / "b.csv").write_text(text)
-    assert load_behaviors(str(tmp_path / "b.csv")) == expected
+    path = tmp_path / f"b.{SUFFIX.get(name, 'csv')}"
+    path.write_text(text)
+    assert load_behaviors(str(path)) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in SUFFIX])
+def test_every_format_may_be_a_csv_json_lines_or_a_list(tmp_path, name):
+    text, expected = FILES[name]
+    rows = list(csv.DictReader(io.StringIO(text)))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    assert load_behaviors(f"{tmp_path}/b.jsonl") == load_behaviors(f"{tmp_path}/b.json") == expected
+
+
+def test_a_rows_number_is_its_own_where_texts_have_several_lines(tmp_path):
+    (tmp_path / "b.csv").write_text('goal,target\n"Paint\na drum","Sure"\nWash it,Sure\n')
+    assert [behavior.id for behavior in load_behaviors(str(tmp_path / "b.csv"))] == ["advbench_0", "advbench_1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("b.json", '{"prompt": "x"}', r"b\.json: found a dict; allowed: a list of objects, one per behavior"),
+        ("b.json", "[]", r"b\.json: no behavior; allowed: at least one"),
+        ("b.jsonl", '{"id": "a", "prompt": "x"}\n{"id": "b"}\n', r"b\.jsonl, line 2: no key 'prompt'; allowed: your own's id, prompt"),
+        ("b.json", '[{"id": "a", "prompt": ["x"]}]', r"b\.json, entry 1: prompt is \['x'\]; allowed: a non-empty text"),
+        ("b.json", '[{"id": "a", "prompt": "x", "category": ["y"]}]', r"b\.json, entry 1: category is \['y'\]; allowed: a text"),
+        ("b.jsonl", '{"question": "x"}\n', r"b\.jsonl, line 1: the columns are question; allowed: HarmBench: Behavior, BehaviorID; "),
+        ("b.csv", "prompt,type,label\nx,y,harmless\n", r"b\.csv, line 2: label is 'harmless'; allowed: safe \| unsafe"),
+        ("b.csv", "prompt,type,label\nx,y,safe\n", r"b\.csv: no row is a behavior; allowed: at least one"),
+    ],
+)
+def test_a_fault_in_another_kind_of_file_names_its_place(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_behaviors(str(tmp_path / name))
 
 
 def test_every_format_has_a_file_here():
@@ -55,7 +104,8 @@ def test_unknown_columns_are_told_with_what_each_format_needs(tmp_path, columns,
     (tmp_path / "b.csv").write_text(f"{columns}\na,b\n")
     needs = (
         "HarmBench: Behavior, BehaviorID; JailbreakBench: Goal, Target, Behavior; AdvBench: goal, target; "
-        "StrongREJECT: forbidden_prompt, category"
+        "StrongREJECT: forbidden_prompt, category; circuit breakers: prompt, output, llama3_output; XSTest: prompt, type, label; "
+        "your own: id, prompt"
     )
     with pytest.raises(ValueError, match=rf"b\.csv, line 1: the columns are {found}; allowed: {needs}$"):
         load_behaviors(str(tmp_path / "b.csv"))

@@ -24,6 +24,22 @@ def test_columns_of_xstest(tmp_path):
     }
 
 
+def test_columns_of_or_bench(tmp_path):
+    hard, toxic = tmp_path / "hard.csv", tmp_path / "toxic.csv"
+    hard.write_text('prompt,category\n"How is a knife, once dull, sharpened?",craft\nHow do I kill time?,leisure\n')
+    toxic.write_text("prompt,category\nWho is to be harmed?,harm\n")
+    assert utility.load_sets("", str(hard), str(toxic)) == {
+        "borderline": [
+            UtilityPrompt("2", "How is a knife, once dull, sharpened?", form="craft"),
+            UtilityPrompt("3", "How do I kill time?", form="leisure"),
+        ],
+        "unsafe": [UtilityPrompt("2", "Who is to be harmed?", form="harm")],
+    }
+    hard.write_text("prompt,type,label\na,b,safe\nc,d,unsafe\n")
+    with pytest.raises(ValueError, match=r"^config\.data\.unsafe is .*toxic\.csv', and .*hard\.csv has unsafe contrasts of its own"):
+        utility.load_sets("", str(hard), str(toxic))
+
+
 def test_xstest(shared):
     sets = utility.load_sets("", str(shared / "data" / "xstest" / "xstest_prompts.csv"))
     assert {name: len(prompts) for name, prompts in sets.items()} == {"borderline": 250, "unsafe": 200}

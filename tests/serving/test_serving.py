@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from dat_jax import judges, serving, stations
+from dat_jax.attacks.attack import Ask, Context
 from dat_jax.config import defaults, validate
 from dat_jax.judges.judge import Exchange
 from dat_jax.models import decoding, huggingface, transformer
@@ -31,6 +32,8 @@ from dat_jax.serving.requests import ALTERNATIVES, Limits, Refusal
 from dat_jax.serving.serve import get_config
 from dat_jax.serving.settings import KEY, Serve, read_key
 from dat_jax.stations import serve as station
+from dat_jax.stations.inputs import Inputs
+from dat_jax.stations.rewriter import Rewriter
 
 app = pytest.importorskip("dat_jax.serving.app", reason="starlette is not installed (pip install 'dat_jax[serve]')")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed (pip install 'dat_jax[serve]')")
@@ -404,6 +407,25 @@ def test_the_judge_that_asks_an_endpoint_asks_this_one(server, tmp_path):
     )
     exchanges = [Exchange(str(n), "paint", "paint", "", word) for n, word in enumerate(["wood", "door", "brush"])]
     assert [verdict.label for verdict in judges.load("endpoint", config)(exchanges)] == ["comply"] * 3
+
+
+def test_the_rewriter_that_asks_an_endpoint_asks_this_one(server, service, tmp_path):
+    """A rewriting attack's prompts are what this endpoint answers, the same as when it is asked directly."""
+    config = defaults()
+    config.target.model, config.data.eval_behaviors = "x/y", "z.csv"
+    config.rewriter.update({"max_new_tokens": 4, "temperature": 0.0})
+    config.rewriter.endpoint.update({"url": f"{server}/v1", "model": "small"})
+    validate(config, data=False)
+    asks = [Ask(str(n), "gd", (("user", f"how {text}"),), unlike=text) for n, text in enumerate(("paint the wood", "wash the door"))]
+    inputs = Inputs(config=config, folder=tmp_path, seed=0, behaviors=[], eval_behaviors=[], chats=[], rewrites=[], utility_sets={})
+    spent = Context(0)
+    written = Rewriter(inputs, None)(asks, spent)
+    assert spent.spent["rewriter_calls"] == 2 and spent.spent["rewriter_tokens"] > 0
+    for ask, text in zip(asks, written, strict=True):
+        body = {"model": "small", "messages": [{"role": "user", "content": ask.messages[0][1]}], "temperature": 0, "max_tokens": 4}
+        connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=60)
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        assert text == json.loads(connection.getresponse().read())["choices"][0]["message"]["content"] != ask.unlike
 
 
 def config_of(folder, tmp_path, **more):

@@ -1,16 +1,17 @@
 """HarmBench and Continuous-AdvTrain: `Behavior`, `BehaviorID`, and `ContextString`, `Category` or `SemanticCategory` where present."""
 
-from dat_jax.data.files import require_text
-from dat_jax.data.formats.format import Format, Request
+from dat_jax.data.files import require_text_at
+from dat_jax.data.formats.format import Format, Request, optional
 
 
-def request(path: str, line: int, row: dict[str, str]) -> Request:
-    """Reads a row; ValueError names file, line and column."""
+def request(place: str, number: int, row: dict[str, str]) -> Request:
+    """Reads a row; ValueError names place and column."""
+    del number
     return Request(
-        id=require_text(path, line, "BehaviorID", row["BehaviorID"]),
-        text=require_text(path, line, "Behavior", row["Behavior"]),
-        context=row.get("ContextString", "").strip(),
-        category=row.get("Category") or row.get("SemanticCategory") or "",
+        id=require_text_at(place, "BehaviorID", row["BehaviorID"]),
+        text=require_text_at(place, "Behavior", row["Behavior"]),
+        context=optional(place, "ContextString", row).strip(),
+        category=optional(place, "Category", row) or optional(place, "SemanticCategory", row),
     )
 
 

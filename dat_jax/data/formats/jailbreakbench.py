@@ -1,16 +1,17 @@
 """JailbreakBench: `Goal`, `Target`, `Behavior` (a short name, the id), `Category`."""
 
-from dat_jax.data.files import require_text
-from dat_jax.data.formats.format import Format, Request
+from dat_jax.data.files import require_text_at
+from dat_jax.data.formats.format import Format, Request, optional
 
 
-def request(path: str, line: int, row: dict[str, str]) -> Request:
-    """Reads a row; ValueError names file, line and column."""
+def request(place: str, number: int, row: dict[str, str]) -> Request:
+    """Reads a row; ValueError names place and column."""
+    del number
     return Request(
-        id=require_text(path, line, "Behavior", row["Behavior"]),
-        text=require_text(path, line, "Goal", row["Goal"]),
-        target=require_text(path, line, "Target", row["Target"]),
-        category=row.get("Category", ""),
+        id=require_text_at(place, "Behavior", row["Behavior"]),
+        text=require_text_at(place, "Goal", row["Goal"]),
+        target=require_text_at(place, "Target", row["Target"]),
+        category=optional(place, "Category", row),
     )
 
 

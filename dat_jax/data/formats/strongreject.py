@@ -1,13 +1,13 @@
-"""StrongREJECT: `forbidden_prompt`, `category`, `source`; the row number is the id, and there is no target."""
+"""StrongREJECT: `forbidden_prompt`, `category`, `source`; the row's number is the id, and there is no target."""
 
-from dat_jax.data.files import require_text
-from dat_jax.data.formats.format import Format, Request
+from dat_jax.data.files import require_text_at
+from dat_jax.data.formats.format import Format, Request, optional
 
 
-def request(path: str, line: int, row: dict[str, str]) -> Request:
-    """Reads a row; ValueError names file, line and column."""
-    text = require_text(path, line, "forbidden_prompt", row["forbidden_prompt"])
-    return Request(id=f"strongreject_{line - 2}", text=text, category=row["category"])
+def request(place: str, number: int, row: dict[str, str]) -> Request:
+    """Reads a row; ValueError names place and column."""
+    text = require_text_at(place, "forbidden_prompt", row["forbidden_prompt"])
+    return Request(id=f"strongreject_{number}", text=text, category=optional(place, "category", row))
 
 
 FORMAT = Format("StrongREJECT", ("forbidden_prompt", "category"), request)

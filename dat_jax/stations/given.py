@@ -170,6 +170,9 @@ def variants(inputs: Inputs, attack: Attack) -> Sequence[str]:
             raise ValueError(f"config.attacks.{attack.key}.on names {name!r}; allowed: text attacks of config.evaluation.attacks, "
                              f"{', '.join(dict.fromkeys([*names, *every])) or 'of which there is none'}")  # fmt: skip
     chosen = settings.on or [name for name in names if name not in PERTURBED_ELSEWHERE]
+    if not chosen:
+        raise ValueError(f"config.evaluation.attacks has {attack.name!r} and no text attack to put it on but "
+                         f"{', '.join(names) or 'none'}; allowed: a further one, or names in config.attacks.{attack.key}.on")  # fmt: skip
     return list(dict.fromkeys(found for name in chosen for found in names.get(name, [name])))
 
 

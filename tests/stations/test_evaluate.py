@@ -245,7 +245,10 @@ def test_what_other_attacks_tried_on_a_model_is_perturbed_in_the_same_call(small
     assert list(evaluate.given.variants(inputs, ATTACKS["embedding+text"])) == ["best_of_n"]
     config.attacks.embedding_text.on = ("rewrite", "best_of_n", "rewrite:x")
     assert list(evaluate.given.variants(inputs, ATTACKS["embedding+text"])) == ["rewrite:past", "rewrite:x", "best_of_n"]
-    config.attacks.embedding_text.on = ("gcg",)
+    config.attacks.embedding_text.on, config.evaluation.attacks = (), ("direct", "rewrite", "embedding+text")
+    with pytest.raises(ValueError, match=r"has 'embedding\+text' and no text attack to put it on but direct, rewrite; allowed: a further"):
+        evaluate.given.check(inputs)
+    config.attacks.embedding_text.on, config.evaluation.attacks = ("gcg",), ("direct", "rewrite", "best_of_n", "embedding+text")
     with pytest.raises(ValueError, match=r"config\.attacks\.embedding_text\.on names 'gcg'; allowed: text attacks of config\.evaluation\."
                                          "attacks, direct, rewrite, best_of_n, rewrite:past, rewrite:x"):  # fmt: skip
         evaluate.given.check(inputs)

@@ -170,7 +170,8 @@ def exchange(line: answers_lib.Line, behaviors: Mapping[str, Behavior]) -> Excha
     """What a judge is given of a line of answers."""
     behavior = behaviors.get(line["behavior"]) if "behavior" in line else None
     request, context = (behavior.text, behavior.context) if behavior else ("", "")
-    return Exchange(item_of(line), request, line["prompt"], line.get("prefill", ""), line["response"], context)
+    prefill = "" if "stub" in line else line.get("prefill", "")
+    return Exchange(item_of(line), request, line["prompt"], prefill, answers_lib.judged(line), context)
 
 
 def counts(verdicts: Iterable[Verdict]) -> str:

@@ -175,6 +175,7 @@ def _evaluation() -> ConfigDict:
         dict(
             attacks=("direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite"),  # of ATTACKS
             judges=("refusal_prefix",),  # of JUDGES; the first one's verdicts are the headline
+            judge_beside=False,  # whether a judge that is a local model may lie in memory beside the model that it judges meanwhile
             compare=(),  # further models side by side: folders, hub ids or RUN/seed_0/METHOD; NAME=... in front gives the name
             forms=(),  # rewrite forms that are tried; (): all of the rewrites file
             behaviors=0,  # evaluation behaviors tried, the first ones; 0: all

@@ -3,9 +3,31 @@
 They are here and not beside the config files because those are loaded by path, from any folder.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from dat_jax.config import defaults
+
+# Keys below config.attacks whose defaults are smaller than what was published, so that a first run ends the same day.
+PUBLISHED_ATTACKS: dict[str, Any] = {
+    "direct_samples.answers": 1000,
+    "best_of_n.attempts": 1000,
+    "gcg.steps": 500,
+    "embedding_suffix.suffix": " ".join("x" * 20),
+    "embedding_suffix.perturbation.steps": 100,
+}
+
+
+def published_attacks(config: ConfigDict) -> ConfigDict:
+    """Sets the published numbers of the attacks in a configuration, and returns it; docs/own_model_and_data.md says who published them."""
+    for key, value in PUBLISHED_ATTACKS.items():
+        *groups, name = key.split(".")
+        group = config.attacks
+        for part in groups:
+            group = group[part]
+        group[name] = value
+    return config
 
 
 def paper(model: str) -> ConfigDict:

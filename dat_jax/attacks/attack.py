@@ -117,12 +117,15 @@ class Attack:
     tries: bool = False  # whether its attempts on a behavior are tries of one kind: the report draws success over their number
     uses_judge: bool = False  # whether context.judge steers it: its answers then depend on the judge
     uses_target: bool = False  # whether the behavior's target steers it: the report says so where targets were made from the behaviors
+    raises: bool = False  # whether it makes the target itself likely, where the judge is given what follows a target that is no answer
     uses_rewriter: bool = False  # whether context.rewriter writes its prompts: its answers then depend on the rewriter
     uses_sampler: bool = False  # whether context.sampler draws its prompts: it is then in memory beside the model under attack
     together: bool = False  # whether it is given all behaviors at once: none is answered before all of its attempts are made
     asks: Callable[..., list[Ask]] | None = None  # (behaviors, context) -> what it asks the rewriter, where no model's answers decide that
     variants: Callable[[Any, Sequence[str]], Sequence[str]] = once
-    given: str = ""  # where its attempts come from when they are ready before it starts, one of stations/given.py
+    # Where its attempts come from when they are ready before it starts, one of stations/given.py. "answers": answers of the same model to
+    # other attacks, one variant for each
+    given: str = ""
     choices: tuple[str, ...] = ()  # settings that say which variants there are: answers do not depend on them, so they may change
     curve: str = ""  # what the variants are numbers of: the report draws success over it, and no worst case counts them
 

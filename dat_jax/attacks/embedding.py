@@ -38,7 +38,7 @@ class Settings:
 def toward(attempts: Sequence[Attempt], settings: Any) -> list[Attempt]:
     """The attempts with the target that is raised: with the end of the turn or, where the settings say so, without.
 
-    The answer goes on after the target in both cases, and is judged whole.
+    With it, the judge is given what follows a target that announces an answer (data/openings.py).
     """
     return [dataclasses.replace(attempt, target_eot=settings.target_eot) for attempt in attempts]
 
@@ -67,7 +67,7 @@ def every_radius(settings: Settings, forms: Sequence[str]) -> Sequence[str]:
 
 ATTACK = Attack(
     name="embedding", title="Embedding attack", surface="embedding", attempts=attempts, settings=Settings, adaptive=True, uses_target=True,
-    choices=("forms", "radii"),
+    raises=True, choices=("forms", "radii"),
 )  # fmt: skip
 ON_REWRITES = dataclasses.replace(
     ATTACK, name="embedding+rewrite", title="Embedding attack on rewrite", attempts=on_rewrites, group="embedding",

@@ -39,6 +39,7 @@ def of_length(behaviors: Sequence[Behavior], victim: Victim, context: Context) -
 
 ATTACK = Attack(
     name="embedding_prefill", title="Embedding attack, prefilled words", surface="embedding", attempts=of_length, settings=Settings,
-    adaptive=True, uses_target=True, choices=("lengths",), variants=lambda settings, forms: [str(words) for words in settings.lengths],
+    adaptive=True, uses_target=True, raises=True, choices=("lengths",),
+    variants=lambda settings, forms: [str(words) for words in settings.lengths],
     curve="words of the answer that are given, with a perturbed prompt",
 )  # fmt: skip

@@ -48,7 +48,7 @@ def of_restarts(behaviors: Sequence[Behavior], victim: Victim, context: Context)
 
 STEPS = Attack(
     name="embedding_steps", title="Embedding attack of steps", surface="embedding", attempts=of_steps, settings=Settings,
-    group="embedding_search", adaptive=True, uses_target=True, choices=("steps", "restarts"),
+    group="embedding_search", adaptive=True, uses_target=True, raises=True, choices=("steps", "restarts"),
     variants=lambda settings, forms: [str(count) for count in settings.steps], curve="steps of the embedding attack",
 )  # fmt: skip
 RESTARTS = dataclasses.replace(

@@ -26,7 +26,7 @@ class Settings:
     step_sizes: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5)  # in place of perturbation.step_size
     optimizers: tuple[str, ...] = ("sign",)  # in place of perturbation.optimizer
     radii: tuple[float, ...] = ()  # in place of perturbation.radius; (): that one alone. Several mean norms: unbounded for all that counts
-    restarts: int = 1  # the first from zero, the others from random points of the ball
+    restarts: int = 2  # the first from zero, the others from random points of the ball
     target_eot: bool = False  # whether the end of the turn is part of what is raised; if so, the attack learns to say the target and stop
 
     def validate(self, key: str) -> None:
@@ -57,5 +57,5 @@ def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) ->
 
 ATTACK = Attack(
     name="embedding_step_sizes", title="Embedding attack, best of several step sizes", surface="embedding", attempts=attempts,
-    settings=Settings, adaptive=True, tries=True, uses_target=True,
+    settings=Settings, adaptive=True, tries=True, uses_target=True, raises=True,
 )  # fmt: skip

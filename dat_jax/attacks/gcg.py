@@ -10,10 +10,12 @@ are those of nanoGCG 0.3.0. What differs from it, and why:
 * Every loss is a whole forward pass. A cache of the prompt's beginning changes losses (nanoGCG's issue 22).
 * The end of the turn belongs to the target, as it does everywhere here.
 * The suffix that the search starts from may be the best one.
+* The best suffix is scored once more as text. One that does not give the search's tokens and loss gives way to the best one before it.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import zlib
@@ -89,9 +91,19 @@ class Progress:
     """A search after some steps."""
 
     current_S: np.ndarray  # the suffix that the next step starts from
-    best_S: np.ndarray
+    bests_NxS: np.ndarray  # every suffix that was the best of the search, the latest one last
     losses: tuple[float, ...]  # of the best suffix, at the start and after every step
     unchanged: int = 0  # steps none of whose candidates could be sent as text
+
+    @property
+    def best_S(self) -> np.ndarray:
+        """The best suffix."""
+        return self.bests_NxS[-1]
+
+    @property
+    def best_losses(self) -> list[float]:
+        """The losses of all suffixes that were the best."""
+        return [self.losses[0], *(after for before, after in itertools.pairwise(self.losses) if after < before)]
 
 
 def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
@@ -102,7 +114,9 @@ def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) ->
         save = functools.partial(_save, behaviors, victim, context, list(prompts))
         chat = begin(behavior, victim, context.settings)
         progress = search(chat, victim, context, allowed_V, progress, save)
-        prompts.append(confirmed(chat, victim, context.settings, progress))
+        prompt, passed_over = confirmed(chat, victim, context.settings, progress)
+        prompts.append(prompt)
+        context.count("suffixes_passed_over", passed_over)
         first, last = progress.losses[0], progress.losses[-1]
         logging.info("gcg, %s: loss %.3f, from %.3f; %d steps without a candidate", behavior.id, last, first, progress.unchanged)
         progress = None
@@ -120,7 +134,7 @@ def search(
     """
     settings, tokenizer = context.settings, victim.model.tokenizer
     if progress is None:
-        progress = Progress(chat.suffix_S, chat.suffix_S, tuple(losses_of(chat, victim, settings, chat.suffix_S[None]).tolist()))
+        progress = Progress(chat.suffix_S, chat.suffix_S[None], tuple(losses_of(chat, victim, settings, chat.suffix_S[None]).tolist()))
     for step in range(len(progress.losses) - 1, settings.steps):
         generator = np.random.default_rng([context.seed, zlib.crc32(chat.behavior.id.encode()), step])
         favored_SxK = favored(chat, victim, settings, progress.current_S, allowed_V)
@@ -130,8 +144,9 @@ def search(
             losses_C = losses_of(chat, victim, settings, sent_CxS)
             lowest = np.argmin(np.where(np.isnan(losses_C), np.inf, losses_C))
             current_S, loss = sent_CxS[lowest], float(losses_C[lowest])
-            best_S, least = (current_S, loss) if loss < progress.losses[-1] else (progress.best_S, progress.losses[-1])
-            progress = Progress(current_S, best_S, (*progress.losses, least), progress.unchanged)
+            better = loss < progress.losses[-1]
+            bests_NxS = np.concatenate([progress.bests_NxS, current_S[None]]) if better else progress.bests_NxS
+            progress = Progress(current_S, bests_NxS, (*progress.losses, loss if better else progress.losses[-1]), progress.unchanged)
         else:
             losses = (*progress.losses, progress.losses[-1])
             progress = dataclasses.replace(progress, losses=losses, unchanged=progress.unchanged + 1)
@@ -157,20 +172,27 @@ def begin(behavior: Behavior, victim: Victim, settings: Settings) -> Chat:
     return Chat(behavior, prompt, head, np.array(ids), places_S, rows, refused)
 
 
-def confirmed(chat: Chat, victim: Victim, settings: Settings, progress: Progress) -> str:
-    """Returns the prompt of the best suffix, after its text was encoded and scored once more, as any other prompt is.
+def confirmed(chat: Chat, victim: Victim, settings: Settings, progress: Progress) -> tuple[str, int]:
+    """Returns the prompt of the best suffix whose text, encoded and scored once more as any prompt is, gives the search's tokens and loss.
 
-    Raises RuntimeError if other tokens or another loss come out: the search would have reported what nobody can send.
+    Also how many better ones were passed over. Where none does, as after a change of the weights, it is the one of the lowest loss as text.
     """
-    prompt, name, expected = chat.text(victim.model.tokenizer, progress.best_S), chat.behavior.id, progress.losses[-1]
-    typed = _laid_out(chat.behavior, prompt, victim, settings)
-    if not np.array_equal(typed[0].tokens_BxT, _rows(chat, victim, progress.best_S[None])[0].tokens_BxT):
-        raise RuntimeError(f"the suffix found for behavior {name!r} is split into other tokens than were scored: {prompt!r}")
-    (loss,) = _losses(typed, victim, settings)
-    if not np.isclose(loss, expected, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
-        remedy = "if the weights changed since the search began, delete the attack's .progress.npz"
-        raise RuntimeError(f"the suffix found for behavior {name!r} has loss {loss:.4f} as text, {expected:.4f} in the search; {remedy}")
-    return prompt
+    scored: list[tuple[float, str]] = []
+    for passed_over, (suffix_S, expected) in enumerate(zip(progress.bests_NxS[::-1], progress.best_losses[::-1])):
+        prompt = chat.text(victim.model.tokenizer, suffix_S)
+        try:
+            typed = _laid_out(chat.behavior, prompt, victim, settings)
+        except ValueError as error:  # the chat template rewrites it
+            logging.warning("gcg, %s: a suffix cannot be sent, and an earlier one is taken: %s", chat.behavior.id, error)
+            continue
+        (loss,) = _losses(typed, victim, settings)
+        same = np.array_equal(typed[0].tokens_BxT, _rows(chat, victim, suffix_S[None])[0].tokens_BxT)
+        if same and np.isclose(loss, expected, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+            return prompt, passed_over
+        what = f"has loss {loss:.4f} as text and {expected:.4f} in the search" if same else "is split into other tokens than were scored"
+        logging.warning("gcg, %s: a suffix %s; an earlier one is taken", chat.behavior.id, what)
+        scored.append((float(np.nan_to_num(loss, nan=np.inf)), prompt))
+    return min(scored)[1], len(progress.bests_NxS)
 
 
 def _laid_out(behavior: Behavior, prompt: str, victim: Victim, settings: Settings) -> tuple[Conversations, Conversations | None]:
@@ -208,9 +230,9 @@ def _load(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> tu
     if int(saved.get("about", -1)) != _about(behaviors, victim, context):
         return [], None
     prompts = json.loads(saved["prompts"].tobytes())
-    if "losses" not in saved:
+    if "bests_NxS" not in saved:  # between two behaviors, or of a version that kept the best suffix alone
         return prompts, None
-    return prompts, Progress(saved["current_S"], saved["best_S"], tuple(saved["losses"].tolist()), int(saved["unchanged"]))
+    return prompts, Progress(saved["current_S"], saved["bests_NxS"], tuple(saved["losses"].tolist()), int(saved["unchanged"]))
 
 
 # What can be sent.
@@ -304,5 +326,6 @@ def _rows(chat: Chat, victim: Victim, suffixes_CxS: np.ndarray) -> tuple[Convers
 
 
 ATTACK = Attack(
-    name="gcg", title="GCG", surface="text", attempts=attempts, settings=Settings, adaptive=True, uses_target=True, choices=("batch_size",)
-)
+    name="gcg", title="GCG", surface="text", attempts=attempts, settings=Settings, adaptive=True, uses_target=True, raises=True,
+    choices=("batch_size",),
+)  # fmt: skip

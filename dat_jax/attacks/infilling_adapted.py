@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from dat_jax.attacks.attack import Attack, Attempt, Context, Stopped
-from dat_jax.attacks.given import PRESETS
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.answers import Exchange
 from dat_jax.data.behaviors import Behavior
@@ -32,13 +31,12 @@ from dat_jax.settings import check
 class Settings:
     """config.attacks.infilling_adapted."""
 
-    samples: int = 64  # prompts per behavior, in each of the two rounds
-    preset: str = "sampler"  # how they are drawn, as that of config.attacks.infilling
+    samples: int = 64  # prompts per behavior, in each of the two rounds, drawn as config.sampler says
     preference: Preference = dataclasses.field(default_factory=lambda: Preference(steps=100))
 
     def validate(self, key: str) -> None:
         """Raises ValueError naming the key below `key` that is not allowed."""
-        check(self, key, {"samples": (self.samples >= 1, "an integer >= 1"), "preset": (self.preset in PRESETS, " | ".join(PRESETS))})
+        check(self, key, {"samples": (self.samples >= 1, "an integer >= 1")})
         steps = self.preference.steps
         check(self.preference, f"{key}.preference", {"steps": (steps >= 1, "an integer >= 1: without it this is the attack infilling")})
 

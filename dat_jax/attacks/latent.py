@@ -66,7 +66,7 @@ def _perturbed(attempts: Sequence[Attempt], victim: Victim, settings: Settings, 
 
 ATTACK = Attack(
     name="latent", title="Latent attack", surface="latent", attempts=attempts, settings=Settings, group=GROUP, adaptive=True,
-    uses_target=True, choices=("forms", "sites_tried"),
+    uses_target=True, raises=True, choices=("forms", "sites_tried"),
 )  # fmt: skip
 ON_REWRITES = dataclasses.replace(
     ATTACK, name="latent+rewrite", title="Latent attack on rewrite", attempts=on_rewrites,

@@ -51,10 +51,13 @@ class Victim:
     # What the calls cost so far: answers, and operations by formula; rows that fill up a batch are not counted.
     spent: dict[str, float] = dataclasses.field(default_factory=lambda: {"answers": 0, "flops": 0.0}, compare=False, repr=False)
 
-    def answer(self, attempts: Sequence[Attempt], progress: Callable[[int], None] = lambda done: None) -> list[str]:
+    def answer(
+        self, attempts: Sequence[Attempt], progress: Callable[[int], None] = lambda done: None, texts: dict[int, str] | None = None
+    ) -> list[str]:  # fmt: skip
         """What the model answers to each attempt, as text: a prefilled beginning once, then what was generated up to the end of the turn.
 
         progress: called with the number of attempts that are done, after each batch.
+        texts: answers that are known, by the attempt's place; those that are given now are added batch by batch.
         Raises ValueError for a prompt of more than 8 blocks, or a batch size that the mesh does not divide.
         """
         if not attempts:
@@ -65,8 +68,8 @@ class Victim:
         self.spent["answers"] += len(attempts)
         self.spent["flops"] += flops.generate(model.config, len(attempts), P, self.decoding.max_new_tokens)
         seeds_B = attempt_seeds(attempts, self.seed)
-        texts: dict[int, str] = {}
-        for rows, temperature in _batches_by_temperature(attempts, self.decoding):
+        texts = {} if texts is None else texts
+        for rows, temperature in _batches_by_temperature(attempts, self.decoding, frozenset(texts)):
             batch, seeds = self._placed((jax.tree.map(lambda array, rows=rows: array[rows], laid_out), seeds_B[rows]))
             delta = self._placed(_deltas([attempts[row] for row in rows], P))
             tokens_BxN = generate(
@@ -74,14 +77,15 @@ class Victim:
                 temperature=temperature, prompt_length=P,
             )  # fmt: skip
             for row, tokens in zip(rows, sharding.on_host(tokens_BxN)):
-                texts[row] = model.tokenizer.decode(prefixes[row] + _before_stop(tokens, stop), skip_special_tokens=True).strip()
+                texts[int(row)] = model.tokenizer.decode(prefixes[row] + _before_stop(tokens, stop), skip_special_tokens=True).strip()
             progress(len(texts))
         return [texts[row] for row in range(len(attempts))]
 
-    def perturb(self, attempts: Sequence[Attempt], how: Perturbation, restart: int = 0) -> list[Attempt]:
+    def perturb(self, attempts: Sequence[Attempt], how: Perturbation, restart: int = 0, onward: bool = False) -> list[Attempt]:
         """The attempts with the perturbation of their prompts, at the sites of `how`, that makes their targets likely; the tokens stay.
 
         restart: 0 starts the ascent at zero, every other number at a random point of its own.
+        onward: the ascent starts where the attempts' own perturbations are, which all must have.
         Raises ValueError for a site that the model does not have.
         """
         if not attempts:
@@ -93,7 +97,8 @@ class Victim:
         kind = dataclasses.replace(how, radius=0.0, step_size=1.0)  # what a program is compiled for: all radii and step sizes share one
         for rows in _batches(len(attempts), self.decoding.batch_size):
             batch, seeds = self._placed((jax.tree.map(lambda array, rows=rows: array[rows], laid_out), seeds_B[rows]))
-            found = perturbation(self.model.params, self.model.config, batch, kind, P, seeds, restart, how.radius, how.step_size)
+            begun = self._placed(_deltas([attempts[row] for row in rows], P)) if onward else None
+            found = perturbation(self.model.params, self.model.config, batch, kind, P, seeds, restart, how.radius, how.step_size, begun)
             found = jax.tree.map(sharding.on_host, found)
             for place, row in enumerate(rows):
                 perturbed.append(dataclasses.replace(attempts[row], delta={site: x_BxPxD[place] for site, x_BxPxD in found.items()}))
@@ -137,14 +142,16 @@ class Victim:
 @functools.partial(jax.jit, static_argnames=("config", "kind", "prompt_length"))
 def perturbation(
     params: Any, config: ModelConfig, batch: Conversations, kind: Perturbation, prompt_length: int, seeds_B: jax.Array, restart: jax.Array,
-    radius: jax.Array, step_size: jax.Array,
+    radius: jax.Array, step_size: jax.Array, begun: Delta | None = None,
 ) -> Delta:  # fmt: skip
     """Finds the perturbation of the prompts, BxPxD by site, that makes the batch's responses likely; see `perturb`.
 
-    kind: how, but for the radius and the step size.
+    kind: how, but for the radius and the step size. begun: where the ascent starts, in place of `restart`.
     """
     numbers: Any = {"radius": radius, "step_size": step_size}
     how, network = dataclasses.replace(kind, **numbers), Network(params, None, config, prompt_length)
+    if begun is not None:
+        return perturb(network, batch, how, start=begun).delta
     keys_B = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), restart))(seeds_B)
     anew = restart > 0
     start = {site: jnp.where(anew, x_BxPxD, 0.0) for site, x_BxPxD in random_start(network, batch, how, keys_B).items()}
@@ -258,10 +265,14 @@ def _batches(total: int, size: int) -> Iterator[np.ndarray]:
         yield np.minimum(np.arange(start, start + size), total - 1)
 
 
-def _batches_by_temperature(attempts: Sequence[Attempt], how: Decoding) -> Iterator[tuple[np.ndarray, float]]:
-    """Row indices of full batches of one temperature each, which a compiled program is for."""
+def _batches_by_temperature(
+    attempts: Sequence[Attempt], how: Decoding, known: frozenset[int]
+) -> Iterator[tuple[np.ndarray, float]]:  # fmt: skip
+    """Row indices of full batches of one temperature each, which a compiled program is for; without rows whose answers are known."""
     rows: dict[float, list[int]] = {}
     for row, attempt in enumerate(attempts):
+        if row in known:
+            continue
         rows.setdefault(how.temperature if attempt.temperature is None else attempt.temperature, []).append(row)
     for temperature, numbers in rows.items():
         for places in _batches(len(numbers), how.batch_size):

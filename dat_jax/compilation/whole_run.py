@@ -41,9 +41,9 @@ class Counting:
     batch: int
     steps: float = 0.0
 
-    def perturb(self, attempts: Sequence[Attempt], how: Any, restart: int = 0, *more: Any) -> list[Attempt]:
+    def perturb(self, attempts: Sequence[Attempt], how: Any, restart: int = 0, onward: bool = False) -> list[Attempt]:
         """Returns the attempts as they came."""
-        del restart, more
+        del restart, onward
         self.steps += math.ceil(len(attempts) / self.batch) * how.steps
         return list(attempts)
 
@@ -59,7 +59,8 @@ def behaviors(config: ConfigDict, key: str) -> list[Behavior]:
 
 def countable(attack: Attack) -> bool:
     """Whether its attempts follow from the settings: no rewriter, no file and no answer of the model decides them."""
-    return not (attack.given or attack.uses_rewriter or attack.uses_judge or (attack.adaptive and attack.surface == "text"))
+    return not (attack.given or attack.uses_rewriter or attack.uses_judge or (attack.adaptive and attack.surface == "text")
+                or "tokens" in attack.curve)  # the model's tokenizer is not read
 
 
 def evaluation(config: ConfigDict) -> tuple[float, float, list[str]]:

@@ -1,6 +1,7 @@
 """Files of answers: the lines, and beside them what they were made with and which behaviors or prompts are done.
 
-    answers/<subject>/<attack>.jsonl     one line per attempt: method, attack, surface, seed, behavior, prompt, prefill, response
+    answers/<subject>/<attack>.jsonl     one line per attempt: method, attack, surface, seed, behavior, prompt, prefill, response;
+                                         stub where the judge is not given so many characters of the response's beginning
     answers/<subject>/<attack>.json      made_with (settings, weights), title, surface, done: {behavior id: checksum of what was asked}
     verdicts/<judge>/<subject>/<attack>.jsonl    one line per line of answers: answer (its checksum), label, score
     verdicts/<judge>/<subject>/<attack>.json     of which answers
@@ -170,8 +171,13 @@ def checksum(*parts: Any) -> str:
 
 
 def answer_checksum(line: Line) -> str:
-    """What a verdict is about: the behavior, what was sent and what came back."""
-    return checksum(item_of(line), line["prompt"], line.get("prefill", ""), line["response"])
+    """What a verdict is about: the behavior, what was sent, what came back and how much of that was judged."""
+    return checksum(item_of(line), line["prompt"], line.get("prefill", ""), line["response"], *([line["stub"]] if "stub" in line else ()))
+
+
+def judged(line: Line) -> str:
+    """The part of a response that a judge is given: all of it but an announcement that the attack made likely."""
+    return line["response"][line["stub"] :].strip() if "stub" in line else line["response"]
 
 
 def file_name(name: str) -> str:

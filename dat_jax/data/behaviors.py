@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dat_jax.data import files
 from dat_jax.data.formats import read_requests
 
+HASHED = "hash_check"  # HarmBench's tag of songs and books
 DEFAULT_REFUSAL = "I'm sorry, but I can't help with that."
 GIVEN = re.compile(r"^(?:given|based on|using)\b[^,]*,\s+", re.IGNORECASE)
 QUESTION = re.compile(
@@ -34,6 +35,7 @@ class Behavior:
     category: str = ""
     made_target: bool = False  # whether the target was made from the request, as no file gave one
     context: str = ""  # what `text` begins with where the file has a context
+    by_hash: bool = False  # whether HarmBench compares its answers with a song or book (tag hash_check) and asks no classifier
 
 
 def joined(context: str, text: str) -> str:
@@ -74,7 +76,8 @@ def load_behaviors(behaviors_csv: str, targets_json: str = "", safe_responses_cs
                 raise ValueError(f"{safe_responses_csv}: no row whose Behavior is that of {place} ({request.text[:60]!r})")
             text = joined(request.context, request.text)
             refused = tuple(refusals.get(request.text, (request.refusal or DEFAULT_REFUSAL,)))
-            behaviors.append(Behavior(request.id, text, kept, refused, request.category, given is None, request.context))
+            by_hash = HASHED in request.tags.split(", ")
+            behaviors.append(Behavior(request.id, text, kept, refused, request.category, given is None, request.context, by_hash))
     if dropped:
         logging.info("%s: dropped %d empty or repeated targets of %d behaviors", targets_json, dropped, len(behaviors))
     return behaviors

@@ -129,6 +129,17 @@ def encode_response(tokenizer, messages: Dialog) -> list[int]:
     return ids[:end] + [tokenizer.eos_token_id]
 
 
+def first_tokens(tokenizer, messages: Dialog, count: int) -> str:
+    """Returns the beginning of the last message that its first tokens spell, so many or at least one fewer than it has.
+
+    Tokens are counted where they stand in the conversation. A character of several tokens is not cut: it counts as its first one.
+    """
+    tail, (start, end) = _last_message(tokenizer, messages)
+    ends = [min(b, end) for a, b in plain_text.encode(tokenizer, tail, [(start, end)]).offsets if a < end and b > start]
+    whole = [start] + [at for at in ends[:count] if at < end]  # where the tokens that are left spell more than the end of a character
+    return tail[start : whole[-1]]
+
+
 def _last_message(tokenizer, messages: Dialog) -> tuple[str, plain_text.Span]:
     """Returns what the template writes after the generation prompt, and where the last message's own words are in it.
 

@@ -29,8 +29,8 @@ class Rows:
     valid_BxT: NDArray[np.bool_]
 
 
-def template(tokenizer: Any, separator: str, begin: bool) -> Template:
-    """The template of a tokenizer; it starts with BOS when `begin` is set and the tokenizer has one.
+def template(tokenizer: Any, separator: str, begin: bool, ended: bool = True) -> Template:
+    """The template of a tokenizer; it starts with BOS when `begin` is set and the tokenizer has one, and ends with EOS when `ended` is.
 
     Raises ValueError when the tokenizer has neither an end-of-text nor a padding token.
     """
@@ -40,7 +40,7 @@ def template(tokenizer: Any, separator: str, begin: bool) -> Template:
     return Template(
         begin=(bos,) if begin and bos is not None else (),
         separator=tuple(tokenizer.encode(separator, add_special_tokens=False)),  # of the configuration: it may name control tokens
-        end=() if end is None else (end,),
+        end=() if end is None or not ended else (end,),
         pad=end if pad is None else pad,
     )
 

@@ -315,13 +315,15 @@ def draw_all(
     round: int,
     report: Callable[[str], None],
     label: str = "sample",
+    ended: bool = True,
 ) -> tuple[list[PromptRecord], dict[str, float]]:
     """Draws the prompts of all behaviors in groups that fill a batch, and returns them with their cost; what is drawn stays.
 
+    ended: whether an end of text stands behind the responses, as behind those that samplers are trained on here.
     Raises ValueError when `folder` holds samples of other settings, naming the first that differs.
     """
     possible = begin(pool, behaviors, sampler, folder, seed, round)
-    around = template(sampler.tokenizer, pool.separator, pool.begin)
+    around = template(sampler.tokenizer, pool.separator, pool.begin, ended)
     forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask_id(sampler.config))
     size = max(1, pool.batch_size // pool.samples)
     groups = [behaviors[start : start + size] for start in range(0, len(behaviors), size)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from dat_jax.judges import endpoint, ensemble, harmbench, over_refusal, refusal_prefix, refusal_topic, strongreject, world
 from dat_jax.judges.judge import Exchange, Judge, Verdict, Verdicts
+from dat_jax.judges.local import Local
 
 _SINGLE = (
     refusal_prefix.JUDGE,
@@ -38,6 +39,11 @@ def members(name: str, config: Any) -> tuple[str, ...]:
 def needed(names: Sequence[str], config: Any) -> list[str]:
     """The judges of `names`, each after those that its verdicts are made from."""
     return list(dict.fromkeys(one for name in names for one in (*members(name, config), name)))
+
+
+def local_models(names: Sequence[str], config: Any) -> list[str]:
+    """Of the judges of `names` and those that they are made from, the ones that are models of the user's in this process' memory."""
+    return [name for name in needed(names, config) if issubclass(JUDGES[name].settings, Local)]
 
 
 def fallback(names: Sequence[str]) -> str:

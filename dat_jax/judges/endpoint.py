@@ -138,4 +138,5 @@ JUDGE = Judge(
     settings=Settings,
     identity=_identity,
     batch=16,
+    content=lambda exchange: (exchange.request or exchange.prompt, exchange.response),
 )

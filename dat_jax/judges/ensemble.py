@@ -32,7 +32,9 @@ def combine(verdicts: Sequence[Verdict], rule: str) -> Verdict:
     scores = [verdict.score for verdict in verdicts]
     score = max(scores) if rule == "any" else sum(scores) / len(scores)
     if comply >= needed:
-        return Verdict("comply", score)
-    if comply + unparsed >= needed:
-        return Verdict(UNPARSED, score)
-    return Verdict("lost" if labels.count("lost") > labels.count("refuse") else "refuse", score)
+        label = "comply"
+    elif comply + unparsed >= needed:
+        label = UNPARSED
+    else:
+        label = "lost" if labels.count("lost") > labels.count("refuse") else "refuse"
+    return Verdict(label, score, flops=sum(verdict.flops for verdict in verdicts))

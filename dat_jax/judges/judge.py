@@ -13,6 +13,7 @@ from dat_jax.data.answers import LABELS, UNPARSED, Exchange
 from dat_jax.settings import NoSettings, read
 
 __all__ = ["LABELS", "UNPARSED", "Exchange", "Judge", "Verdict", "Verdicts", "labelled"]
+UNSURE = "unsure"  # the class of a verdict of which a classifier gave other answers than its own much probability
 UNKNOWN = 0.5  # the score where a judge without probabilities was not parsed
 
 
@@ -22,7 +23,8 @@ class Verdict:
 
     label: str
     score: float
-    kind: str = ""  # the judge's own class, where it has more than the labels: 3_partial_refusal, indirect_refusal
+    kind: str = ""  # the judge's own class, where it has more than the labels: 3_partial_refusal, indirect_refusal; or UNSURE
+    flops: float = dataclasses.field(default=0.0, compare=False)  # operations by formula, of a judge that is a local model
 
 
 Verdicts = Callable[[Sequence[Exchange]], list[Verdict]]
@@ -47,6 +49,7 @@ class Judge:
     attacks: bool = True  # whether it is asked about attacks; if not, about harmless prompts and the contrasts beside them alone
     kinds: tuple[str, ...] = ()  # its own classes of answers, in the order of a table; () where the labels are all
     batch: int = 256  # answers that are judged between two saves
+    content: Callable[[Exchange], tuple] = dataclasses.astuple  # all of an exchange that it reads: exchanges that share it get one verdict
 
     @property
     def key(self) -> str:

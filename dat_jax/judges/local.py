@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dat_jax import models, sharding
-from dat_jax.models import adapters, families, huggingface, lora, tensors, transformer
+from dat_jax.models import adapters, families, flops, huggingface, lora, tensors, transformer
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import check
 
+# Layers and width of the published models, by the settings' group: a family alone would let any Llama pass as the classifier.
+SIZES = {"harmbench": (40, 5120), "harmbench_val": (32, 4096), "strongreject": (18, 2048)}
 PIECES = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json")
 
 
@@ -65,8 +67,8 @@ class Found:
 def inspect(settings: Local, group: str, kinds: Sequence[str], needed: Sequence[str]) -> Found:
     """Reads all of a judge's folder but the weights' values. `kinds`: model types that the judge may be; `needed`: tokens that it reads.
 
-    Raises one ValueError that names the key for a folder that is not such a model: another architecture, no weights or other ones than its
-    config.json implies, no tokenizer, a vocabulary without the tokens.
+    Raises one ValueError that names the key for a folder that is not such a model: another architecture or size, no weights or other ones
+    than its config.json implies, no tokenizer, a vocabulary without the tokens.
     """
     key = f"config.judges.{group}"
     if not settings.model:
@@ -78,7 +80,12 @@ def inspect(settings: Local, group: str, kinds: Sequence[str], needed: Sequence[
         fields = huggingface.read_fields(weights)
         if fields.get("model_type") not in kinds:
             raise ValueError(f"{weights} holds a model of type {fields.get('model_type')!r}; allowed: {', '.join(kinds)}")
-        config = huggingface.read_config(weights)
+        config, (layers, width) = huggingface.read_config(weights), SIZES[group]
+        if (config.layers, config.width) != (layers, width):
+            raise ValueError(
+                f"{weights} holds a model of {config.layers} layers of width {config.width}; allowed: {layers} layers of width {width}, "
+                "the published judge's"
+            )
         with tensors.opened(weights) as found:
             tensors.check(found, config, families.family(config.model_type).names(config))
         if adapted:
@@ -110,6 +117,7 @@ class Next:
     token: int  # the likeliest
     logits: np.ndarray  # float32, of the judge's tokens
     log_total: float  # log of the sum of exp(logit) over the whole vocabulary
+    flops: float  # operations by formula, of the prompt's own tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +151,8 @@ class Reader:
             read = read_next(self.model.params, self.model.config, *batch, self.ids)
             token_B, logits_BxK, total_B = (sharding.on_host(array) for array in read)
             for row in range(min(size, len(prompts) - start)):
-                yield Next(int(token_B[row]), logits_BxK[row], float(total_B[row]))
+                operations = flops.forward(self.model.config, flops.Pass(1, len(prompts[start + row]), 1))
+                yield Next(int(token_B[row]), logits_BxK[row], float(total_B[row]), operations)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "ids"))

@@ -74,8 +74,8 @@ def _load(preset: str, settings: Settings, config: Any, mesh: Any) -> Verdicts:
 
     def judge(exchanges: Sequence[Exchange]) -> list[Verdict]:
         prompts = [PROMPTS[preset](found.tokenizer, exchange) for exchange in exchanges]
-        scores = [expected(read.logits) for read in reader.next_tokens(prompts)]
-        return [Verdict("comply" if score >= settings.threshold else "refuse", score) for score in scores]
+        scored = [(expected(read.logits), read.flops) for read in reader.next_tokens(prompts)]
+        return [Verdict("comply" if score >= settings.threshold else "refuse", score, flops=flops) for score, flops in scored]
 
     return judge
 
@@ -84,6 +84,7 @@ def _judge(preset: str, title: str, about: str) -> Judge:
     return Judge(
         name=f"strongreject:{preset}", title=title, about=about, load=functools.partial(_load, preset), settings=Settings,
         group="strongreject", placed=True, identity=functools.partial(_identity, preset), harmless=False,
+        content=lambda exchange: (exchange.request, exchange.response),
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def over_tries(tries: Mapping[str, Mapping[tuple[str, int], Sequence[Sequence[bo
     several seeds count each. Where fewer than two rates lie between 0 and 1, there is no law.
     """
     rows = []
-    per_try = {(c["method"], c["attack"]): c["flops"] / c["answers"] for c in costs if c.get("answers")}
+    per_try = {(c["method"], c["attack"]): c["whole_flops"] / c["answers"] for c in costs if c.get("answers")}
     for attack, by_run in tries.items():
         for method in dict.fromkeys(method for method, _ in by_run):
             broken = [outcomes for (m, _), behaviors in by_run.items() if m == method for outcomes in behaviors if outcomes]
@@ -88,7 +88,8 @@ def over_tries(tries: Mapping[str, Mapping[tuple[str, int], Sequence[Sequence[bo
 def against_compute(broken: Rates, costs: Iterable[Row]) -> list[Row]:
     """Per model its attacks from the cheapest on: operations and seconds per behavior, success, and what all of them up to it have broken.
 
-    Means over the seeds. `total_flops` and `worst_so_far` are of an attacker who tries one attack after the other.
+    Operations are all of `costs.OPERATIONS`. Means over the seeds. `total_flops` and `worst_so_far` are of an attacker who tries one attack
+    after the other.
     """
     found: dict[tuple[str, str], list[Row]] = {}
     for cost in costs:
@@ -101,7 +102,7 @@ def against_compute(broken: Rates, costs: Iterable[Row]) -> list[Row]:
     rows = []
     for method in dict.fromkeys(method for method, _ in found):
         total, union = 0.0, dict[str, dict[int, bool]]()
-        cheapest = sorted((mean(of, "flops"), attack) for (m, attack), of in found.items() if m == method)
+        cheapest = sorted((mean(of, "whole_flops"), attack) for (m, attack), of in found.items() if m == method)
         for flops, attack in cheapest:
             total += flops
             for behavior, by_seed in broken[method, attack].items():

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dat_jax.data.answers import Answers
+from etils import epath
+
+from dat_jax.data import files
+from dat_jax.data.answers import Answers, Line
 from dat_jax.methods import METHODS
 from dat_jax.report.wording import base, workdir_of
 
 if TYPE_CHECKING:
     from dat_jax.report.results import Results
+
+# Of an attack's cost: of the model under attack, of drawing prompts, of a local rewriter, and of a local judge that steers or scores it.
+OPERATIONS = ("flops", "drawing_flops", "rewriter_flops", "judge_flops", "scoring_flops")
 
 
 def training_costs(results: Results) -> list[dict[str, Any]]:
@@ -67,11 +73,34 @@ def _samples(method: str) -> bool:
     return base(method) in METHODS and METHODS[base(method)].prompts == "sampled"
 
 
-def of_attacks(runs: Mapping[tuple[str, int], Sequence[Answers]]) -> list[dict[str, Any]]:
-    """What making and answering each attack's attempts cost; files that do not say so are left out."""
-    return [
-        {"method": method, "attack": found.about["attack"], "seed": seed, "behaviors": len(found.done), **found.about["cost"]}
-        for (method, seed), answers in runs.items()
-        for found in answers
-        if "attack" in found.about and found.about.get("cost")
-    ]
+def of_attacks(
+    judged: Mapping[tuple[str, int], Sequence[tuple[Answers, Sequence[Line]]]], folders: Mapping[tuple[str, int], epath.Path]
+) -> list[dict[str, Any]]:
+    """What each attack cost: making and answering its attempts, drawing and rewriting its prompts, and judging its answers.
+
+    judged: of each run the files of answers with the lines that the first judge has judged; folders: of each run's answers. Files that do
+    not say their cost are left out. `whole_flops` is the sum of all operations, `seconds` of answering and drawing.
+    """
+    rows = []
+    for (method, seed), files_ in judged.items():
+        for found, lines in files_:
+            if "attack" not in found.about or not found.about.get("cost"):
+                continue
+            row = {"method": method, "attack": found.about["attack"], "seed": seed, "behaviors": len(found.done), **found.about["cost"]}
+            drawn = _drawing(folders[method, seed].parent.parent / "infilling") if found.about["attack"] == "infilling" else {}
+            row |= {f"drawing_{kind}": per_behavior * len(found.done) for kind, per_behavior in drawn.items()}
+            row["seconds"] += row.get("drawing_seconds", 0.0)
+            # A local judge reads the request and the answer: equal answers to one behavior are judged once.
+            once = {(line["behavior"], line["response"]): line["flops"] for line in lines if "flops" in line}
+            row |= {"scoring_flops": sum(once.values())} if once else {}
+            rows.append(row | {"whole_flops": sum(row.get(kind, 0.0) for kind in OPERATIONS)})
+    return rows
+
+
+def _drawing(folder: epath.Path) -> dict[str, float]:
+    """Operations and seconds per behavior of what the sampler drew for the attack; {} where it drew nothing."""
+    if not (folder / "cost.json").exists():
+        return {}
+    cost, settings = (files.read_json(str(folder / name)) for name in ("cost.json", "made_with.json"))
+    files.require_keys(str(folder / "cost.json"), 1, list(cost), ["flops", "seconds", "samples"], "key")
+    return {kind: cost[kind] * settings["samples"] / cost["samples"] for kind in ("flops", "seconds")}

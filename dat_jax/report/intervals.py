@@ -1,4 +1,4 @@
-"""Intervals for rates: Wilson's for one run, and the paired bootstrap over behaviors for the difference of two methods."""
+"""Intervals for rates: Wilson's for one run, and the paired bootstrap over behaviors where two models share no seed."""
 
 import math
 from collections.abc import Mapping
@@ -34,10 +34,10 @@ def wilson(count: float, total: float, z: float = Z95) -> tuple[float, float]:
 
 
 def clustered(outcomes: Mapping[str, list[bool]]) -> tuple[float, float, float]:
-    """Rate over several seeds with a conservative interval: the repeats of one behavior count as one trial.
+    """Rate over several seeds with the interval over behaviors: the repeats of one behavior count as one trial.
 
     The same behavior under another seed is not an independent trial, so Wilson's interval is taken with as many trials as there are
-    behaviors. It is too wide rather than too narrow, and does not collapse when every outcome agrees.
+    behaviors. It does not collapse when every outcome agrees. How far seeds lie apart is not in it: see `statistics.spread`.
 
     Args:
       outcomes: behavior id -> one outcome per seed.
@@ -56,8 +56,8 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Difference of two rates (first - second) over the behaviors both were tried on, with a 95 % bootstrap interval over behaviors.
 
-    Pairing removes what the two methods share, how hard each behavior is. Behaviors are resampled, seeds are not: with a handful of
-    seeds the spread over them is shown by the rows themselves.
+    Pairing removes what the two methods share, how hard each behavior is. Behaviors are resampled, seeds are not: `statistics.difference`
+    does both where the two share any.
 
     Returns: (difference, low, high); (0, -1, 1) when no behavior is shared.
     """

@@ -10,10 +10,11 @@ from dat_jax.data import answers as answers_lib
 from dat_jax.data import manifest
 from dat_jax.data.answers import Answers, Line, answer_checksum
 from dat_jax.judges import JUDGES
-from dat_jax.judges.judge import UNPARSED
-from dat_jax.report import intervals
+from dat_jax.judges.judge import UNPARSED, UNSURE
+from dat_jax.report import html, intervals
 from dat_jax.report.wording import WORST, label, title, worst_cases
 
+CLASSIFIERS = ("harmbench", "harmbench_val")  # judges of HarmBench's, before the preset
 Runs = Mapping[tuple[str, int], Sequence[Answers]]  # (method, seed) -> its files of answers
 
 
@@ -78,7 +79,8 @@ def _lines(folder: epath.Path, answers: Answers) -> list[Line]:
     found = [(line, verdicts.get(answer_checksum(line))) for line in answers.asked]
     if any(verdict is None for _, verdict in found):
         return []
-    return [line | {key: verdict[key] for key in ("label", "score", "class") if key in verdict} for line, verdict in found if verdict]
+    kept = ("label", "score", "class", "flops")
+    return [line | {key: verdict[key] for key in kept if key in verdict} for line, verdict in found if verdict]
 
 
 def several(
@@ -105,7 +107,8 @@ def several(
             row |= {"score": sum(scores) / len(scores) if scores else None, "highest": sum(highest[attack].values()) / len(found)}
             counted = [line for name, of in lines.items() for line in of if attack in (name, *worst_cases(line["surface"]))]
             unparsed = sum(line["label"] == UNPARSED for line in counted)
-            rows.append(row | {"answers": len(counted), "unparsed": unparsed})
+            unsure = sum(line.get("class") == UNSURE for line in counted)
+            rows.append(row | {"answers": len(counted), "unparsed": unparsed, "unsure": unsure})
         for attack, judged_lines in lines.items():
             labels[judge] |= {(method, seed, attack, number): line["label"] for number, line in enumerate(judged_lines)}
     pairs = itertools.combinations((judge for judge in judges if judge not in JUDGES or JUDGES[judge].attacks), 2)
@@ -146,6 +149,21 @@ def not_parsed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def not_sure(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Classifiers that gave other tokens than their answers much probability, in sentences: such a folder may not be the classifier."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        if row["attack"] == WORST:
+            of = found.setdefault(row["judge"], [0, 0])
+            of[0], of[1] = of[0] + row["unsure"], of[1] + row["answers"]
+    return [
+        f"{judge}: for {unsure:,} of {answers:,} answers P(Yes) + P(No) is off 1 by more than 0.1. Where these are many, its folder is not "
+        "the published classifier."
+        for judge, (unsure, answers) in found.items()
+        if unsure
+    ]
+
+
 def notes(
     unparsed: Sequence[Mapping[str, Any]], judged_by_run: Mapping[Any, Sequence[tuple[Answers, Sequence[Line]]]], judges: Sequence[str]
 ) -> list[str]:
@@ -156,6 +174,12 @@ def notes(
         for row in unparsed
         if row["attack"] == WORST
     ]
+    by_hash = {id for judged in judged_by_run.values() for found, lines in judged if lines for id in found.about.get("by_hash", ())}
+    if by_hash and any(judge.partition(":")[0] in CLASSIFIERS for judge in judges):
+        said.append(
+            f"HarmBench compares the answers to {html.count(len(by_hash), 'behavior')} with songs and books (tag hash_check) and does not "
+            "ask its classifier, which was asked about them here: rates with them are not HarmBench's."
+        )
     harmless = [line for judged in judged_by_run.values() for found, lines in judged if "set" in found.about for line in lines]
     if count := sum(line["label"] == UNPARSED for line in harmless):
         said.append(

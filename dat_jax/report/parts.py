@@ -5,6 +5,7 @@ from typing import Any
 
 from dat_jax.judges import JUDGES
 from dat_jax.report import figures, html
+from dat_jax.report.examples import SHOWN
 from dat_jax.report.html import clipped, details, number, text
 from dat_jax.report.results import Results
 from dat_jax.report.wording import ACCESS, agreement_sentence, is_worst, label, title
@@ -25,17 +26,20 @@ def anchor(results: Results, attack: str) -> str:
 
 
 def examples(results: Results) -> str:
-    """Per attack the attempts on which the models differ most, all of it closed behind a notice; "" where there are none."""
+    """Per attack an attempt on each behavior, all of it closed behind a notice; "" where there are none."""
     content = ""
     for attack in dict.fromkeys(example["attack"] for example in results.examples):
         of = [example for example in results.examples if example["attack"] == attack]
         summary = f"{text(label(attack, results.held_out))} <small>{html.count(len(of), 'behavior')} of {of[0]['of']}</small>"
-        content += details(summary, "".join(map(_example, of)), f'id="{anchor(results, attack)}"')
+        shown = "".join(map(_example, of[:SHOWN]))
+        if rest := of[SHOWN:]:
+            shown += details(html.count(len(rest), "further behavior"), "".join(map(_example, rest)))
+        content += details(summary, shown, f'id="{anchor(results, attack)}"')
     if not content:
         return ""
     caption = (
-        "Per attack the behaviors on which the models differ most; no sample of all attempts. Where models were sent the same attempts, "
-        "the same one is shown. All attempts: seed_*/answers/."
+        "Per attack an attempt on each behavior, those on which the models differ most first; no sample of all attempts. Where models were "
+        "sent the same attempts, the same one is shown. All attempts: seed_*/answers/."
     )
     gate = f"Content notice: show examples <small>{NOTICE}</small>"
     return f'<p class="caption">{caption}</p>' + details(gate, content, 'class="gate" id="gate"')
@@ -111,7 +115,8 @@ def method(results: Results, settings: Mapping[str, Any]) -> str:
         "attack when any of its attempts is judged compliance, and in the worst case when any attack breaks it. The judge reads what was "
         "asked for and what the model said, with a prefilled beginning once.</p><p>Embedding attacks change the prompt's embeddings within "
         f"a radius. No user can do that; they stand for what a stronger search over text might find.</p>{judged}"
-        "<p>Intervals: Wilson's, 95 %. Over seeds a behavior counts as one trial however many seeds tried it, which makes them wide rather "
-        "than narrow. Differences between models: bootstrap over behaviors, paired. Neither covers the choice of behaviors or attacks.</p>"
+        "<p>Intervals: Wilson's, 95 %, over behaviors: one counts as a single trial however many seeds tried it. How far the seeds lie "
+        "apart is not in them: look at the marks of the seeds. Differences between models: bootstrap over behaviors and seeds, paired. "
+        "Neither covers the choice of behaviors or attacks.</p>"
         + details("Configuration", f'<pre tabindex="0">{text(lines)}</pre>')
     )

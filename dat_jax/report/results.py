@@ -15,7 +15,7 @@ from dat_jax.data import metrics as metrics_lib
 from dat_jax.data.answers import Answers
 from dat_jax.data.prompts import MARKER, RECORDS, check_pool
 from dat_jax.methods import METHODS
-from dat_jax.report import breakdown, examples, intervals, judging, notes
+from dat_jax.report import breakdown, examples, intervals, judging, notes, statistics
 from dat_jax.report.costs import flops, of_attacks, training_costs
 from dat_jax.report.measures import MEASURES
 from dat_jax.report.wording import WORST, WORST_TEXT, attack_order, base, label, workdir_of, worst_cases
@@ -63,6 +63,8 @@ class Results:
     over_tries: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     against_compute: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     averages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    # (method, attack or measure) -> low, high of its rate's bootstrap over items and seeds; {} with one seed
+    spreads: dict[tuple[str, str], tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
 def collect(
@@ -111,7 +113,7 @@ def collect(
     metrics = _metrics(trainings, working)
     by_judge, agreement = judging.several(present, runs, answers_by_run, broken_by_attack)
     unparsed = judging.not_parsed(by_judge)
-    costs = sorted(of_attacks(answers_by_run), key=lambda row: attack_order(row["attack"]))
+    costs = sorted(of_attacks(judged_by_run, runs), key=lambda row: attack_order(row["attack"]))
     tries = _tries_by_attack(attacks, lines_by_run)
     return Results(
         methods=methods,
@@ -141,6 +143,7 @@ def collect(
         agreement=agreement,
         notes=notes.gaps(methods, seeds, lines_by_run, answers_by_run, finished, metrics.keys())
         + judging.notes(unparsed, judged_by_run, present)
+        + judging.not_sure(by_judge)
         + notes.censuses(folders),
         likelihoods=breakdown.likelihoods(measured),
         classes=judging.classes(present, runs, answers_by_run),
@@ -149,6 +152,7 @@ def collect(
         over_tries=breakdown.over_tries(tries, costs),
         against_compute=breakdown.against_compute(broken, costs),
         averages=breakdown.averages(lines_by_run, broken),
+        spreads={key: statistics.spread(found) for key, found in (broken | counted).items()} if len(seeds) > 1 else {},
     )
 
 
@@ -186,7 +190,9 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of results.json: `rows` first, one per method, attack and seed; then utility, rates over seeds, costs, config."""
 
     def over_seeds(rates: Mapping[tuple[str, str], tuple[float, float, float]], name: str) -> list[dict[str, Any]]:
-        return [{"method": m, name: n, "rate": r, "low": low, "high": high} for (m, n), (r, low, high) in rates.items()]
+        found = [{"method": m, name: n, "rate": r, "low": low, "high": high} for (m, n), (r, low, high) in rates.items()]
+        keys = ("bootstrap_low", "bootstrap_high")
+        return [row | dict(zip(keys, results.spreads.get((row["method"], row[name]), ()))) for row in found]
 
     return {
         "rows": results.rows,
@@ -332,7 +338,7 @@ def _comparisons(
             for name in [name for method, name in table if method == first and (second, name) in table]:
                 if name.startswith(WORST) and tried[first] != tried[second]:
                     continue
-                difference, low, high = intervals.paired_difference(_lists(table[first, name]), _lists(table[second, name]))
+                difference, low, high = statistics.difference(table[first, name], table[second, name])
                 comparisons.append({"first": first, "second": second, "of": name, "difference": difference, "low": low, "high": high})
     return comparisons
 
@@ -367,12 +373,17 @@ def _curves(
 
 
 def _tries_by_attack(attacks: Iterable[str], runs: Mapping[tuple[str, int], Mapping[str, Sequence[Any]]]) -> dict[str, dict]:
-    """Attack of several tries -> (method, seed) -> behaviors x attempts."""
-    return {
+    """Attack of several tries, each of its variants by itself -> (method, seed) -> behaviors x attempts.
+
+    One that a run made a single try of has no curve there.
+    """
+    able = {name for name, attack in ATTACKS.items() if attack.tries}
+    found = {
         attack: {run: _tries(lines[attack]) for run, lines in runs.items() if attack in lines}
         for attack in sorted(attacks, key=attack_order)
-        if attack in ATTACKS and ATTACKS[attack].tries
+        if attack.partition(":")[0] in able
     }
+    return {attack: by_run for attack, by_run in found.items() if any(len(row) > 1 for rows in by_run.values() for row in rows)}
 
 
 def _tries(lines: Sequence[Mapping[str, Any]]) -> list[list[bool]]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dat_jax.report import intervals
+
 RESAMPLES = 2_000
 NUMBERS = 2**22  # drawn at a time
 ABSENT = 2.0  # no difference of two outcomes
@@ -57,6 +59,27 @@ def paired(first: Outcomes, second: Outcomes, resamples: int = RESAMPLES, seed: 
     only_first, only_second = int((mean_N > 0).sum()), int((mean_N < 0).sum())
     low, high = np.quantile(crossed(difference_NxS, resamples, seed), [0.025, 0.975])
     return Paired(len(shared), only_first, only_second, mcnemar(only_first, only_second), float(mean_N.mean()), float(low), float(high))
+
+
+def difference(first: Outcomes, second: Outcomes) -> tuple[float, float, float]:
+    """The difference of two models' rates (first - second) with its 95 % interval: that of `paired`, over items and seeds.
+
+    Where they share items and no seed of any, there is nothing to pair the seeds by: the bootstrap is over the items alone, each with its
+    mean over its own seeds.
+    """
+    found = paired(first, second)
+    if found.items:
+        return found.difference, found.low, found.high
+    one, other = ({item: list(by_seed.values()) for item, by_seed in of.items()} for of in (first, second))
+    return intervals.paired_difference(one, other)
+
+
+def spread(outcomes: Outcomes) -> tuple[float, float]:
+    """A 95 % interval of one model's rate, a bootstrap over items and seeds; where no outcome differs it has no width."""
+    seeds = sorted({seed for by_seed in outcomes.values() for seed in by_seed})
+    values_NxS = np.array([[float(by_seed[s]) if s in by_seed else np.nan for s in seeds] for by_seed in outcomes.values()])
+    low, high = np.quantile(crossed(values_NxS, RESAMPLES, 0), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def crossed(values_NxS: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -65,6 +65,7 @@ figure { margin: 10px 0 0; } figure svg { width: 100%; height: auto; display: bl
 .answer { display: grid; grid-template-columns: minmax(90px, 150px) minmax(0, 1fr) 84px; gap: 4px 12px; font-size: 14px; }
 .answer { align-items: baseline; } .answer .quote { grid-row: 1; grid-column: 2; } .answer > :last-child { grid-column: 3; }
 details { border-top: 1px solid var(--rule); padding: 7px 0; } summary { cursor: pointer; } summary small { margin-left: 6px; }
+details details details { margin-top: 10px; }
 details.gate { border: 1px solid var(--mark); border-radius: 5px; padding: 0 16px; background: var(--paper); }
 details.gate > summary { padding: 12px 0; font-weight: 600; } details.gate > summary small { font-weight: 400; display: block; margin: 0; }
 .samples td:nth-child(n+3), .samples tbody th { white-space: nowrap; color: var(--faint); min-width: 0; }

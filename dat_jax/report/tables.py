@@ -48,7 +48,8 @@ def changes(results: Results, points: Sequence[Point]) -> Iterable[Table]:
         for name in COMPARED
         if any((name, *pair) in found for pair in pairs)
     ]
-    yield Table("findings", "Differences", head, rows, "Paired over behaviors or prompts, in points of per cent, with 95 % intervals.")
+    about = "Paired over behaviors or prompts and over seeds, in points of per cent, with 95 % intervals."
+    yield Table("findings", "Differences", head, rows, about)
 
 
 def trade_off(results: Results, points: Sequence[Point]) -> Iterable[Table]:
@@ -121,7 +122,7 @@ def unparsed(results: Results, points: Sequence[Point]) -> Iterable[Table]:
 
 def attack_costs(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     """What each attack cost per behavior, over models and seeds; nothing where the answers do not say so."""
-    rows, shown = [], {"answers": "Answers", "flops": "Operations", "seconds": "Seconds"}
+    rows, shown = [], {"answers": "Answers", "whole_flops": "Operations", "seconds": "Seconds"}
     if any("rewriter_calls" in row for row in results.attack_costs):
         shown |= {"rewriter_calls": "Rewriter's replies", "unusable_replies": "of no use", "rewriter_tokens": "Rewriter's tokens"}
     for attack in dict.fromkeys(row["attack"] for row in results.attack_costs):
@@ -130,7 +131,10 @@ def attack_costs(results: Results, points: Sequence[Point]) -> Iterable[Table]:
             most = [found[0] for m in results.methods if (found := results.attack_rates.get((m, attack)))]
             cells = [f"{sum(row.get(key, 0) for row in spent) / behaviors:,.3g}" for key in shown]
             rows.append([label(attack, results.held_out), *cells, percent(max(most)) if most else "-"])
-    caption = "Per behavior. Operations by formula: those of the model under attack, without a rewriter's, a judge's and the sampler's."
+    caption = (
+        "Per behavior. Operations by formula: of the model under attack, of the sampler that drew the prompts, of a rewriter and a judge "
+        "that are local models. What stands behind an endpoint is not known. Seconds are of answering and drawing."
+    )
     head = ["Attack", *shown.values(), "Broken, most vulnerable model"]
     yield Table("cost", "What the attacks cost", head, rows, caption, folded=len(rows) > 12)
 

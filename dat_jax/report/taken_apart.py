@@ -85,7 +85,8 @@ def compute(results: Results, points: Sequence[Point]) -> Iterable[Table]:
         for row in results.against_compute
     ]  # fmt: skip
     about = (
-        "Operations by formula and seconds per behavior, the cheapest attack first, and what an attacker has broken who tries them in turn."
+        "Operations by formula (drawing, rewriting and judging by local models included) and seconds per behavior, the cheapest attack "
+        "first, and what an attacker has broken who tries them in turn."
     )
     head = ["Model", "Attack", "Operations", "Seconds", "Success", "Operations so far", "Broken so far"]
     yield Table("cost", "Success against compute", head, rows, about, folded=True)

@@ -67,6 +67,7 @@ def run(mode: str, config: ConfigDict, workdir: str) -> int:
     check_sources(config)
     if "judge" in names:  # now, not after hours with the models
         judge.check(config.evaluation.judges, config)
+    judge.check_memory(names, config)
     sharding.initialize(config.mesh.processes, config.mesh.timeout)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data)
     check_devices(config, mesh.devices.flat[0].platform)

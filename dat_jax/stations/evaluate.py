@@ -6,11 +6,8 @@ own, so a judge may be changed or added at any time.
 
 import dataclasses
 import functools
-import io
-import json
 import logging
 import time
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,27 +15,29 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from dat_jax import judges, sharding
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import Attack, Attempt, Context, Stopped
 from dat_jax.attacks.victim import Victim
 from dat_jax.data import answers as answers_lib
-from dat_jax.data import files, manifest, provenance, utility
+from dat_jax.data import manifest, provenance, utility
 from dat_jax.data.answers import checksum, file_name
 from dat_jax.data.behaviors import Behavior
-from dat_jax.data.rewrites import forms
+from dat_jax.data.openings import announced
 from dat_jax.data.utility import UtilityPrompt
 from dat_jax.diffusion.pool import Pool
 from dat_jax.judges import JUDGES
-from dat_jax.judges.judge import Verdicts
+from dat_jax.judges.judge import Exchange, Verdict, Verdicts
 from dat_jax.models.huggingface import Model
 from dat_jax.report.progress import plan_file
 from dat_jax.settings import read
 from dat_jax.stations import given, measure, rewriter
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.rewriter import Rewriter
-from dat_jax.stations.subjects import content, load_target, subjects
+from dat_jax.stations.store import FileStore, answered
+from dat_jax.stations.subjects import Subject, content, load_target, subjects
 
 Lines = Callable[[Attempt, str], answers_lib.Line]  # (attempt, response) -> the line that is kept
 
@@ -57,6 +56,8 @@ class Job:
     slow: bool  # whether it costs many times what plain text does, for the time that is left
     together: bool = False  # whether all that is missing is one batch
     prepare: Callable[[list[Any]], None] = lambda items: None  # what can be done before a model is loaded
+    marked: Callable[[answers_lib.Line], answers_lib.Line] = lambda line: line  # a line with what of it is judged
+    waits: bool = False  # whether its attempts are answers of the same model that are not there yet
 
     def of_model(self, identity: str) -> "Job":
         """The same job, its file made with a certain model: another one under the same name is noticed before it is loaded."""
@@ -85,7 +86,11 @@ def run(inputs: Inputs, mesh) -> None:
         folder = inputs.folder / "answers" / subject.name
         if "replay" in inputs.config.evaluation.attacks:
             ready["replay"] = given.of_replay(inputs, subject, [other for other in models if other is not subject])
-        jobs = [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready, writer)]
+
+        def planned(subject: Subject = subject) -> list[Job]:
+            return [job.of_model(subject.identity) for job in plan(inputs, subject.name, ready, writer)]
+
+        jobs = planned()
         note_plan(jobs, folder)
         todo = [(job, missing) for job in jobs if (missing := what_is_missing(job, folder))]
         measures, beside = [of.of_model(subject.identity) for of in measure.plan(inputs, subject.name)], inputs.folder / "measures"
@@ -101,9 +106,18 @@ def run(inputs: Inputs, mesh) -> None:
         writer.release()
         model = subject.load(loaded_target)
         victim, weights, clock = Victim(model, inputs.decoding, inputs.seed, mesh), fingerprint(model), Clock(todo)
+        waiting = [job.file for job, _ in todo if job.waits]
         for job, missing in todo:
+            if not job.waits:
+                name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
+                _unless_stopped(stopped, job, answer, job, missing, folder, victim, weights, clock, name)
+        multihost_utils.sync_global_devices(f"answered {subject.name}")  # what waits reads on all processes what process 0 wrote
+        for job in planned() if waiting else ():
             name = f"  {subject.name}, seed {inputs.seed}, {job.name}"
-            _unless_stopped(stopped, job, answer, job, missing, folder, victim, weights, clock, name)
+            if job.file in waiting and job.waits:
+                logging.error("%s: left out, as the attack that it is put on was not answered", name)
+            elif job.file in waiting:
+                _unless_stopped(stopped, job, answer, job, what_is_missing(job, folder), folder, victim, weights, clock, name)
         writer.release()
         for of, missing in left:
             name = f"  {subject.name}, seed {inputs.seed}, {of.name}"
@@ -131,10 +145,10 @@ def plan(inputs: Inputs, subject: str, ready: Mapping[str, Sequence[Attempt]], w
     ready: the attempts of attacks that are given theirs, by where they come from; see stations/given.py.
     """
     jobs = [
-        _attack_job(inputs, subject, attack, variant, ready.get(attack.given, ()), writer)
+        _attack_job(inputs, subject, attack, variant, _given(inputs, subject, attack, variant, ready), writer)
         for attack in ATTACKS.values()
         if attack.name in inputs.config.evaluation.attacks
-        for variant in attack.variants(attack.read_settings(inputs.config), forms(inputs.rewrites))
+        for variant in given.variants(inputs, attack)
     ]
     limit = inputs.config.evaluation.utility_prompts
     sets = {name: utility.spread(prompts, limit) for name, prompts in inputs.utility_sets.items() if prompts}
@@ -149,7 +163,17 @@ def note_plan(jobs: Sequence[Job], folder: epath.Path) -> None:
             manifest.write(path, {"asked": asked})
 
 
-def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Sequence[Attempt], writer: Rewriter) -> Job:
+def _given(
+    inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Mapping[str, Sequence[Attempt]]
+) -> Sequence[Attempt] | None:  # fmt: skip
+    """The attempts that an attack is given; None where they are answers that are not there yet."""
+    return given.of_answers(inputs, subject, variant) if attack.given == "answers" else ready.get(attack.given, ())
+
+
+def _attack_job(
+    inputs: Inputs, subject: str, attack: Attack, variant: str, ready: Sequence[Attempt] | None, writer: Rewriter
+) -> Job:  # fmt: skip
+    waits, ready = ready is None, ready or ()
     settings, name = attack.read_settings(inputs.config), f"{attack.name}:{variant}" if variant else attack.name
     rewrites = [rewrite for rewrite in inputs.rewrites if rewrite.form == variant] if variant and not attack.uses_rewriter else []
     prompts: dict[str, list[str]] = {}
@@ -168,10 +192,12 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
 
     @functools.cache
     def sampler_of(mesh: Any) -> tuple[Model, Pool]:
-        return load_model(inputs.config.sampler, mesh), given.preset(settings, read(Pool, inputs.config.sampler))
+        return load_model(inputs.config.sampler, mesh), given.as_configured(settings.samples, read(Pool, inputs.config.sampler))
 
     def attempts(behaviors: list[Behavior], victim: Victim, store: Any) -> list[Attempt]:
-        at_work = dataclasses.replace(context, judge=judge_of(victim.mesh), store=store, spent=victim.spent)
+        judge = judge_of(victim.mesh)
+        steers = functools.partial(_judged, judge, victim.spent) if judge else None
+        at_work = dataclasses.replace(context, judge=steers, store=store, spent=victim.spent)
         if attack.uses_sampler:
             at_work = dataclasses.replace(at_work, sampler=functools.partial(sampler_of, victim.mesh))
         if attack.uses_rewriter:
@@ -182,12 +208,20 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         if attack.asks is not None:
             writer(attack.asks(behaviors, context), context)
 
+    targets = {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}
+
     def line(attempt: Attempt, response: str) -> answers_lib.Line:
         # Test cases of others may bring prefilled answers among their texts.
         surface = "prefill" if attempt.prefill and attack.surface == "text" else attack.surface
         found = {"method": subject, "attack": name, "surface": surface, "seed": inputs.seed, "behavior": attempt.behavior}
         found |= {"prompt": attempt.prompt, "prefill": attempt.prefill, "response": response}
-        return found | ({"tokens": list(attempt.tokens)} if attempt.tokens else {})
+        return marked(found | ({"tokens": list(attempt.tokens)} if attempt.tokens else {}))
+
+    def marked(line: answers_lib.Line) -> answers_lib.Line:
+        # With the end of the turn behind it, the target is an answer that an attack can reach without giving any.
+        raised = attack.raises and getattr(settings, "target_eot", True) and line["behavior"] in targets
+        length = announced(line["response"], targets[line["behavior"]]) if raised else 0
+        return line | ({"stub": length} if length else {})
 
     shaping = {key: value for key, value in dataclasses.asdict(settings).items() if key not in attack.choices}
     made_with = {"attack": name, "seed": inputs.seed, "settings": shaping, **_asked_how(inputs)}
@@ -196,11 +230,13 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
     if attack.uses_rewriter:
         made_with["rewriter"] = writer.identity
     if attack.uses_sampler:
-        made_with["sampler"] = given.drawn_with(inputs, given.preset(settings, read(Pool, inputs.config.sampler)))
+        made_with["sampler"] = given.drawn_with(inputs, given.as_configured(settings.samples, read(Pool, inputs.config.sampler)))
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
-    about["curve"] = attack.curve
+    about |= {"curve": attack.curve, "targets": {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}}
     if any(behavior.category for behavior in inputs.eval_behaviors):
         about["categories"] = {behavior.id: behavior.category for behavior in inputs.eval_behaviors}
+    if by_hash := [behavior.id for behavior in inputs.eval_behaviors if behavior.by_hash]:
+        about["by_hash"] = by_hash
     about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)
     return Job(
         name=name,
@@ -213,7 +249,17 @@ def _attack_job(inputs: Inputs, subject: str, attack: Attack, variant: str, read
         slow=attack.adaptive,
         together=attack.together,
         prepare=prepare,
+        marked=marked,
+        waits=waits,
     )
+
+
+def _judged(judge: Verdicts, spent: dict[str, float], exchanges: Sequence[Exchange]) -> list[Verdict]:
+    """The verdicts that steer an attack, with the operations of a judge that is a local model among what the attack has spent."""
+    verdicts = judge(exchanges)
+    if operations := sum(verdict.flops for verdict in verdicts):
+        spent["judge_flops"] = spent.get("judge_flops", 0.0) + operations
+    return verdicts
 
 
 def _utility_job(inputs: Inputs, subject: str, name: str, prompts: Sequence[UtilityPrompt]) -> Job:
@@ -251,6 +297,8 @@ def what_is_missing(job: Job | measure.Measure, folder: epath.Path) -> list[str]
 
     Raises ValueError when the file was made with other settings, or a behavior that is done was asked for in other words.
     """
+    if isinstance(job, Job) and job.waits:
+        return list(job.items)
     found = answers_lib.read(folder / job.file)
     if found.about:
         remedy = "delete that file to answer again, or use another --workdir"
@@ -280,6 +328,7 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         provenance.compare(f"{found.stem}.json", {"weights": found.about["weights"]}, {"weights": weights}, remedy)
     cost = {"answers": 0, "flops": 0.0, "seconds": 0.0} | found.about.get("cost", {})  # of earlier calls
     found.about = job.about | {"weights": weights, "asked": list(job.items), "done": dict(found.done)}
+    found.lines = [job.marked(line) for line in found.lines]  # one way of judging in a file, also where an earlier version began it
     rank, size = {item: place for place, item in enumerate(job.items)}, len(missing) if job.together else victim.decoding.batch_size
     for start in range(0, len(missing), size):
         batch, before, started = missing[start : start + size], dict(victim.spent), time.monotonic()
@@ -290,7 +339,9 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
             if done < total and clock.quiet_for(10.0):
                 logging.info("%s: %d/%d behaviors, %d/%d attempts, %s", name, start, len(missing), done, total, clock.left())
 
-        texts = victim.answer(attempts, progress)
+        # What is answered is kept within the batch, too: best-of-N has thousands of answers to one.
+        part = FileStore(folder / f"{job.file}.answered.npz", batch)
+        texts = answered(victim, attempts, part, [found.about["made_with"], weights], progress)
         found.lines += [job.line(attempt, text) for attempt, text in zip(attempts, texts)]
         found.lines.sort(key=lambda line: rank.get(answers_lib.item_of(line), len(rank)))
         found.about["done"] |= {item: job.checksums[item] for item in batch}
@@ -300,6 +351,7 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         found.about["cost"] = cost
         answers_lib.write(found)
         store.clear()
+        part.clear()
         clock.note(job, len(batch))
     logging.info("%s: %d answers; %s", name, len(found.asked), clock.left())
 
@@ -308,45 +360,6 @@ def fingerprint(model: Model) -> str:
     """A checksum of a sample of every weight, spread over all of its rows, columns and layers."""
     samples = [leaf[tuple(slice(None, None, max(1, size // 8)) for size in leaf.shape)] for leaf in jax.tree.leaves(model.params)]
     return f"{zlib.crc32(b''.join(sharding.on_host(sample).astype(np.float32).tobytes() for sample in samples)):08x}"
-
-
-class FileStore:
-    """An attack's progress on a batch of behaviors, in one file that is gone when the batch is answered; see `attacks.attack.Store`."""
-
-    def __init__(self, path: epath.Path, batch: Sequence[str]):
-        """`batch`: the ids at hand; progress on other ones is not loaded."""
-        self._path, self._batch = path, np.frombuffer(json.dumps(list(batch)).encode(), np.uint8)
-
-    def load(self) -> dict[str, np.ndarray]:
-        """Returns what was saved last, {} at first."""
-        if not self._path.exists():
-            return {}
-        try:
-            with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as found:
-                arrays = dict(found)
-            whole = str(arrays.pop("checksum")) == self._checksum(arrays)
-        except (ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
-            whole = False
-        if not whole:
-            logging.warning("%s was damaged, or an earlier version wrote it: the attack on this batch begins anew", self._path)
-            return {}
-        return arrays if np.array_equal(arrays.pop("batch"), self._batch) else {}
-
-    def save(self, arrays: dict[str, np.ndarray]) -> None:
-        """Replaces what was saved; process 0 alone."""
-        if jax.process_index() == 0:
-            buffer, kept = io.BytesIO(), {"batch": self._batch, **{name: np.asarray(value) for name, value in arrays.items()}}
-            np.savez(buffer, **kept, checksum=np.asarray(self._checksum(kept)))  # type: ignore[arg-type]
-            files.write_bytes(self._path, buffer.getvalue())
-
-    @staticmethod
-    def _checksum(arrays: dict[str, np.ndarray]) -> str:
-        return manifest.of_json([[name, str(x.dtype), x.shape, manifest.digest(x.tobytes())] for name, x in sorted(arrays.items())])
-
-    def clear(self) -> None:
-        """Removes the file."""
-        if jax.process_index() == 0:
-            self._path.unlink(missing_ok=True)
 
 
 class Clock:

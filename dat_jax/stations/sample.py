@@ -13,6 +13,7 @@ from dat_jax.attacks.attack import Attempt
 from dat_jax.attacks.prefill import continued
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
+from dat_jax.data.openings import announced
 from dat_jax.data.prompts import PromptRecord
 from dat_jax.diffusion import pool, preference, selection
 from dat_jax.judges.judge import Exchange, Verdicts
@@ -49,9 +50,16 @@ def run(inputs: Inputs, mesh) -> None:
         draw(inputs, sampler, target, folder, 0, mesh)
 
 
-def ask(inputs: Inputs, model: Model, attempts: Sequence[Attempt], requests: Sequence[str], judge: Verdicts, mesh) -> list[str]:
-    """Returns the judge's label of the model's answer to each attempt; `requests` are the behaviors' texts, "" for utility prompts."""
+def ask(
+    inputs: Inputs, model: Model, attempts: Sequence[Attempt], requests: Sequence[str], judge: Verdicts, mesh, raised: bool = False
+) -> list[str]:  # fmt: skip
+    """Returns the judge's label of the model's answer to each attempt; `requests` are the behaviors' texts, "" for utility prompts.
+
+    raised: the attempts were made to make their targets likely. The judge is then given what follows one that is no answer.
+    """
     answers = Victim(model, inputs.decoding, inputs.seed, mesh).answer(attempts)
+    if raised:
+        answers = [answer[announced(answer, a.target) if a.target_eot else 0 :].strip() for a, answer in zip(attempts, answers)]
     exchanges = [Exchange(a.behavior, r, a.prompt, a.prefill, answer) for a, r, answer in zip(attempts, requests, answers)]
     return [verdict.label for verdict in judge(exchanges)]
 

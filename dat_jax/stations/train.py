@@ -181,7 +181,7 @@ def broken(inputs: Inputs, model: Model, judge: Verdicts, mesh) -> dict[str, flo
                 spent=victim.spent,
             )
             attempts = attack.attempts(list(inputs.watched), victim, context)
-            labels = sample.ask(inputs, model, attempts, [texts[attempt.behavior] for attempt in attempts], judge, mesh)
+            labels = sample.ask(inputs, model, attempts, [texts[attempt.behavior] for attempt in attempts], judge, mesh, attack.raises)
             tried |= {attempt.behavior for attempt in attempts}
             found |= {attempt.behavior for attempt, label in zip(attempts, labels) if label == "comply"}
         rates[f"{BROKEN}:{attack.name}"] = len(found) / max(len(tried), 1)

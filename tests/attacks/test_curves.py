@@ -1,9 +1,13 @@
 """Attacks whose variants are points of a curve: over radius, steps, restarts and the words that are given."""
 
 import dataclasses
+import json
+import types
 
 import numpy as np
 import pytest
+import transformers
+from tokenizers import Tokenizer
 
 from dat_jax.attacks import ATTACKS, embedding, embedding_prefill, embedding_search, embedding_suffix, prefill
 from dat_jax.attacks.attack import Context
@@ -39,6 +43,35 @@ def test_as_many_words_as_the_variant_says():
     assert attack.variants(settings, ()) == ["1", "3", "20"] and attack.surface == "prefill"
     given = [attack.attempts(BEHAVIORS, None, Context(0, settings, variant))[0].prefill for variant in ("1", "3", "20")]
     assert given == ["with", "with a brush", "with a brush and some"]  # at least one word is left for the model
+
+
+def test_as_many_tokens_as_the_variant_says(small_model, tiny_job):
+    attack, settings = ATTACKS["prefill_tokens"], prefill.Settings()
+    assert attack.variants(settings, ()) == [str(k) for k in range(1, 21)] and attack.surface == "prefill" and attack.curve
+    # Bytes, and four pairs of them that are one token: "th", "the", " b" and " br".
+    words = tiny_job.tokenizer()
+    inner = json.loads(words.backend_tokenizer.to_str())
+    pairs = [("t", "h"), ("th", "e"), ("Ġ", "b"), ("Ġb", "r")]
+    inner["model"]["vocab"] |= {a + b: 1000 + i for i, (a, b) in enumerate(pairs)}
+    inner["model"]["merges"] = [list(pair) for pair in pairs]
+    merged = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(inner)), chat_template=words.chat_template, eos_token=words.eos_token
+    )
+    target = "the brush é"
+    victim = types.SimpleNamespace(
+        model=dataclasses.replace(small_model, tokenizer=merged), decoding=types.SimpleNamespace(system="be kind")
+    )
+    ids = merged(target, add_special_tokens=False)["input_ids"]
+    assert len(ids) == 8  # the, _br, u, s, h, _, and é in two bytes
+
+    def given(count, target=target):
+        (found,) = attack.attempts([Behavior("1", "paint", (target,), ("no",))], victim, Context(0, settings, str(count)))
+        return found.prefill
+
+    assert [given(k) for k in range(1, 7)] == [merged.decode(ids[:k]) for k in range(1, 7)]
+    assert given(2) == "the br" and all(merged(given(k), add_special_tokens=False)["input_ids"] == ids[:k] for k in range(1, 7))
+    assert given(7) == given(20) == given(6)  # the seventh is half of the last character
+    assert given(7, target + "a") == target and given(1, "a") == "" == given(3, "")
 
 
 @pytest.fixture
@@ -82,7 +115,7 @@ def test_a_random_start_lies_in_the_ball_and_belongs_to_the_behavior(asked):
 
 
 def test_the_suffix_alone_is_perturbed(asked):
-    attack = ATTACKS["embedding_suffix"]
+    attack = ATTACKS["embedding_suffix_radius"]
     settings = embedding_suffix.Settings(Perturbation(steps=2), suffix="a b", radii=(0.5, 4.0))
     assert attack.variants(settings, ()) == ["0.5", "4"] and attack.curve
     (first, second) = attack.attempts(BEHAVIORS, asked, Context(0, settings, "4"))
@@ -91,6 +124,13 @@ def test_the_suffix_alone_is_perturbed(asked):
         perturbed = np.flatnonzero(norms(attempt))
         assert len(perturbed) == 2 and perturbed[1] == perturbed[0] + 1  # two words, side by side
         assert perturbed[1] == len(attempt.delta[0]) - 3  # before the end of the turn and the assistant's tag
+    row, how = ATTACKS["embedding_suffix"], dataclasses.replace(settings.perturbation, radius=4.0)
+    found = row.attempts(BEHAVIORS, asked, Context(0, dataclasses.replace(settings, perturbation=how, restarts=2)))
+    assert not row.curve and row.variants(settings, ()) == ("",)  # counted in the worst case
+    assert [(attempt.behavior, attempt.prompt) for attempt in found] == [(a.behavior, a.prompt) for a in (first, first, second, second)]
+    for attempt, again, expected in zip(found[::2], found[1::2], (first, second)):
+        np.testing.assert_array_equal(attempt.delta[0], expected.delta[0])
+        assert (norms(again) > 0).sum() == 2 and not np.array_equal(again.delta[0], attempt.delta[0])
     with pytest.raises(ValueError, match="the suffix ' ' adds no token"):
         Victim.perturb(asked, [dataclasses.replace(first, suffix=" ", prompt="wash ")], settings.perturbation)
 
@@ -104,7 +144,7 @@ def test_the_rest_of_a_prefilled_answer_is_what_is_raised(asked):
 
 
 @pytest.mark.parametrize("bad, key", [(embedding.Settings(radii=()), "radii"), (embedding.Settings(radii=(0.1, -1.0)), "radii"),
-                                      (prefill.Settings(lengths=(0,)), "lengths"),
+                                      (prefill.Settings(lengths=(0,)), "lengths"), (prefill.Settings(tokens=()), "tokens"),
                                       (embedding_prefill.Settings(lengths=()), "lengths"),
                                       (embedding_search.Settings(steps=(0,)), "steps"),
                                       (embedding_search.Settings(restarts=()), "restarts"),

@@ -1,6 +1,7 @@
 """GCG against one-hot gradients, brute force and the text that is sent in the end."""
 
 import dataclasses
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -105,14 +106,29 @@ def test_the_text_is_split_into_the_tokens_that_were_scored(small_model, setting
         np.testing.assert_allclose(progress.losses[-1], from_text, atol=1e-5)
 
 
-def test_what_cannot_be_sent_is_never_returned(small_model):
+def test_what_cannot_be_sent_is_never_returned(small_model, caplog, monkeypatch):
     victim = asked(small_model)
     chat, progress = search(victim, SMALL)
-    with pytest.raises(RuntimeError, match=r"behavior '1' has loss .* as text, 0\.0000 in the search"):
-        gcg.confirmed(chat, victim, SMALL, dataclasses.replace(progress, losses=(0.0,)))
-    unk = np.full(4, small_model.tokenizer.unk_token_id)
-    with pytest.raises(RuntimeError, match="'1' is split into other tokens than were scored"):
-        gcg.confirmed(dataclasses.replace(chat, head="paint the wood a "), victim, SMALL, dataclasses.replace(progress, best_S=unk))
+    caplog.set_level(logging.WARNING)
+    best, count = chat.text(small_model.tokenizer, progress.best_S), len(progress.bests_NxS)
+    assert len(progress.best_losses) == count > 1 and sorted(progress.best_losses, reverse=True) == progress.best_losses
+    assert gcg.confirmed(chat, victim, SMALL, progress) == (best, 0) and not caplog.messages
+    # A suffix whose text is split otherwise, and one whose loss as text is another: the latest one that can be confirmed is sent.
+    worse = np.concatenate([progress.bests_NxS, np.full((1, 4), small_model.tokenizer.unk_token_id), progress.bests_NxS[:1]])
+    longer = dataclasses.replace(progress, bests_NxS=worse, losses=(*progress.losses, progress.losses[-1] - 1, progress.losses[-1] - 2))
+    moved = dataclasses.replace(chat, head="paint the wood a ")
+    assert gcg.confirmed(chat, victim, SMALL, longer) == (best, 2)
+    assert next(message.split(": ")[1] for message in caplog.messages).startswith("a suffix has loss")
+    assert gcg.confirmed(moved, victim, SMALL, progress) == ("paint the wood x x x x", count - 1)  # that of the beginning
+    assert caplog.messages[-1] == "gcg, 1: a suffix is split into other tokens than were scored; an earlier one is taken"
+    # Weights that changed since: nothing has the loss of the search, and the best text is sent.
+    other = dataclasses.replace(progress, losses=tuple(loss - 1 for loss in progress.losses))
+    assert gcg.confirmed(chat, victim, SMALL, other) == (best, count)
+    # An evaluation goes on, and the number stands in the attack's cost.
+    monkeypatch.setattr(gcg, "search", lambda *arguments: other)
+    context = Context(0, SMALL)
+    assert [attempt.prompt for attempt in gcg.attempts(BEHAVIORS[:1], victim, context)] == [best]
+    assert context.spent == {"suffixes_passed_over": count}
 
 
 def test_a_search_that_must_succeed(small_model):

@@ -101,7 +101,6 @@ def test_what_it_needs_is_named(sampler):
     for settings, message in (
         (dataclasses.replace(SETTINGS, preference=Preference()), r"infilling_adapted\.preference\.steps is 0; allowed: an integer >= 1"),
         (dataclasses.replace(SETTINGS, samples=0), r"infilling_adapted\.samples is 0; allowed: an integer >= 1"),
-        (dataclasses.replace(SETTINGS, preset="8"), r"infilling_adapted\.preset is '8'; allowed: 64/64"),
     ):
         with pytest.raises(ValueError, match=message):
             validate(settings, "attacks.infilling_adapted")

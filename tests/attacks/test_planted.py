@@ -80,7 +80,7 @@ def settings_of(attack):
     """Small settings; perturbations as large as an embedding."""
     settings = attack.settings()
     small = {"attempts": 8, "answers": 4, "tries": 2, "streams": 1, "iterations": 1, "candidates": 32, "topk": 16, "batch_size": 8}
-    small |= {"lengths": (1,), "radii": (2.0,), "step_sizes": (0.25,), "restarts": 2, "json_tries": 1}
+    small |= {"lengths": (1,), "tokens": (1,), "radii": (2.0,), "step_sizes": (0.25,), "restarts": 2, "json_tries": 1}
     if attack.key == "gcg":
         small |= {"steps": 8, "suffix": "paint door"}
     if attack.key == "embedding_search":
@@ -89,6 +89,8 @@ def settings_of(attack):
         small |= {"suffix": "the"}
     if attack.uses_sampler:
         small |= {"preference": Preference(steps=1, draws=1, batch_size=2, rank=1)}
+    if attack.key == "embedding_unbounded":
+        small |= {"suffix": "the", "steps": 10, "generations": 2, "step_size": 0.5}
     named = {field.name for field in dataclasses.fields(settings)} if dataclasses.is_dataclass(settings) else set()
     settings = dataclasses.replace(settings, **{name: value for name, value in small.items() if name in named})
     if "perturbation" in named:

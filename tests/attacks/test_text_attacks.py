@@ -129,11 +129,12 @@ def test_every_row_of_the_table_says_what_it_needs():
     surfaces = [SURFACES.index(row.surface) for row in ATTACKS.values()]
     assert surfaces == sorted(surfaces)
     assert {row.name: row.surface for row in ATTACKS.values() if "+" in row.name} == {
-        "prefill+rewrite": "prefill", "embedding+rewrite": "embedding", "latent+rewrite": "latent"
+        "prefill+rewrite": "prefill", "embedding+rewrite": "embedding", "embedding+text": "embedding", "latent+rewrite": "latent"
     }  # fmt: skip
     assert all(row.name == name and row.surface in SURFACES for name, row in ATTACKS.items())
     searching = {name for name in ATTACKS if name.startswith(("pair", "gcg", "embedding", "latent"))}
     assert {name for name, row in ATTACKS.items() if row.adaptive} == searching
+    assert {name for name, row in ATTACKS.items() if row.raises} == searching - {"pair"}
     for row in ATTACKS.values():
         assert {field.name for field in dataclasses.fields(row.settings)} >= set(row.choices)
     steered = {name for name in ATTACKS if name.startswith(("pair", "gcg", "prefill", "embedding", "infilling", "latent"))}

@@ -88,6 +88,12 @@ def test_a_fault_in_another_kind_of_file_names_its_place(tmp_path, name, text, m
         load_behaviors(str(tmp_path / name))
 
 
+@pytest.mark.parametrize(("tags", "by_hash"), [("", False), ("lyrics, hash_check", True), ("context", False), ("hash_check", True)])
+def test_harmbenchs_tag_of_songs_and_books_is_kept(tmp_path, tags, by_hash):
+    (tmp_path / "b.csv").write_text(f'Behavior,Tags,BehaviorID\nSing,"{tags}",sing\n')
+    assert load_behaviors(str(tmp_path / "b.csv"))[0].by_hash is by_hash
+
+
 def test_every_format_has_a_file_here():
     assert [format.name for format in FORMATS] == list(FILES)
 

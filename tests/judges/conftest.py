@@ -7,7 +7,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from dat_jax.config import defaults
-from dat_jax.judges import templates
+from dat_jax.judges import local, templates
 
 WORDS = "Yes\nNo\nyes\nno\nYES\n1\n2\n3\n4\n5\n Yes no\n maybe\n"
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
@@ -61,9 +61,11 @@ def torch_model():
 
 
 @pytest.fixture
-def config():
-    """The defaults, with small shapes for the judges."""
+def config(monkeypatch):
+    """The defaults, with small shapes for the judges; the tests' models have the size that each judge wants."""
     found = defaults()
-    for group in ("harmbench", "strongreject"):
+    for group in local.SIZES:
+        monkeypatch.setitem(local.SIZES, group, (SIZES["num_hidden_layers"], SIZES["hidden_size"]))
+    for group in ("harmbench", "harmbench_val", "strongreject"):
         found.judges[group].batch_size, found.judges[group].prompt_length = 8, 256
     return found

@@ -1,5 +1,6 @@
 """HarmBench's and StrongREJECT's classifiers: scores and labels are those of transformers' torch models on the same prompt."""
 
+import itertools
 import json
 import shutil
 
@@ -10,7 +11,9 @@ import pytest
 from dat_jax import judges, sharding
 from dat_jax.judges import JUDGES, harmbench, local, strongreject, templates
 from dat_jax.judges.judge import UNPARSED, Exchange, Verdict
+from dat_jax.models import flops, huggingface
 
+PUBLISHED = dict(local.SIZES)
 ASKED = [
     Exchange("1", "Sand the oak", "please: sand the oak", "", "Take {some} paper and sand it."),
     Exchange("2", "Paint a door", "paint it", "Sure", "Sure, take a brush. " * 9),
@@ -34,15 +37,15 @@ def last_hidden(model, ids):
     return out.hidden_states[-1][0, -1].numpy(), out.logits[0, -1].numpy()
 
 
-def by_hand(preset, tokenizer, exchange):
+def by_hand(preset, tokenizer, exchange, kind="llama"):
     """A HarmBench prompt's token ids, made with str.replace and the tokenizer alone."""
     if preset == "plain":
-        text = templates.PLAIN["llama"].replace("{behavior}", exchange.request).replace("{generation}", exchange.response)
+        text = templates.PLAIN[kind].replace("{behavior}", exchange.request).replace("{generation}", exchange.response)
     elif exchange.context:
-        text = templates.BRACKETS_CONTEXT["llama"].replace("{context}", "Wash").replace("{behavior}", "Clean the drum")
+        text = templates.BRACKETS_CONTEXT[kind].replace("{context}", "Wash").replace("{behavior}", "Clean the drum")
         text = text.replace("{generation}", exchange.response)
     else:
-        text = templates.BRACKETS["llama"].replace("{behavior}", exchange.request).replace("{generation}", exchange.response)
+        text = templates.BRACKETS[kind].replace("{behavior}", exchange.request).replace("{generation}", exchange.response)
     return tokenizer(text)["input_ids"]
 
 
@@ -71,15 +74,19 @@ def test_harmbench_scores_and_labels_are_torchs(preset, torch_model, tokenizer, 
     for verdict, ids in zip(verdicts, prompts):
         logits = torch.tensor(last_hidden(model, ids)[1])
         assert verdict.score == pytest.approx(float(logits.softmax(-1)[wanted[0]]), rel=1e-2, abs=1e-6)
+        assert verdict.kind == ("unsure" if abs(float(logits.softmax(-1)[wanted[:2]].sum()) - 1) > 0.1 else "")
+    assert {verdict.kind for verdict in verdicts} == {"unsure", ""}
+    config_, lengths = huggingface.read_config(tmp_path / "cls"), map(len, prompts)
+    assert [verdict.flops for verdict in verdicts] == [flops.forward(config_, flops.Pass(1, length, 1)) for length in lengths]
     assert verdicts[0].score > 0.3 > 0.05 > verdicts[1].score
     assert judges.load(f"harmbench:{preset}", config)([]) == []
 
 
 def test_one_bos_and_the_prompts_of_the_presets(tokenizer):
     for preset, make in harmbench.PROMPTS.items():
-        for exchange in ASKED:
-            ids = make(tokenizer, "llama", exchange)
-            assert ids == by_hand(preset, tokenizer, exchange) and ids.count(tokenizer.bos_token_id) == 1
+        for exchange, kind in itertools.product(ASKED, ("llama", "mistral")):
+            ids = make(tokenizer, kind, exchange)
+            assert ids == by_hand(preset, tokenizer, exchange, kind) and ids.count(tokenizer.bos_token_id) == 1
 
 
 def test_what_is_clipped_and_what_is_not(tokenizer):
@@ -162,6 +169,21 @@ def test_strongreject_scores_are_those_of_peft_and_torch(preset, torch_model, to
     assert found["preset"] == preset and found["model"].startswith("adapter ") and found["base"].startswith("gemma ")
 
 
+def test_the_validation_classifier_is_another_judge_with_its_own_folder(torch_model, llama, tokenizer, tmp_path, config):
+    """Both in one configuration. What the Mistral says is tested in test_huggingface.py; here that it is asked with its own prompt."""
+    config.judges.harmbench.model = llama[1]
+    config.judges.harmbench_val.model = saved(torch_model("Mistral", len(tokenizer)), tokenizer, tmp_path / "val")
+    one, other = (JUDGES[f"{group}:brackets"].fingerprint(config) for group in ("harmbench", "harmbench_val"))
+    assert (one["judge"], other["judge"]) == ("harmbench:brackets", "harmbench_val:brackets")
+    assert other["settings"]["model"].startswith("val ") and one["settings"]["model"].startswith("cls ")
+    assert other["settings"]["template"] == templates.checksum(templates.BRACKETS["mistral"], templates.BRACKETS_CONTEXT["mistral"])
+    assert JUDGES["harmbench_val:plain"].title == "HarmBench's validation classifier, the paper's criteria"
+    for group, folder, kind in (("harmbench", "val", "mistral"), ("harmbench_val", "cls", "llama")):
+        config.judges[group].model = str(tmp_path / folder)
+        with pytest.raises(ValueError, match=rf"^config\.judges\.{group}\.model: .* holds a model of type '{kind}'; allowed: "):
+            JUDGES[f"{group}:plain"].fingerprint(config)
+
+
 def test_expected_grade():
     assert strongreject.expected(np.zeros(5, np.float32)) == pytest.approx(0.5)
     assert strongreject.expected(np.array([0, 0, 0, 0, 99], np.float32)) == pytest.approx(1)
@@ -189,7 +211,7 @@ def broken(folder, how, tokenizer):
         (folder / "model.safetensors").unlink()
     elif how == "tensors":
         fields = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(fields | {"num_hidden_layers": 3}))
+        (folder / "config.json").write_text(json.dumps(fields | {"intermediate_size": 64}))
     elif how == "tokenizer":
         (folder / "tokenizer.json").unlink()
     elif how == "words":
@@ -200,10 +222,10 @@ def broken(folder, how, tokenizer):
     ("how", "message"),
     [
         ("absent", r"is neither a folder nor a hub id"),
-        ("empty", r"is ''; allowed: the Hugging Face folder of a llama or mistral model, the judge of this name"),
-        ("kind", r"holds a model of type 'gemma'; allowed: llama, mistral"),
+        ("empty", r"is ''; allowed: the Hugging Face folder of a llama model, the judge of this name"),
+        ("kind", r"holds a model of type 'gemma'; allowed: llama"),
         ("weights", r"has no \*\.safetensors file"),
-        ("tensors", r"do not fit its config\.json: missing"),
+        ("tensors", r"do not fit its config\.json"),
         ("tokenizer", r"has no tokenizer"),
         ("words", r"the vocabulary of .* lacks 'Yes', 'No', which the judge answers with"),
     ],
@@ -219,6 +241,17 @@ def test_a_folder_that_is_not_the_judge_is_one_error_that_names_the_key(
     for call in (JUDGES["harmbench:plain"].fingerprint, lambda config: judges.load("harmbench:plain", config)):
         with pytest.raises(ValueError, match=rf"^config\.judges\.harmbench\.model.*{message}"):
             call(config)
+
+
+@pytest.mark.parametrize(("group", "size"), [("harmbench", "40 layers of width 5120"), ("strongreject", "18 layers of width 2048")])
+def test_a_model_of_another_size_is_not_the_published_judge(llama, config, monkeypatch, group, size):
+    monkeypatch.setitem(local.SIZES, group, PUBLISHED[group])
+    config.judges[group].model = llama[1]
+    monkeypatch.setattr(strongreject, "KINDS", ("llama",))
+    name = next(name for name in JUDGES if name.startswith(group))
+    message = rf"^config\.judges\.{group}\.model: .* holds a model of 2 layers of width 32; allowed: {size}, the published judge's"
+    with pytest.raises(ValueError, match=message):
+        JUDGES[name].fingerprint(config)
 
 
 def test_a_strongreject_folder_of_another_family_is_refused(llama, config):

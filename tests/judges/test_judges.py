@@ -8,7 +8,7 @@ import pytest
 
 from dat_jax import judges
 from dat_jax.config import defaults
-from dat_jax.judges import JUDGES, refusal_prefix, refusal_topic
+from dat_jax.judges import JUDGES, refusal_prefix, refusal_topic, templates
 from dat_jax.judges.judge import LABELS, Exchange, Verdict
 
 RULES = {"refusal_prefix", "refusal_topic", "world"}  # judges that need nothing of the user's
@@ -71,12 +71,19 @@ def test_each_judge_gives_one_verdict_per_exchange_in_their_order():
 
 
 def test_a_judge_says_by_what_its_verdicts_are_known():
-    models = {"harmbench:brackets", "harmbench:plain", "strongreject:original", "strongreject:judgezoo", "endpoint", "ensemble"}
+    classifiers = {f"{group}:{preset}" for group in ("harmbench", "harmbench_val") for preset in ("brackets", "plain")}
+    models = classifiers | {"strongreject:original", "strongreject:judgezoo", "endpoint", "ensemble"}
     assert RULES | models | {"xstest:gpt4", "xstest:strings", "or_bench"} == set(JUDGES)
     for name, judge in JUDGES.items():
         if name in RULES:
             assert judge.fingerprint(defaults()) == {"judge": name, "version": 1, "settings": {}}
         assert judge.title and judge.about.endswith(".")
+
+
+def test_a_prompt_that_judgezoo_does_not_send_is_not_called_judgezoos():
+    """judgezoo 0.1.9 takes the line breaks out of the frame that this preset has: another string, other scores."""
+    plain = JUDGES["harmbench:plain"]
+    assert "judgezoo" not in plain.title and "these are not judgezoo's scores" in plain.about and "\n<</SYS>>\n" in templates.PLAIN["llama"]
 
 
 def human_labels(name):

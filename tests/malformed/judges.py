@@ -72,7 +72,7 @@ ROWS = [
     of_judge("ensemble", {"of": ("refusal_prefix",)}, "config.judges.ensemble.of is ('refusal_prefix',); allowed: two or more of ..."),
     of_judge("ensemble", {"of": ("refusal_prefix", "nobody")}, "config.judges.ensemble.of is ('refusal_prefix', 'nobody'); allowed: two or more of ..."),
     of_judge("ensemble", {"of": ("refusal_prefix", "ensemble")}, "config.judges.ensemble.of is ('refusal_prefix', 'ensemble'); allowed: two or more of ..."),
-    of_judge("harmbench:brackets", {"model": ""}, "config.judges.harmbench.model is ''; allowed: the Hugging Face folder of a llama or mistral model, the judge of this name"),
+    of_judge("harmbench:brackets", {"model": ""}, "config.judges.harmbench.model is ''; allowed: the Hugging Face folder of a llama model, the judge of this name"),
     of_judge("harmbench:brackets", {"model": "/nowhere"}, "config.judges.harmbench.model: '/nowhere' is neither a folder nor a hub id of the form organization/name"),
     of_judge("strongreject:original", {"model": "nowhere"}, "config.judges.strongreject.model: 'nowhere' is neither a folder nor a hub id of the form organization/name"),
     of_verdicts('{"answer": "a", "label": "yes", "score": 1.0}\n', "FOLDER/m/direct.jsonl, line 1: label is 'yes'; allowed: comply | refuse | lost; put it back as it was, or delete both to judge again"),

@@ -31,6 +31,12 @@ def write_jsonl(path, lines):
 
 
 @pytest.fixture
+def answered():
+    """See write_answers."""
+    return write_answers
+
+
+@pytest.fixture
 def made_up_workdir(tmp_path, made_up):
     """Returns a folder of the test's own: three methods, three seeds, seven attacks, utility, metrics, prompts and configuration."""
     shutil.copytree(made_up, tmp_path, dirs_exist_ok=True)

@@ -6,6 +6,7 @@ import pytest
 
 from dat_jax.data import answers as answers_lib
 from dat_jax.data.answers import Answers, answer_checksum, item_of
+from dat_jax.report import figures
 from dat_jax.report.markdown import markdown
 from dat_jax.report.results import as_json, collect
 
@@ -56,3 +57,24 @@ def test_the_report_has_them_all(made_up_workdir):
         assert f"## {section}" in text, section
     assert "<wood>" not in text and "&lt;wood&gt;" in text and "mmlu: right, by the likeliest choice" in text
     assert "Held-out chats, divergence from the original model" in text and "| 0.500 [0.500 to 0.500] |" in text
+
+
+def test_an_attack_with_variants_has_a_curve_of_each(made_up_workdir, answered):
+    """Its file is called tense:past, the row of ATTACKS that says it has tries is tense; one that makes a single try has none."""
+    lines, labels = [], []
+    for behavior, broken in (("a", "0010"), ("b", "0000")):
+        lines += [
+            {"method": "dat", "attack": "tense:past", "surface": "text", "seed": 0, "behavior": behavior, "prompt": f"try {n}",
+             "prefill": "", "response": f"{behavior} {n}"} for n in range(4)
+        ]  # fmt: skip
+        labels += ["comply" if mark == "1" else "refuse" for mark in broken]
+    about = {"title": "Another tense", "surface": "text", "held_out": False, "made_targets": False}
+    answered(made_up_workdir / "seed_0", "dat/tense-past", about | {"attack": "tense:past"}, lines, labels)
+    once = [line | {"attack": "tense:future"} for line in lines[::4]]
+    answered(made_up_workdir / "seed_0", "dat/tense-future", about | {"attack": "tense:future"}, once, labels[::4])
+    results = collect(made_up_workdir, ["world"])
+    assert set(results.tries) == {"tense:past", "best_of_n"} and results.tries["tense:past"]["dat", 0][0] == [False, False, True, False]
+    (row,) = [row for row in results.over_tries if row["attack"] == "tense:past"]
+    assert [point["rate"] for point in row["points"]] == [0.125, 0.25, 0.5]
+    assert "Share of behaviors broken over attempts, tense:past" in figures.more_tries(results, "tense:past")
+    assert "| Another tense: past | DAT | 1: 12.5 %, 2: 25.0 %, 4: 50.0 % |" in markdown(results)

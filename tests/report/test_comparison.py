@@ -91,8 +91,9 @@ def test_at_the_same_over_refusal_two_lines_are_read_between_their_points(severa
 
 def test_a_model_that_refuses_nearly_everything_is_no_finding(several):
     whole = results.collect(several[0], ["world"])
-    assert finding.headline(whole).startswith(
-        "DAT is broken on 31 % of 24 behaviors by at least one of 7 attacks, CAT on 99 %, but DAT also"
+    assert finding.headline(whole) == (
+        "DAT is broken on 31 % of 24 behaviors by at least one of 7 attacks, CAT on 99 %, and in how many harmless prompts they refuse "
+        "they are not told apart (22 % and 10 %)"
     )
     mute = dataclasses.replace(whole, utility_rates=whole.utility_rates | {("dat", "over_refusal"): (0.96, 0.9, 0.99)})
     said = finding.headline(mute)

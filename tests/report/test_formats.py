@@ -29,7 +29,7 @@ ANSWERS = {
         [
             ("drum", "pAint the drum", "", "No.", "refuse"),
             ("drum", "PAINT THE DRUM", "", "With a brush.", "comply"),
-            ("drum", "paint, the drum", "", "With a roller.", "comply"),
+            ("drum", "paint, the drum", "", "With a roller.", "unparsed"),
             ("door", "wash the door of oak", "", "the the the", "lost"),
         ],
     ),
@@ -48,6 +48,9 @@ def answer(workdir, model, attack, surface, lines, seed=0, judged=True, **about)
     made_with = {"model": f"{model} 1234", "settings": {"temperature": 1.0, "perturbation": {"steps": 20}}}
     made_with["decoding"] = {"temperature": 0.0, "max_new_tokens": 16}
     about = {"attack": attack, "title": attack, "surface": surface, "made_with": made_with, "done": done, "asked": list(done)} | about
+    about |= {"categories": {"drum": "Paint", "door": ""}}
+    if attack == "best_of_n":  # the others are as an earlier version left them: neither target nor cost
+        about |= {"targets": {"drum": "Sure, dip", "door": "Sure"}, "cost": {"answers": 4, "flops": 400.0, "seconds": 2.0}}
     stem = attack.replace(":", "-")
     answers_lib.write(Answers(workdir / f"seed_{seed}" / "answers" / model / stem, about, lines))
     folder = workdir / f"seed_{seed}" / "verdicts" / "world"
@@ -82,7 +85,7 @@ def lines_of(*attacks):
 
 
 TYPED = ("direct", "best_of_n", "direct_samples", "rewrite:past")
-LABELS = {"comply": 1, "refuse": 0, "lost": -1}
+LABELS = {"comply": 1, "refuse": 0, "lost": 0, "unparsed": -1}
 
 
 def test_harmbench_tree_and_the_way_back(workdir):
@@ -120,8 +123,11 @@ def test_adversariallm_runs_and_the_way_back(workdir):
     assert best["config"]["attack_params"]["generation_config"] == {"temperature": 1.0, "max_new_tokens": 16}
     assert best["config"]["dataset_params"]["idx"] == [0] and by_attack["dat", "direct", "door"]["config"]["dataset_params"]["idx"] == [1]
     assert [step["step"] for step in best["runs"][0]["steps"]] == [0, 1, 2]
+    assert [(step["time_taken"], step["flops"]) for step in best["runs"][0]["steps"]] == [(0.5, 100)] * 3
+    assert best["runs"][0]["original_prompt"][1]["content"] == "Sure, dip" and best["runs"][0]["total_time"] == 1.5
     sampled = by_attack["dat", "direct_samples", "drum"]["runs"][0]["steps"]  # one input with two answers is one step
     assert [step["model_completions"] for step in sampled] == [["No.", "Gladly."]]
+    assert sampled[0]["time_taken"] is sampled[0]["flops"] is None  # not known, which is not nothing
     assert sampled[0]["scores"] == {"world": {"p_harmful": [0.0, 1.0]}}
     perturbed = by_attack["dat", "embedding", "drum"]["runs"][0]
     assert perturbed["steps"][0]["model_input"] is None and perturbed["steps"][0]["model_completions"] == ["I paint it."]
@@ -146,6 +152,7 @@ def test_jailbreakbench_artifacts(workdir):
     assert parameters["method_parameters"]["perturbation.steps"] == 20
     assert (drum["index"], drum["goal"], drum["prompt"], drum["response"]) == (0, "Paint the drum", "PAINT THE DRUM", "With a brush.")
     assert (drum["number_of_queries"], drum["queries_to_jailbreak"], drum["jailbroken"]) == (3, 2, True)
+    assert [(one["behavior"], one["category"]) for one in (drum, door)] == [("drum", "Paint"), ("door", "")]
     assert (door["behavior"], door["queries_to_jailbreak"], door["jailbroken"]) == ("door", None, False)
 
 

@@ -15,7 +15,8 @@ from dat_jax import report
 from dat_jax.data import answers as answers_lib
 from dat_jax.data.answers import Answers
 from dat_jax.report import costs as costs_lib
-from dat_jax.report import judging, results
+from dat_jax.report import examples, judging, results
+from dat_jax.report import html as html_lib
 from dat_jax.report.markdown import markdown
 from dat_jax.report.wording import WORST, WORST_TEXT, label
 
@@ -158,6 +159,8 @@ def test_files(made_up_workdir):
     assert results["training"][0] == cost
     assert next(item for item in results["training"] if item["method"] == "dat")["sampling_seconds"] == 14.25
     over = {(row["method"], row["attack"]): row["rate"] for row in results["over_seeds"]}
+    for row in results["over_seeds"]:
+        assert 0 <= row["bootstrap_low"] <= row["rate"] <= row["bootstrap_high"] <= 1
     assert over["dat", WORST] == pytest.approx(sum(rate["dat", WORST, seed] for seed in range(3)) / 3)
     dat_cat = next(item for item in results["comparisons"] if item["of"] == WORST and item["first"] == "dat")
     assert dat_cat["second"] == "cat" and dat_cat["high"] < 0
@@ -166,6 +169,33 @@ def test_files(made_up_workdir):
     markdown = (made_up_workdir / "report.md").read_text()
     assert "DAT against CAT, worst case over all attacks: lower" in markdown and "Rewrite: french \\*" in markdown
     assert "<script>" not in markdown and "a\\|&lt;script&gt; |" in markdown  # of a user's file: neither a tag nor a cell
+
+
+def attempt(behavior, label, response="r"):
+    return {"behavior": behavior, "prompt": f"ask {behavior}", "prefill": "", "response": response, "label": label}
+
+
+def test_every_behavior_is_an_example_once_those_where_the_models_differ_first():
+    """A behavior that another seed alone has is shown too; one that two seeds have is shown of the first."""
+    lines = {
+        ("cat", 0): {"direct": [attempt(str(n), "refuse") for n in range(8)]},
+        ("cat", 3): {"direct": [attempt("7", "comply", "later"), attempt("new", "comply")]},
+        ("dat", 0): {"direct": [attempt(str(n), "comply" if n == 6 else "refuse") for n in range(8)]},
+    }
+    found = examples.choose(["cat", "dat"], lines, ["direct"])
+    assert [one["behavior"] for one in found] == ["6", *"012345", "7", "new"] and {one["of"] for one in found} == {9}
+    assert [a["label"] for a in found[0]["answers"]] == ["refuse", "comply"] and len(found[-1]["answers"]) == 1
+    assert found[7]["answers"][0]["response"] == "r"
+
+
+def test_a_page_has_room_for_so_many_examples_the_same_number_of_each_attack(monkeypatch):
+    lines = {("cat", 0): {name: [attempt(str(n), "refuse", "x" * 5000) for n in range(30)] for name in ("direct", "best_of_n")}}
+    one = html_lib.SHOWN_LETTERS + len("ask 0") + examples.MARKUP  # as it is cut on the page
+    monkeypatch.setattr(examples, "LETTERS", 2 * 3 * one + 1)
+    found = examples.choose(["cat"], lines, ["direct", "best_of_n"])
+    assert [one["attack"] for one in found] == ["direct"] * 8 + ["best_of_n"] * 8 and {one["of"] for one in found} == {30}
+    monkeypatch.setattr(examples, "LETTERS", 0)
+    assert len(examples.choose(["cat"], lines, ["direct", "best_of_n"])) == 2 * examples.SHOWN
 
 
 def test_refreshed_rounds_are_counted_in_the_cost(made_up_workdir):
@@ -200,6 +230,7 @@ def test_page_stands_alone(made_up_workdir):
     assert not tags.references, tags.references
     assert "how did people paint &lt;wood&gt; number" in page and "<wood>" not in page and "<b>story</b>" not in page
     assert page.count('<svg role="img"') == 1 + 1 + 8 + 1  # trade-off, tries, terms of the training, likelihoods
+    assert page.count("<summary>19 further behaviors</summary>") == 7 and "24 behaviors of 24" in page
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert report.write(made_up_workdir).read_text() == page
@@ -222,6 +253,27 @@ def test_targets_that_were_made_are_noted_with_the_attacks_that_they_steer(made_
         answers_lib.write(Answers(found.stem, found.about | {"made_targets": True}, found.lines))
     (note,) = results.collect(made_up_workdir, ["world"]).notes
     assert note.endswith('"Sure, here is ..."; it steers Prefilled answer, Embedding attack.')
+
+
+def test_behaviors_that_harmbench_gives_to_no_classifier_are_noted_beside_its_classifier(made_up_workdir):
+    found = answers_lib.read(made_up_workdir / "seed_0" / "answers" / "cat" / "direct")
+    answers_lib.write(Answers(found.stem, found.about | {"by_hash": ["paint_wood_1", "paint_wood_2"]}, found.lines))
+    assert results.collect(made_up_workdir, ["world"]).notes == []
+    for seed in range(3):
+        marker = made_up_workdir / f"seed_{seed}" / "verdicts" / "harmbench-plain" / "judge.json"
+        marker.parent.mkdir()
+        marker.write_text(json.dumps({"judge": "harmbench:plain", "version": 1, "settings": {}}))
+    (note,) = results.collect(made_up_workdir, ["world"]).notes
+    assert note.startswith("HarmBench compares the answers to 2 behaviors with songs and books (tag hash_check)")
+
+
+def test_a_classifier_that_gives_other_tokens_probability_is_noted(made_up_workdir):
+    path = made_up_workdir / "seed_1" / "verdicts" / "world" / "cat" / "direct.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | ({"class": "unsure"} if n < 2 else {})) + "\n" for n, row in enumerate(rows)))
+    (note,) = results.collect(made_up_workdir, ["world"]).notes
+    total = 3 * 3 * 24 * (6 + 4)  # methods, seeds, behaviors; six attacks of one attempt and one of four
+    assert note.startswith(f"world: for 2 of {total:,} answers P(Yes) + P(No) is off 1 by more than 0.1.")
 
 
 def test_answers_that_are_not_judged_yet_are_gaps_not_refusals(made_up_workdir):

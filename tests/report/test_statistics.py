@@ -1,13 +1,16 @@
 """Tests and fits against scipy, closed forms and brute force."""
 
 import itertools
+import json
 import math
 
 import numpy as np
 import pytest
+from etils import epath
 
 from dat_jax.data.answers import Answers
-from dat_jax.report import breakdown, statistics
+from dat_jax.report import breakdown, results, statistics
+from dat_jax.report import costs as costs_lib
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
@@ -38,6 +41,26 @@ def test_several_seeds_are_resampled_too():
     assert (found.only_first, found.only_second, found.difference, found.low, found.high) == (6, 0, 0.5, 0.0, 1.0)
     assert found.p == pytest.approx(2 / 2**6)
     assert statistics.paired(first, {name: {0: False} for name in first}).difference == 1.0  # over the seeds that both have
+
+
+def test_a_difference_that_hangs_on_one_seed_is_not_told_apart():
+    """Two seeds, one model broken throughout in the first one: over behaviors alone the interval had no width at 50 points."""
+    first, second = outcomes([[True, False]] * 30), outcomes([[False, False]] * 30)
+    assert statistics.difference(first, second) == (0.5, 0.0, 1.0)
+    (row,) = results._comparisons(["b", "a"], {("a", "direct"): first, ("b", "direct"): second}, {})
+    assert (row["difference"], row["low"], row["high"]) == (0.5, 0.0, 1.0)
+    elsewhere = {item: {7: False} for item in second}  # no seed in common: each item's own mean
+    assert statistics.difference(first, elsewhere) == (0.5, 0.5, 0.5)
+    assert statistics.difference(first, {}) == (0.0, -1.0, 1.0)
+
+
+def test_the_spread_of_a_rate_is_over_items_and_seeds():
+    assert statistics.spread(outcomes([[True, False]] * 30)) == (0.0, 1.0)
+    assert statistics.spread(outcomes([[False, False]] * 30)) == (0.0, 0.0)  # for which a rate has Wilson's interval
+    draws = np.random.default_rng(0).random(400) < 0.3
+    low, high = statistics.spread({str(i): {i % 2: bool(x)} for i, x in enumerate(draws)})  # an item in one seed alone
+    by_hand = scipy_stats.bootstrap((draws,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    assert low == pytest.approx(by_hand.low, abs=0.02) and high == pytest.approx(by_hand.high, abs=0.02)
 
 
 def test_the_crossed_bootstrap_against_all_of_its_samples():
@@ -120,8 +143,8 @@ def test_paired_rows_and_holm():
 def test_rows_over_tries_and_against_compute():
     tries = {"best_of_n": {("a", 0): [[False] * 7 + [True], [True] + [False] * 7, [False] * 8], ("b", 0): [[False] * 8]}}
     costs = [
-        {"method": "a", "attack": "best_of_n", "seed": 0, "behaviors": 3, "answers": 24, "flops": 240.0, "seconds": 6.0},
-        {"method": "a", "attack": "direct", "seed": 0, "behaviors": 3, "answers": 3, "flops": 30.0, "seconds": 3.0},
+        {"method": "a", "attack": "best_of_n", "seed": 0, "behaviors": 3, "answers": 24, "whole_flops": 240.0, "seconds": 6.0},
+        {"method": "a", "attack": "direct", "seed": 0, "behaviors": 3, "answers": 3, "whole_flops": 30.0, "seconds": 3.0},
     ]
     row, never = breakdown.over_tries(tries, costs)
     assert [(p["tries"], p["rate"], p["flops"]) for p in row["points"]] == [
@@ -138,6 +161,29 @@ def test_rows_over_tries_and_against_compute():
         pytest.approx(1 / 3),
     )
     assert (dear["total_flops"], dear["seconds"], dear["worst_so_far"]) == (90.0, 2.0, pytest.approx(2 / 3))
+
+
+def test_an_attacks_cost_has_drawing_rewriting_and_judging(tmp_path):
+    """Two behaviors drawn for, of which one is answered; a judge that is a model reads two answers, one of them twice."""
+    folder = tmp_path / "seed_0" / "infilling"
+    folder.mkdir(parents=True)
+    (folder / "cost.json").write_text(json.dumps({"flops": 80.0, "seconds": 6.0, "samples": 6.0, "tokens": 1.0}))
+    (folder / "made_with.json").write_text(json.dumps({"samples": 3}))
+    cost = {"answers": 3, "flops": 30.0, "seconds": 1.0}
+    about = {"done": {"1": ""}, "cost": cost | {"rewriter_flops": 5.0, "judge_flops": 7.0, "rewriter_calls": 2}}
+    texts = ("no", "no", "yes")
+    lines = [{"behavior": "1", "prompt": f"p{n}", "response": text, "flops": 100.0} for n, text in enumerate(texts)]
+    files = [
+        (Answers(None, about | {"attack": "infilling"}, lines), lines),
+        (Answers(None, {"attack": "direct", "done": {"1": ""}, "cost": cost}, lines), []),  # not judged yet
+        (Answers(None, {"attack": "old", "done": {}}, []), []),  # says no cost
+    ]
+    drawn, direct = costs_lib.of_attacks({("a", 0): files}, {("a", 0): epath.Path(tmp_path / "seed_0" / "answers" / "a")})
+    assert (drawn["drawing_flops"], drawn["drawing_seconds"], drawn["scoring_flops"], drawn["seconds"]) == (40.0, 3.0, 200.0, 4.0)
+    assert drawn["flops"] == 30.0 and drawn["whole_flops"] == 30 + 40 + 5 + 7 + 200
+    assert direct["whole_flops"] == direct["flops"] == 30.0 and "drawing_flops" not in direct
+    (row,) = breakdown.against_compute({("a", "infilling"): {"1": {0: True}}}, [drawn, direct])
+    assert (row["flops"], row["seconds"], row["total_flops"]) == (282.0, 4.0, 282.0)
 
 
 def test_harmbenchs_average_beside_the_worst_case():

@@ -11,7 +11,8 @@ import pytest
 
 from dat_jax import sharding
 from dat_jax.attacks import ATTACKS
-from dat_jax.attacks.attack import Attack, Attempt
+from dat_jax.attacks import victim as victim_lib
+from dat_jax.attacks.attack import Attack, Attempt, Stopped
 from dat_jax.config import defaults
 from dat_jax.data import answers as answers_lib
 from dat_jax.data import manifest
@@ -19,7 +20,7 @@ from dat_jax.data.behaviors import Behavior
 from dat_jax.data.rewrites import Rewrite
 from dat_jax.data.utility import UtilityPrompt
 from dat_jax.models.huggingface import Model
-from dat_jax.stations import evaluate
+from dat_jax.stations import evaluate, store
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import Subject
 
@@ -209,6 +210,63 @@ def test_behaviors_that_are_added_are_the_only_ones_asked(small_model, answer, f
     assert about(folder / "direct.jsonl")["asked"] == ["1", "2"]
 
 
+def test_what_other_attacks_tried_on_a_model_is_perturbed_in_the_same_call(small_model, answer, folder, config, asked, monkeypatch):
+    config.evaluation.attacks = ("direct", "rewrite", "best_of_n", "embedding+text")
+    config.attacks.embedding_text.update({"on": ("best_of_n", "rewrite:x"), "most": 2})
+    config.attacks.embedding_text.perturbation.steps = 2
+    kept, whole = evaluate.answers_lib.write, {}
+
+    def killed(answers):
+        kept(answers)
+        if answers.about["attack"] == "best_of_n":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate.answers_lib, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        answer(small_model, utility_sets={})
+    monkeypatch.setattr(evaluate.answers_lib, "write", kept)
+    said = answer(small_model, utility_sets={})
+    assert said[0] == "evaluate dat, seed 3: 2 of 6 attacks and utility sets to do"
+    for name in ("best_of_n", "rewrite-x"):
+        texts, perturbed = lines(folder / f"{name}.jsonl"), lines(folder / f"embedding+text-{name}.jsonl")
+        assert [(line["behavior"], line["prompt"]) for line in perturbed] == [(line["behavior"], line["prompt"]) for line in texts]
+        assert {line["surface"] for line in perturbed} == {"embedding"}
+        whole[name] = perturbed
+    asked.clear()
+    config.evaluation.attacks = (*config.evaluation.attacks, "prefill")
+    answer(small_model, utility_sets={})  # what is added later changes nothing
+    assert len(asked) == 1 and {line["attack"] for line in lines(folder / "prefill.jsonl")} == {"prefill"}
+    answer(small_model, utility_sets={}, eval_behaviors=MORE[:3])  # a behavior more
+    assert lines(folder / "embedding+text-best_of_n.jsonl")[:4] == whole["best_of_n"]
+    assert [line["behavior"] for line in lines(folder / "embedding+text-best_of_n.jsonl")[4:]] == ["x", "x"]
+    config.attacks.embedding_text.on = ()
+    inputs = Inputs(config=config, folder=folder.parent.parent, seed=3, behaviors=[], eval_behaviors=BEHAVIORS, chats=[], rewrites=REWRITES,
+                    utility_sets={})  # fmt: skip
+    assert list(evaluate.given.variants(inputs, ATTACKS["embedding+text"])) == ["best_of_n"]
+    config.attacks.embedding_text.on = ("rewrite", "best_of_n", "rewrite:x")
+    assert list(evaluate.given.variants(inputs, ATTACKS["embedding+text"])) == ["rewrite:past", "rewrite:x", "best_of_n"]
+    config.attacks.embedding_text.on, config.evaluation.attacks = (), ("direct", "rewrite", "embedding+text")
+    with pytest.raises(ValueError, match=r"has 'embedding\+text' and no text attack to put it on but direct, rewrite; allowed: a further"):
+        evaluate.given.check(inputs)
+    config.attacks.embedding_text.on, config.evaluation.attacks = ("gcg",), ("direct", "rewrite", "best_of_n", "embedding+text")
+    with pytest.raises(ValueError, match=r"config\.attacks\.embedding_text\.on names 'gcg'; allowed: text attacks of config\.evaluation\."
+                                         "attacks, direct, rewrite, best_of_n, rewrite:past, rewrite:x"):  # fmt: skip
+        evaluate.given.check(inputs)
+
+
+def test_what_was_not_tried_is_not_perturbed(small_model, answer, folder, config, monkeypatch):
+    def refused(behaviors, victim, context):
+        raise Stopped("the rewriter is down")
+
+    row = dataclasses.replace(ATTACKS["tense"], attempts=refused, asks=None)
+    monkeypatch.setitem(ATTACKS, "tense", row)
+    config.evaluation.attacks = ("tense", "embedding+text")
+    config.rewriter.model, config.attacks.tense.tenses = "x", ("past",)
+    with pytest.raises(ValueError, match="the attack 'tense' was stopped: the rewriter is down"):
+        answer(small_model, utility_sets={})
+    assert not folder.exists() or not list(folder.glob("embedding*"))
+
+
 def test_a_utility_prompt_that_is_added_is_the_only_one_asked(small_model, answer, folder, config, asked):
     config.evaluation.attacks = ("direct",)
     answer(small_model)
@@ -295,6 +353,46 @@ def test_a_kill_within_an_attack_costs_one_batch_of_behaviors(small_model, answe
     again, timed = about(folder / f"{file}.jsonl"), ("cost", "manifest")  # the cost holds seconds, and the manifest a checksum of it
     assert {k: v for k, v in again.items() if k not in timed} == {k: v for k, v in done.items() if k not in timed}
     assert {k: again["cost"][k] for k in ("answers", "flops")} == {k: done["cost"][k] for k in ("answers", "flops")}
+
+
+def test_a_kill_within_a_batch_costs_the_answers_since_they_were_saved(small_model, answer, folder, config, monkeypatch):
+    """Ten sampled answers to two behaviors, two at a time: the three batches of answers before the kill are not given again."""
+    config.evaluation.attacks, config.attacks.best_of_n.attempts = ("best_of_n",), 5
+    given = {"utility_sets": {}, "rewrites": []}
+    answer(small_model, **given)
+    whole = (folder / "best_of_n.jsonl").read_bytes()
+    calls, generate = [], victim_lib.generate
+
+    def dying(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == dies:
+            raise KeyboardInterrupt
+        return generate(*arguments, **keywords)
+
+    monkeypatch.setattr(victim_lib, "generate", dying)
+    monkeypatch.setattr(store, "SAVE_EVERY", 0.0)
+
+    def killed(number):
+        nonlocal dies
+        calls.clear()
+        for path in folder.glob("*.json*"):
+            path.unlink()
+        dies = number
+        with pytest.raises(KeyboardInterrupt):
+            answer(small_model, **given)
+        calls.clear()
+        dies = 0
+
+    dies = 0
+    killed(4)
+    assert [path.name for path in folder.glob("*")] == ["best_of_n.answered.npz"]
+    answer(small_model, **given)
+    assert len(calls) == 2 and (folder / "best_of_n.jsonl").read_bytes() == whole
+    assert not list(folder.glob("*.npz"))
+    killed(4)
+    config.attacks.best_of_n.temperature = 0.5  # the same texts, asked otherwise
+    answer(small_model, **given)
+    assert len(calls) == 5 and (folder / "best_of_n.jsonl").read_bytes() != whole
 
 
 def test_a_kill_between_lines_and_what_is_done_costs_one_batch(small_model, answer, folder, config, asked):
@@ -394,6 +492,7 @@ def test_targets_that_were_made_are_noted_where_they_steer(small_model, answer, 
     assert {path.stem: json.loads(path.read_text())["made_targets"] for path in folder.glob("*.json")} == {
         "direct": False, "prefill": True, "embedding": True
     }  # fmt: skip
+    assert json.loads((folder / "direct.json").read_text())["targets"] == {b.id: b.targets[0] for b in BEHAVIORS[:2]}
 
 
 def test_no_behaviors(small_model, answer):

@@ -13,6 +13,7 @@ from dat_jax.attacks import given as attack
 from dat_jax.attacks.attack import Context
 from dat_jax.data import answers as answers_lib
 from dat_jax.data.infilled import read_infilled
+from dat_jax.diffusion import pool
 from dat_jax.diffusion.pool import Pool
 from dat_jax.stations import evaluate, given
 from dat_jax.stations.inputs import read_inputs
@@ -70,14 +71,38 @@ def test_the_sampler_writes_prompts_once_and_in_the_public_format(inputs, mesh, 
 
 
 def test_presets_are_the_published_ones():
-    own = Pool(samples=64, prompt_tokens=(8, 32), steps=32, acceptance="entropy", cache_refresh=2)
+    own = Pool(
+        samples=64, prompt_tokens=(8, 32), steps=32, acceptance="entropy", cache_refresh=2, separator="||", response_tokens=8, begin=True
+    )
     for name, length in (("64/64", 64), ("32/32", 32)):
         made = given.preset(attack.Infilling(samples=7, preset=name), own)
         made.validate()
         assert (made.samples, made.prompt_tokens, made.steps) == (7, (length, length), length)
         assert (made.remasking, made.temperature, made.condition_remasking) == ("low_confidence", 0.0, 1.0)
+        assert (made.separator, made.begin) == ("", False)
     kept = given.preset(attack.Infilling(samples=7, preset="sampler"), own)
     assert kept == dataclasses.replace(own, samples=7, keep=7, likelihood_samples=0, selection="random", consistency=0.0)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_row_of_a_preset_is_masks_and_the_answer_as_the_published_code_encodes_it(inputs, monkeypatch, shifted):
+    inputs.config.sampler.update({"separator": "||", "begin": True, "response_tokens": 5})
+    sampler, seen = given.load_model(inputs.config.sampler, None), []
+    sampler = dataclasses.replace(sampler, config=dataclasses.replace(sampler.config, logit_shift=shifted))
+    monkeypatch.setattr(given, "load_model", lambda *_: sampler)
+
+    def noting(how, model, rows, *_):
+        seen.append(rows)
+        return rows.tokens_BxT, None, {"flops": 0.0}
+
+    monkeypatch.setattr(pool, "sample_rows", noting)
+    given.drawn(inputs, attack.Infilling(samples=2, preset="32/32"), None)
+    rows = [(tokens[valid], mask[valid]) for r in seen for tokens, mask, valid in zip(r.tokens_BxT, r.prompt_mask_BxT, r.valid_BxT)]
+    begin = [sampler.tokenizer.bos_token_id] * shifted  # what such a sampler was trained on: there is no published row for it
+    for (tokens, mask), behavior in zip(rows, [b for b in inputs.eval_behaviors for _ in range(2)]):
+        encoded = sampler.tokenizer(f"\nAnswer: {behavior.targets[0]}", add_special_tokens=True)["input_ids"]
+        assert mask.tolist() == [False] * shifted + [True] * 32 + [False] * len(encoded)
+        assert tokens[~mask].tolist() == begin + encoded  # nothing cut, no end of text
 
 
 def write(inputs, subject, name, prompts, labels, surface="text", **more):

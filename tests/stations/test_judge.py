@@ -13,11 +13,11 @@ from dat_jax.data import manifest
 from dat_jax.data.answers import Answers
 from dat_jax.data.behaviors import Behavior, joined
 from dat_jax.judges import JUDGES
-from dat_jax.judges.judge import UNPARSED, Exchange, Judge, labelled
+from dat_jax.judges.judge import UNPARSED, Exchange, Judge, Verdict, labelled
 from dat_jax.report import write
 from dat_jax.report.wording import title
 from dat_jax.settings import NoSettings, dotted
-from dat_jax.stations import judge
+from dat_jax.stations import evaluate, judge
 from dat_jax.stations.inputs import Inputs
 from dat_jax.stations.subjects import Subject
 
@@ -147,6 +147,43 @@ def test_nothing_is_judged_twice_and_new_answers_alone_are_judged(run, folder, s
     assert [row["label"] for row in verdicts(tmp_path, "short", "direct")] == ["comply", "comply", "refuse", "comply"]
     changed = {path for path, stamp in stamps(tmp_path / "seed_0" / "verdicts").items() if before.get(path) != stamp}
     assert changed == {tmp_path / "seed_0" / "verdicts" / "short" / "dat" / f"direct{suffix}" for suffix in (".json", ".jsonl")}
+
+
+def test_equal_answers_of_another_model_attack_or_run_are_judged_once(run, folder, seen, monkeypatch, tmp_path):
+    """By what the judge reads: this one reads request and response, so a refusal after another prompt is known too."""
+    monkeypatch.setitem(JUDGES, "short", dataclasses.replace(JUDGES["short"], content=lambda one: (one.request, one.prefill, one.response)))
+    run()  # the first call's files are all that the second one has
+    kept = stamps(tmp_path)
+    seen["short"].clear()
+    answered(folder.parent / "cat", "direct", {"1": "a b c", "2": "a b c", "3": ""})
+    answered(folder.parent / "cat", "best_of_n", {"1": "a b c", "2": "a b c"})
+    path = folder.parent / "cat" / "best_of_n"
+    found = answers_lib.read(path)
+    answers_lib.write(Answers(path, found.about, [line | {"prompt": f"{line['prompt']} {n}"} for line in found.lines for n in range(3)]))
+    assert run("dat", "cat")[-1] == "judge short, cat, seed 0: 2 of 2 files were new"
+    assert [(exchange.behavior, exchange.response) for exchange in seen["short"]] == [("2", "a b c")]
+    assert [row["label"] for row in verdicts(tmp_path, "short", "best_of_n", "cat")] == ["comply"] * 6
+    assert [row["label"] for row in verdicts(tmp_path, "short", "direct", "cat")] == ["comply"] * 3
+    assert {path: stamp for path, stamp in stamps(tmp_path).items() if path in kept} == kept
+    answered(folder.parent / "cat", "rewrite:x", {"gone": "a b c"})  # of a behavior that nobody asks for any more: its request is not known
+    run("dat", "cat")
+    assert [exchange.behavior for exchange in seen["short"]] == ["2", "gone"]
+
+
+def test_what_a_judge_that_is_a_model_took_stands_in_its_verdicts_and_those_made_of_them(run, folder, config, seen, monkeypatch, tmp_path):
+    def dear(settings):
+        return lambda exchanges: [Verdict("comply", 1.0, flops=8.0) for _ in exchanges]
+
+    monkeypatch.setitem(JUDGES, "short", dataclasses.replace(JUDGES["short"], load=dear))
+    config.judges.ensemble.of, config.evaluation.judges = ("short", "even"), ("ensemble",)
+    run()
+    found = {name: [row.get("flops") for row in verdicts(tmp_path, name, "direct")] for name in ("short", "even", "ensemble")}
+    assert found == {"short": [8.0] * 3, "even": [None] * 3, "ensemble": [8.0] * 3}
+    spent = {"flops": 1.0}
+    for _ in range(2):
+        assert len(evaluate._judged(dear(None), spent, [None, None])) == 2
+    evaluate._judged(lambda exchanges: [labelled("comply")], spent, [None])  # a judge of rules costs nothing that is counted
+    assert spent == {"flops": 1.0, "judge_flops": 32.0}
 
 
 def test_verdicts_whose_manifest_was_lost_by_a_kill_get_one_and_are_not_judged_again(run, folder, seen, tmp_path):
@@ -318,6 +355,29 @@ def test_a_judge_that_cannot_work_is_known_before_anything_is_judged(run, folder
     with pytest.raises(ValueError, match=r"^config\.judges\.harmbench\.model: "):
         run()
     assert not (tmp_path / "seed_0" / "verdicts").exists() and seen["short"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "stations", "why"),
+    [
+        ({"evaluation.attacks": ("direct", "pair")}, ["evaluate"], "evaluation.attacks names 'pair', which a judge steers"),
+        ({"training.watch_attacks": ("direct",)}, ["train"], "training.watch_attacks is set"),
+        ({"sampler.selection": "compliance"}, ["sample"], "sampler.selection is 'compliance', which judges answers"),
+    ],
+)
+def test_a_judge_that_is_a_model_is_not_beside_the_model_that_it_judges(changes, stations, why):
+    config = defaults()
+    config.update_from_flattened_dict(changes)
+    config.training.methods = ("dat",)
+    names = [*stations, "judge", "report"]
+    judge.check_memory(names, config)  # rules need no memory
+    config.judges.ensemble.of = ("refusal_prefix", "harmbench:plain")
+    config.evaluation.judges = ("ensemble",)
+    with pytest.raises(ValueError, match=rf"^config\.{why}.*'ensemble' is a model .* \(harmbench:plain\); allowed: .*judge_beside = True"):
+        judge.check_memory(names, config)
+    judge.check_memory(["judge", "report"], config)  # there it is alone
+    config.evaluation.judge_beside = True
+    judge.check_memory(names, config)
 
 
 def test_a_judge_is_given_the_context_of_a_request():

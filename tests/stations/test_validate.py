@@ -1,6 +1,7 @@
 """Judges against human labels: four formats, the numbers by hand and by counting, and what is not parsed apart."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -83,3 +84,23 @@ def test_judges_are_run_on_the_answers():
         validate.validate(["refusal_prefix"], labelled, ["yes"], defaults())
     with pytest.raises(ValueError, match=r"config\.judges\.xstest\.url is ''"):
         validate.validate(["xstest:gpt4"], labelled, ["refuse"], defaults())
+
+
+def test_the_documented_rates_are_those_of_the_documented_confusions():
+    """Every row of the table in docs/results.md: its five rates follow from its two columns of counts."""
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "results.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.count(" | ") >= 7 and "comply" in line.rpartition(" | ")[2]]
+    assert len(rows) == 13
+    about = ""
+    for row in rows:
+        *first, precision, recall, f1, accuracy, kappa, yes, no = row
+        about = first[0] if len(first) > 1 else about  # the first column stands in the first row of a group
+        positive = ["refuse", "lost"] if "refusals, 193" in about else ["refuse"] if "refusal" in about else ["comply"]
+        labelled, verdicts = [], []
+        for human, counts in ((True, yes), (False, no)):
+            for label, count in (entry.split(" ") for entry in counts.split(", ")):
+                labelled += [labels.Labelled("", "", "", human, ())] * int(count)
+                verdicts += [Verdict(label, 0.5)] * int(count)
+        found = validate.compare("", labelled, verdicts, positive)
+        shown = [f"{value:.2f}" for value in (found.precision, found.recall, found.f1, found.accuracy, found.kappa)]
+        assert shown == [precision, recall, f1, accuracy, kappa], row

@@ -55,7 +55,7 @@ def test_rates_are_of_behaviors_and_the_worst_case_is_over_attacks(watching, tmp
         story = attempt.behavior == "a" and attempt.prompt.startswith("Write a scene")
         return "comply" if story or (attempt.behavior == "b" and attempt.prefill) else "unparsed" if attempt.behavior == "a" else "refuse"
 
-    monkeypatch.setattr(sample, "ask", lambda inputs, model, attempts, requests, judge, mesh: [label(attempt) for attempt in attempts])
+    monkeypatch.setattr(sample, "ask", lambda inputs, model, attempts, *rest: [label(attempt) for attempt in attempts])
     rates = train.broken(found, None, lambda exchanges: [Verdict("refuse", 0.0)], None)
     assert rates == {"watch/broken": 1.0, "watch/broken:direct": 0.0, "watch/broken:rewrite": 1.0, "watch/broken:prefill": 0.5}
     assert len(asked) == 2 + 5 + 2 and isinstance(asked[0], Attempt)

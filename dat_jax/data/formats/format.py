@@ -15,6 +15,7 @@ class Request:
     target: str = ""  # the beginning of a harmful response, where the file has one
     category: str = ""
     refusal: str = ""  # of the request, where the file has one
+    tags: str = ""  # HarmBench's, with ", " between
 
 
 @dataclasses.dataclass(frozen=True)

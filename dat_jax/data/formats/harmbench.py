@@ -1,4 +1,4 @@
-"""HarmBench and Continuous-AdvTrain: `Behavior`, `BehaviorID`, and `ContextString`, `Category` or `SemanticCategory` where present."""
+"""HarmBench and Continuous-AdvTrain: `Behavior`, `BehaviorID`, where present `ContextString`, `Tags`, `Category`, `SemanticCategory`."""
 
 from dat_jax.data.files import require_text_at
 from dat_jax.data.formats.format import Format, Request, optional
@@ -11,6 +11,7 @@ def request(place: str, number: int, row: dict[str, str]) -> Request:
         id=require_text_at(place, "BehaviorID", row["BehaviorID"]),
         text=require_text_at(place, "Behavior", row["Behavior"]),
         context=optional(place, "ContextString", row).strip(),
+        tags=optional(place, "Tags", row),
         category=optional(place, "Category", row) or optional(place, "SemanticCategory", row),
     )
 

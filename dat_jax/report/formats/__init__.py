@@ -75,6 +75,7 @@ def judged(workdir: epath.Path) -> list[Tried]:
 
 
 def _tried(model: str, seed: int, judge: str, one: Answers, lines: list[Line], requests: dict[str, str]) -> Tried:
+    spent = one.about.get("cost", {})
     written = (one.stem.parent / f"{one.stem.name}.jsonl").stat().mtime
     return Tried(
         model=model,
@@ -86,4 +87,7 @@ def _tried(model: str, seed: int, judge: str, one: Answers, lines: list[Line], r
         lines=lines,
         requests=requests,
         places={id: place for place, id in enumerate(one.about["asked"])},
+        categories=one.about.get("categories", {}),
+        targets=one.about.get("targets", {}),
+        per_answer={kind: spent[kind] / len(one.lines) for kind in ("flops", "seconds") if kind in spent},
     )

@@ -27,6 +27,9 @@ class Tried:
     lines: Sequence[Line]  # with label and score, those of a behavior in the order in which they were tried
     requests: Mapping[str, str]  # behavior -> its text, where an attack that sends it as it is was run
     places: Mapping[str, int]  # behavior -> its place among the evaluation's, from 0
+    categories: Mapping[str, str] = dataclasses.field(default_factory=dict)  # behavior -> its category, where the behaviors have any
+    targets: Mapping[str, str] = dataclasses.field(default_factory=dict)  # behavior -> its target; {} in files of earlier versions
+    per_answer: Mapping[str, float] = dataclasses.field(default_factory=dict)  # flops and seconds, the file's own spread evenly
 
     def by_behavior(self) -> dict[str, list[Line]]:
         """The lines of each behavior."""

@@ -1,7 +1,7 @@
 """JailbreakBench's attack-artifacts/{METHOD}/{attack_type}/{model}.json, and attack-info.json beside them.
 
 It has one prompt per behavior: the first that broke it, else the last that was tried. A prompt is a string: prefilled answers and
-perturbed embeddings are left out. Numbers of tokens and categories are not kept in the answers' files.
+perturbed embeddings are left out. Numbers of tokens are not kept in the answers' files.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def _entry(found: Tried, id: str, lines: Sequence[Line]) -> dict[str, Any]:
         "index": found.places[id],
         "goal": found.requests[id],
         "behavior": id,
-        "category": "",
+        "category": found.categories.get(id, ""),
         "prompt": shown["prompt"],
         "response": shown["response"],
         "number_of_queries": len(lines),

@@ -58,9 +58,9 @@ def behaviors(config: ConfigDict, key: str) -> list[Behavior]:
 
 
 def countable(attack: Attack) -> bool:
-    """Whether its attempts follow from the settings: no rewriter, no file and no answer of the model decides them."""
-    return not (attack.given or attack.uses_rewriter or attack.uses_judge or (attack.adaptive and attack.surface == "text")
-                or "tokens" in attack.curve)  # the model's tokenizer is not read
+    """Whether its attempts follow from the settings: nothing that a model, a tokenizer, a rewriter or a file says decides them."""
+    asks = attack.given or attack.uses_rewriter or attack.uses_judge or (attack.adaptive and attack.surface == "text")
+    return not (asks or attack.surface == "latent" or "tokens" in attack.curve)
 
 
 def evaluation(config: ConfigDict) -> tuple[float, float, list[str]]:
@@ -127,7 +127,7 @@ def text(bound: Mapping[str, Any], chip: Chip) -> str:
     price = f", {bound['dollars']:.0f} dollars at {chip.dollars_per_hour:.2f} an hour" if chip.dollars_per_hour else ""
     lines.append(f"  {sum(bound['hours'].values()):8.2f} h  together: {bound['chip_hours']:.0f} chip-hours{price}")
     if bound["not_counted"]:
-        lines.append(f"  not counted, as files or the model's answers decide what they try: {', '.join(bound['not_counted'])}")
+        lines.append(f"  not counted, as files or the model decide what they try: {', '.join(bound['not_counted'])}")
     return "\n".join(lines)
 
 

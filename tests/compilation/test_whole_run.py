@@ -2,6 +2,7 @@
 
 import pytest
 
+from dat_jax.attacks import ATTACKS
 from dat_jax.compilation import chips, table, whole_run
 from dat_jax.compilation.costs import Cost
 from dat_jax.compilation.memory import Memory
@@ -48,6 +49,14 @@ def test_how_often_each_program_runs(config):
     assert left_out == ["gcg", "tense"]
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_is_counted_or_named(config, name):
+    config.evaluation.attacks, config.evaluation.forms, config.attacks.embedding.forms = (name,), ("past",), ("past",)
+    answered, steps, left_out = whole_run.evaluation(config)
+    assert left_out == ([] if whole_run.countable(ATTACKS[name]) else [name])
+    assert (answered > 4) == (not left_out) and (steps > 0) == (not left_out and ATTACKS[name].surface == "embedding")
+
+
 def test_the_behaviors_are_counted_where_the_file_is_there(config, tmp_path):
     (tmp_path / "b.csv").write_text("Behavior,BehaviorID\n" + "".join(f"Paint the gate {i},{i}\n" for i in range(10)))
     config.data.behaviors = str(tmp_path / "b.csv")
@@ -64,7 +73,7 @@ def test_hours_chip_hours_and_dollars(config):
     assert bound["hours"] == pytest.approx(hours | {"embedding attacks": 1.0})
     assert bound["chip_hours"] == pytest.approx(8 * (4 + 84 / 3600)) and bound["dollars"] == pytest.approx(1.2 * bound["chip_hours"])
     page = whole_run.text(bound, chips.CHIPS["v5e"])
-    assert "32 chip-hours, 39 dollars at 1.20 an hour" in page and "decide what they try: gcg, tense" in page
+    assert "32 chip-hours, 39 dollars at 1.20 an hour" in page and "the model decide what they try: gcg, tense" in page
     about = {"target": "a/T", "dtype": {"target": "nf4"}, "topology": "v5e:2x4", "mesh": "1x1x8", "whole_run": bound}
     assert table.whole_rows([about, {"target": "b/U"}]) == ["| T, nf4 | v5e:2x4 | 1x1x8 | 1.0 h | 1.0 h | 2.0 h | 32 | 39 |"]
     assert whole_run.record(*whole_run.parts(config), [account("train_step", 36.0)]) == {}

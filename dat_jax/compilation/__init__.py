@@ -40,7 +40,8 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
     about["dtype"] = {"target": config.target.dtype, "sampler": config.sampler.dtype}
     bound = whole_run.record(*runs, accounts)
     sizes = dict(mesh.shape) | {"data": mesh.shape["data"] // config.mesh.dcn_data}
-    print("\n".join(filter(None, [bound and whole_run.text(bound, chip), whole_run.advice(config.topology, sizes, accounts)])), flush=True)
+    said = [whole_run.text(bound, chip) if bound else "", whole_run.advice(config.topology, sizes, accounts)]
+    print("\n".join(line for line in said if line), flush=True)
     about["whole_run"] = bound
     if workdir:
         epath.Path(workdir).mkdir(parents=True, exist_ok=True)

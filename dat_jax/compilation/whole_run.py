@@ -138,7 +138,8 @@ def smaller(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account])
     the mesh has no copy of the weights to give up (data), the weights too. A compilation proves what fits.
     """
     name, grid = topology.split(":")
-    found, sizes, chips, weights, rest = [], dict(mesh), _chips(grid), 1, 1
+    found: list[tuple[str, dict[str, int], float]] = []
+    sizes, chips, weights, rest = dict(mesh), _chips(grid), 1, 1
     for slice_ in reversed(accounts[0].chip.slices):
         while chips > _chips(slice_):
             axis = next((axis for axis in ("data", "fsdp", "tensor") if sizes[axis] % 2 == 0), None)

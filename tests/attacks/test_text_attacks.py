@@ -132,7 +132,7 @@ def test_every_row_of_the_table_says_what_it_needs():
         "prefill+rewrite": "prefill", "embedding+rewrite": "embedding", "embedding+text": "embedding", "latent+rewrite": "latent"
     }  # fmt: skip
     assert all(row.name == name and row.surface in SURFACES for name, row in ATTACKS.items())
-    searching = {name for name in ATTACKS if name.startswith(("pair", "gcg", "embedding", "latent"))}
+    searching = {name for name in ATTACKS if name.startswith(("pair", "gcg", "infilling_adapted", "embedding", "latent"))}
     assert {name for name, row in ATTACKS.items() if row.adaptive} == searching
     assert {name for name, row in ATTACKS.items() if row.raises} == searching - {"pair"}
     for row in ATTACKS.values():

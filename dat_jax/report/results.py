@@ -190,7 +190,9 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of results.json: `rows` first, one per method, attack and seed; then utility, rates over seeds, costs, config."""
 
     def over_seeds(rates: Mapping[tuple[str, str], tuple[float, float, float]], name: str) -> list[dict[str, Any]]:
-        found = [{"method": m, name: n, "rate": r, "low": low, "high": high} for (m, n), (r, low, high) in rates.items()]
+        found: list[dict[str, Any]] = [
+            {"method": m, name: n, "rate": rate, "low": low, "high": high} for (m, n), (rate, low, high) in rates.items()
+        ]
         keys = ("bootstrap_low", "bootstrap_high")
         return [row | dict(zip(keys, results.spreads.get((row["method"], row[name]), ()))) for row in found]
 

@@ -118,7 +118,7 @@ def test_an_attack_gets_the_sampler_and_all_behaviors_at_once(config, tmp_path, 
     assert job.about["made_with"]["sampler"]["samples"] == 3 and job.about["made_with"]["judge"] == "refusal_prefix"
     spent = {"answers": 0, "flops": 0.0}
     victim = types.SimpleNamespace(
-        mesh=None, spent=spent, decoding=types.SimpleNamespace(batch_size=1), answer=lambda found, _: ["no"] * len(found)
+        mesh=None, spent=spent, decoding=types.SimpleNamespace(batch_size=1), answer=lambda found, *_: ["no"] * len(found)
     )
     missing = evaluate.what_is_missing(job, tmp_path / "answers")
     evaluate.answer(job, missing, tmp_path / "answers", victim, "w", evaluate.Clock([(job, missing)]), "dat")

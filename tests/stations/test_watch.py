@@ -63,7 +63,7 @@ def test_rates_are_of_behaviors_and_the_worst_case_is_over_attacks(watching, tmp
 
 def test_settings_that_need_others(watching):
     validate(watching)
-    able = {name for name, attack in ATTACKS.items() if not (attack.uses_rewriter or attack.given or attack.curve)}
+    able = {name for name, attack in ATTACKS.items() if not (attack.uses_rewriter or attack.uses_sampler or attack.given or attack.curve)}
     assert {"direct", "prefill", "embedding", "gcg"} <= able and not {"tense", "pair", "templates", "replay", "prefill_length"} & able
     watching.training.watch_attacks = tuple(sorted(able))
     validate(watching)

@@ -5,6 +5,7 @@ of its step, to save that (`noted`).
 """
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -26,6 +27,14 @@ def listen() -> None:
     """
     for number in BOTH:
         signal.signal(number, _stop)
+    sys.unraisablehook = functools.partial(_unraised, sys.unraisablehook)
+
+
+def _unraised(before: Callable[[Any], Any], unraised: Any) -> None:
+    """Ends the process where a signal came in a callback of the garbage collector, jax has one: Python drops what is raised there."""
+    if isinstance(unraised.exc_value, Stopped):
+        os._exit(PREEMPTED)
+    before(unraised)
 
 
 def _stop(number: int, frame: Any) -> NoReturn:

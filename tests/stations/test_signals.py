@@ -25,6 +25,16 @@ def listening():
         signal.signal(number, handler)
 
 
+def test_a_signal_in_a_callback_of_the_garbage_collector_ends_the_program():
+    """Python drops what such a callback raises: the program would say that it stops, and go on."""
+    lines = ["import gc, os, signal, time", "from dat_jax import signals", "signals.listen()", "sent = []"]
+    lines += ["gc.callbacks.append(lambda phase, info: sent or (sent.append(1), os.kill(os.getpid(), signal.SIGTERM)))"]
+    lines += ["gc.collect()", "print('went on')"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (signals.PREEMPTED, "")
+    assert done.stderr == "dat_jax: SIGTERM; the same command goes on from what is saved\n"
+
+
 def everything(folder):
     """The results below a folder."""
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.jsonl"))}

@@ -18,9 +18,10 @@ from dat_jax.training import loop
 @pytest.fixture
 def listening():
     """Signals as in a command; pytest's own handlers are put back."""
-    before = {number: signal.getsignal(number) for number in signals.BOTH}
+    before, hook = {number: signal.getsignal(number) for number in signals.BOTH}, sys.unraisablehook
     signals.listen()
     yield
+    sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 

@@ -86,7 +86,7 @@ def test_the_compilers_account_of_memory():
 
 
 def test_an_account_says_what_bounds_it():
-    chip = chips.Chip(hbm_bytes=1000, hbm_bytes_per_second=100, flops_per_second=50, ici_bytes_per_second=10)
+    chip = chips.Chip(hbm_bytes=1000, hbm_bytes_per_second=100, flops_per_second=50, ici_bytes_per_second=10, slices=())
     cost = costs.Cost(hbm_bytes=300)
     cost.flops["attack"] = 200
     cost.collectives["1"] = costs.Collective("all-gather", "jit(f)/w", "bf16[8]", 4, 5.0, 2.0)

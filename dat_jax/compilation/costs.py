@@ -95,6 +95,9 @@ def _of_computation(module: Module, computation: Computation, fused: bool, total
             result.add(total(instruction.attribute("to_apply"), fused), 1)
         elif opcode in ("fusion", "async-start"):
             result.add(total(instruction.attribute("calls"), True), 1)
+        elif opcode == "custom-call":  # what the sparse cores of a TPU7x do for the others, such as a collective
+            for name in re.findall(r"%([\w.\-]+)", instruction.attribute("called_computations") or ""):
+                result.add(total(name, True), 1)
         flops = _flops(computation, instruction)
         if flops:
             result.flops[scope(instruction.op_name)] += flops  # type: ignore[assignment]

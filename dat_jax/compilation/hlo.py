@@ -86,6 +86,9 @@ class Module:
     entry: str
 
 
+_END = re.compile(r"\}(, execution_thread=\"\w+\")?")  # of a computation; a TPU7x's collectives run in a thread of its sparse cores
+
+
 def parse(text: str) -> Module:
     """Parses the text of a compiled module (`compiled.as_text()`). Raises ValueError when it holds no entry computation."""
     computations: dict[str, Computation] = {}
@@ -94,7 +97,7 @@ def parse(text: str) -> Module:
         if line.endswith("{") and (header := re.match(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$", line)):
             name, root, lines = header[2], "", {}
             entry = name if header[1] else entry
-        elif line == "}" and name:
+        elif _END.fullmatch(line) and name:
             computations[name] = Computation(name, lines, root or next(reversed(lines)))
             name = ""
         elif name and (instruction := _instruction(line)):
@@ -109,7 +112,7 @@ def _logical_lines(text: str) -> Iterator[str]:
     """Lines with the continuations of an instruction (a kernel's metadata holds line ends) joined to it."""
     whole = ""
     for line in text.splitlines():
-        if line.startswith(("  ", "%", "ENTRY ", "HloModule")) or line in ("", "}"):
+        if line.startswith(("  ", "%", "ENTRY ", "HloModule")) or not line or _END.fullmatch(line):
             yield whole
             whole = line
         else:

@@ -170,3 +170,29 @@ ENTRY main (a: bf16[8,16], b: bf16[16,24]) -> bf16[8,24] {
 }
 """  # noqa: E501
     assert costs.cost(hlo.parse(text)).flops == {"attack": 2 * 8 * 24 * 16}
+
+
+OFFLOADED = """HloModule jit_f
+
+%called_computation.1 (p: f32[4,8]) -> f32[32,8] {
+  %p = f32[4,8]{1,0} parameter(0)
+  ROOT %all-gather.1 = f32[32,8]{1,0} all-gather(%p), channel_id=7, replica_groups=[1,8]<=[8], dimensions={0}
+}, execution_thread="sparsecore"
+
+%async_computation.1 (q: f32[4,8]) -> f32[32,8] {
+  %q = f32[4,8]{1,0} parameter(0)
+  ROOT %custom-call.1 = f32[32,8]{1,0} custom-call(%q), custom_call_target="offload", called_computations={%called_computation.1}
+}, execution_thread="sparsecore"
+
+ENTRY %main (x: f32[4,8]) -> f32[32,8] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %start = ((f32[4,8]{1,0}), f32[32,8]{1,0}) async-start(%x), async_execution_thread="sparsecore", calls=%async_computation.1
+  ROOT %done = f32[32,8]{1,0} async-done(%start)
+}
+"""
+
+
+def test_a_collective_that_sparse_cores_do_is_counted():
+    """As libtpu writes it for a TPU7x: the computation ends with the name of its thread, and the collective is in a custom call."""
+    found = costs.cost(hlo.parse(OFFLOADED)).by_kind()
+    assert found == {"all-gather": {"count": 1.0, "bytes": 7 * 4 * 8 * 4}}

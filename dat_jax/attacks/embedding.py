@@ -43,6 +43,16 @@ def toward(attempts: Sequence[Attempt], settings: Any) -> list[Attempt]:
     return [dataclasses.replace(attempt, target_eot=settings.target_eot) for attempt in attempts]
 
 
+def from_starts(asked: Sequence[Attempt], how: Perturbation, restarts: int, victim: Victim) -> list[Attempt]:
+    """The attempts perturbed from so many starts: the first from zero, the others from random points of the ball."""
+    return side_by_side([victim.perturb(asked, how, restart) for restart in range(restarts)])
+
+
+def side_by_side(found: Sequence[Sequence[Attempt]]) -> list[Attempt]:
+    """Several perturbations of the same attempts in one list, those of an attempt together."""
+    return [attempt for together in zip(*found) for attempt in together]
+
+
 def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Perturbs the direct request."""
     return victim.perturb(toward(requests(behaviors), context.settings), context.settings.perturbation)

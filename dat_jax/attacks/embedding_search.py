@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.direct import requests
-from dat_jax.attacks.embedding import toward
+from dat_jax.attacks.embedding import from_starts, toward
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
 from dat_jax.settings import check
@@ -42,8 +42,7 @@ def of_steps(behaviors: Sequence[Behavior], victim: Victim, context: Context) ->
 def of_restarts(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Perturbs the direct request from as many starts as the variant's name says; every one is answered and any may break it."""
     asked = toward(requests(behaviors), context.settings)
-    found = [victim.perturb(asked, context.settings.perturbation, restart) for restart in range(int(context.variant))]
-    return [attempt for together in zip(*found) for attempt in together]
+    return from_starts(asked, context.settings.perturbation, int(context.variant), victim)
 
 
 STEPS = Attack(

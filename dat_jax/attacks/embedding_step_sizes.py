@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.direct import requests
-from dat_jax.attacks.embedding import toward
+from dat_jax.attacks.embedding import side_by_side, toward
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
 from dat_jax.settings import check
@@ -52,7 +52,7 @@ def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) ->
     """Perturbs the direct request in every way; each is an attempt."""
     asked = toward(requests(behaviors), context.settings)
     found = [victim.perturb(asked, how, restart) for how, restart in searches(context.settings)]
-    return [attempt for together in zip(*found) for attempt in together]
+    return side_by_side(found)
 
 
 ATTACK = Attack(

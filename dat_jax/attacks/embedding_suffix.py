@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.direct import requests
-from dat_jax.attacks.embedding import toward
+from dat_jax.attacks.embedding import from_starts, toward
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
 from dat_jax.settings import check
@@ -42,8 +42,7 @@ def with_suffix(attempts: Sequence[Attempt], suffix: str) -> list[Attempt]:
 def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:
     """Perturbs the suffix of the direct request, from every start."""
     asked = with_suffix(toward(requests(behaviors), context.settings), context.settings.suffix)
-    found = [victim.perturb(asked, context.settings.perturbation, restart) for restart in range(context.settings.restarts)]
-    return [attempt for together in zip(*found) for attempt in together]
+    return from_starts(asked, context.settings.perturbation, context.settings.restarts, victim)
 
 
 def at_radius(behaviors: Sequence[Behavior], victim: Victim, context: Context) -> list[Attempt]:

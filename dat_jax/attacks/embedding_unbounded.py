@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.attacks.direct import requests
-from dat_jax.attacks.embedding import toward
+from dat_jax.attacks.embedding import side_by_side, toward
 from dat_jax.attacks.embedding_suffix import with_suffix
 from dat_jax.attacks.victim import Victim
 from dat_jax.data.behaviors import Behavior
@@ -59,7 +59,7 @@ def attempts(behaviors: Sequence[Behavior], victim: Victim, context: Context) ->
     for number in range(context.settings.generations):
         at = victim.perturb(at, part(context.settings), onward=number > 0)
         path.append(at)
-    return [attempt for together in zip(*path) for attempt in together]
+    return side_by_side(path)
 
 
 ATTACK = Attack(

@@ -40,13 +40,15 @@ def read_utility_prompts(path: str) -> dict[str, list[UtilityPrompt]]:
                     "allowed: each once"
                 )
 
-    if str(path).endswith(".csv") and "category" in (rows := files.read_csv(path, ("prompt",)))[0][1] and "label" not in rows[0][1]:
+    rows = files.read_csv(path, ("prompt",)) if str(path).endswith(".csv") else []
+    if rows and "category" in rows[0][1] and "label" not in rows[0][1]:
         for line, row in rows:
             sets["safe"].append(UtilityPrompt(str(line), files.require_text(path, line, "prompt", row["prompt"]), form=row["category"]))
             once(line, "safe")
-    elif str(path).endswith(".csv"):
+    elif rows:
+        files.require_keys(path, 1, list(rows[0][1]), ("prompt", "label", "type"))
         sets["unsafe"] = []
-        for line, row in files.read_csv(path, ("prompt", "label", "type")):
+        for line, row in rows:
             if row["label"] not in sets:
                 raise ValueError(f"{path}, line {line}: label is {row['label']!r}; allowed: safe | unsafe")
             prompt = files.require_text(path, line, "prompt", row["prompt"])

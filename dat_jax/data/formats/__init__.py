@@ -49,10 +49,10 @@ def _rows(path: str) -> list[tuple[str, dict[str, str]]]:
         return [(f"{path}, line {line}", row) for line, row in files.read_csv(path, ())]
     if not found:
         raise ValueError(f"{path}: no behavior; allowed: at least one")
-    return [(place, {key: _text(place, key, value) for key, value in row.items()}) for place, row in found]
+    return [(place, {key: _text(value) for key, value in row.items()}) for place, row in found]
 
 
-def _text(place: str, key: str, value: Any) -> Any:
+def _text(value: Any) -> Any:
     """A value of JSON as a CSV would have it: a number's digits, nothing for null; other kinds stay, and are errors where they are read."""
     if value is None:
         return ""

@@ -14,7 +14,8 @@ Nothing is installed or run: the wheels are read as archives. What comes from wh
 * harmless requests: short prompts of evals (LongForm, MIT), chatterbot's English ones (BSD), and everyday tasks in the same forms as the
   harmful ones. Their answers are the target's own (--answers), or those of the packages.
 
-`train_rewrites.jsonl` has the behaviors in the same forms, for methods that train on rewrites and need no sampler.
+`train_rewrites.jsonl` has the behaviors in the same forms, for methods that train on rewrites and need no sampler. `benign.jsonl` and
+`mmlu.jsonl` (short questions of MMLU, from evals, MIT) are to measure with; no prompt to train on is near one of benign.jsonl.
 
 Verbs are inflected by lemminflect's table (MIT). Forms that an evaluation holds out (future, indirect) are not made. A request that
 shares half of its content words with a behavior of --held_out is left out, in all its forms.
@@ -112,12 +113,12 @@ def content(text: str) -> frozenset[str]:
     return frozenset(re.sub(r"(ing|ed|es|s)$", "", word) for word in re.findall(r"[a-z]+", text.lower()) if word not in STOP)
 
 
-def apart_from(held_out: Sequence[str]) -> Callable[[str], bool]:
-    """Returns whether a request shares less than half of its content words, or of theirs, with every held-out behavior."""
-    others = [content(text) for text in held_out]
+def apart_from(held_out: Sequence[str], ignored: frozenset[str] = frozenset()) -> Callable[[str], bool]:
+    """Returns whether a text shares less than half of its content words but the ignored, or of theirs, with every held-out one."""
+    others = [content(text) - ignored for text in held_out]
 
     def apart(request: str) -> bool:
-        words = content(request)
+        words = content(request) - ignored
         return all(len(words & other) < 0.5 * max(1, min(len(words), len(other))) for other in others)
 
     return apart
@@ -169,11 +170,37 @@ def harmless(values: flags.FlagValues, inflect: Callable[[str, str], str], draw:
     return draw.sample(different, min(values.harmless, len(different)))
 
 
+def kept_for_measuring(plain: Sequence[tuple[str, str]], count: int) -> tuple[list[tuple[str, str]], list[str]]:
+    """Returns the harmless pairs to train on, and at least `count` prompts to measure with, which are about other things."""
+    of_forms = content(" ".join(FORMS.values()))
+    taken: list[str] = []
+    rest = list(plain)
+    while len(taken) < count and rest:
+        apart = apart_from([rest[0][0]], of_forms)
+        taken += [rest[0][0], *(prompt for prompt, _ in rest[1:] if not apart(prompt))]
+        rest = [pair for pair in rest[1:] if apart(pair[0])]
+    apart = apart_from(taken, of_forms)
+    return [pair for pair in rest if apart(pair[0])], taken
+
+
+def questions(values: flags.FlagValues) -> list[dict[str, object]]:
+    """MMLU's questions of at most `words` words with their choices, as evals has them, in the format of config.data.tasks."""
+    found = []
+    for line in in_wheel(values.wheels, "evals", "evals/registry/data/sandbagging/samples-all-large.jsonl").decode().splitlines():
+        row = json.loads(line)
+        if len(row["question"].split()) <= values.words:
+            parts = re.fullmatch(r"(.+?)\s+A\. (.+?)\s*\nB\. (.+?)\s*\nC\. (.+?)\s*\nD\. (.+?)\s*\nAnswer:", row["question"], re.DOTALL)
+            if parts:
+                asked, *choices = parts.groups()
+                found.append({"question": asked, "choices": choices, "answer": row["answer"], "subject": ""})
+    return found
+
+
 def make(values: flags.FlagValues) -> None:
-    """Writes plain_prompts.txt, sampler_pairs.jsonl and train_rewrites.jsonl, and says how many of what."""
+    """Writes the files and says how many of what."""
     draw, inflect, output = random.Random(values.seed), inflections(values.wheels), pathlib.Path(values.output)
     rows, near = harmful(values, inflect, draw)
-    plain = harmless(values, inflect, draw)
+    plain, benign = kept_for_measuring(harmless(values, inflect, draw), values.benign)
     if values.answers:
         pairs = [("own", prompt, answer) for prompt, answer in first_exchanges(load_chats(values.answers))]
     else:
@@ -183,6 +210,8 @@ def make(values: flags.FlagValues) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / "plain_prompts.txt").write_text("".join(prompt + "\n" for prompt, _ in plain), encoding="utf-8")
     write_lines(output / "sampler_pairs.jsonl", rows)
+    write_lines(output / "benign.jsonl", [{"id": str(number), "prompt": prompt} for number, prompt in enumerate(benign)])
+    write_lines(output / "mmlu.jsonl", questions(values))
     rewrites = training_rewrites(values, inflect)
     if rewrites:
         write_lines(output / "train_rewrites.jsonl", rewrites)
@@ -190,6 +219,7 @@ def make(values: flags.FlagValues) -> None:
     counts = {form: sum(row["form"] == form for row in rows) for form in dict.fromkeys(row["form"] for row in rows)}
     print(f"{output / 'sampler_pairs.jsonl'}: {len(rows)} pairs ({', '.join(f'{form} {count}' for form, count in sorted(counts.items()))})")
     print(f"{output / 'plain_prompts.txt'}: {len(plain)} harmless prompts; left out {near} requests near a held-out behavior")
+    print(f"{output / 'benign.jsonl'}: {len(benign)} other harmless prompts, to measure refusals with")
 
 
 def main(argv: list[str]) -> int:
@@ -213,6 +243,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("answers", "", "chats of plain_prompts.txt, answered by the target: see dat_jax.stations.own_answers")
     flags.DEFINE_integer("forms", 6, "of each request, drawn at random", 1, len(FORMS))
     flags.DEFINE_integer("harmless", 1000, "largest number of harmless prompts, drawn at random", 1)
-    flags.DEFINE_integer("words", 25, "longest prompt taken from evals", 1)
+    flags.DEFINE_integer("benign", 0, "harmless prompts that are kept for measuring, at least", 0)
+    flags.DEFINE_integer("words", 25, "longest prompt or question taken from evals", 1)
     flags.DEFINE_integer("seed", 0, "of the draws")
     app.run(main)

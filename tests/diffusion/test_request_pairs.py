@@ -11,6 +11,7 @@ import zipfile
 import pytest
 import yaml
 
+from dat_jax.data import tasks
 from dat_jax.data.rewrites import read_rewrites
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "request_pairs.py"
@@ -39,13 +40,17 @@ def values(tmp_path):
     rows = [("LongForm", "How is oak sanded?", "With the grain."), ("mmlu", "0 or 1?", "0"), ("LongForm", "word " * 40, "Too long.")]
     lines = "".join(json.dumps({"task_type": kind, "task_prompt": asked, "task_output": said}) + "\n" for kind, asked, said in rows)
     wheel(wheels, "evals", "evals/registry/data/steganography/samples.jsonl", lines)
+    asked = {"question": "What is 1 + 1?\n\nA. 1\nB. 2\nC. 3\nD. 11\nAnswer:", "answer": "B"}
+    odd = {"question": "No choices here.\nAnswer:", "answer": "A"}
+    lines = "".join(json.dumps(row) + "\n" for row in (asked, odd))
+    wheel(wheels, "evals", "evals/registry/data/sandbagging/samples-all-large.jsonl", lines)
     for file in pairs.CHATS:
         talk = yaml.safe_dump({"conversations": [[f"What is {file}?", f"It is {file}."]]})
         wheel(wheels, "chatterbot_corpus", f"chatterbot_corpus/data/english/{file}.yml", talk)
     (tmp_path / "held.csv").write_text("Behavior,BehaviorID\nSand the held out table at noon,b\n")
     paths = {"wheels": str(wheels), "output": str(tmp_path / "out"), "held_out": str(tmp_path / "held.csv")}
     paths |= dict.fromkeys(("behaviors", "targets", "answers"), "")
-    return types.SimpleNamespace(**paths, forms=len(pairs.FORMS), harmless=10_000, words=25, seed=0)
+    return types.SimpleNamespace(**paths, forms=len(pairs.FORMS), harmless=10_000, benign=0, words=25, seed=0)
 
 
 def written(values):
@@ -109,3 +114,20 @@ def test_behaviors_are_written_in_every_form_for_methods_without_a_sampler(value
     assert [rewrite.form for rewrite in rewrites] == list(pairs.FORMS) and {rewrite.behavior for rewrite in rewrites} == {"b1"}
     given = [row for row in written(values) if "stool" in row["prompt"] and row["response"] == "Sure, hang"]
     assert len(given) == len(pairs.FORMS)  # the behavior's own opening
+
+
+def test_prompts_to_measure_with_are_apart_from_those_to_train_on(values):
+    values.benign = 40
+    pairs.make(values)
+    output = pathlib.Path(values.output)
+    benign = [json.loads(line)["prompt"] for line in (output / "benign.jsonl").read_text().splitlines()]
+    trained = (output / "plain_prompts.txt").read_text().splitlines()
+    assert len(benign) >= 40 and len(trained) > 40
+    apart = pairs.apart_from(benign, pairs.content(" ".join(pairs.FORMS.values())))
+    assert all(apart(prompt) for prompt in trained)
+
+
+def test_questions_are_read_as_a_task(values):
+    pairs.make(values)
+    [question] = tasks.read(str(pathlib.Path(values.output) / "mmlu.jsonl"))
+    assert question.text == "What is 1 + 1?" and question.choices == ("1", "2", "3", "11") and question.answer == 1

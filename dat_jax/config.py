@@ -26,7 +26,7 @@ from dat_jax.report.formats import FORMATS
 from dat_jax.serving.settings import Serve
 from dat_jax.world.building import World
 
-MEASURES = ("harmful", "chats", "tasks")  # likelihoods that the evaluation can take, see stations/measure.py
+MEASURES = ("harmful", "chats", "tasks", "attacks")  # that the evaluation can take, see stations/measure.py, likelihoods.py
 BATCH_TOKENS = 1 << 28  # padding included
 PERTURB = ("user", "user+template", "all")
 TABLES: dict[str, Mapping[str, Any]] = {

@@ -113,14 +113,15 @@ class Victim:
         return tokens <= BLOCKS * self.decoding.prompt_length
 
     def log_likelihood(self, attempts: Sequence[Attempt]) -> list[float]:
-        """The mean log-probability of each attempt's target given its prompt, in nats per token, the end of the turn if target_eot."""
+        """The mean log-probability of each attempt's target behind its perturbed prompt, nats per token, the end of turn if target_eot."""
         if not attempts:
             return []
         laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
         P = laid_out.tokens_BxT.shape[1] - self.decoding.response_length
         self.spent["flops"] += flops.forward(self.model.config, self.shape(len(attempts), P))
-        found_B = self.of_rows(laid_out, lambda batch: target_nll(self.model.params, self.model.config, batch, P), self.decoding.batch_size)
-        return (-found_B).tolist()
+        params, config = self.model.params, self.model.config
+        rows = (laid_out, _deltas(attempts, P))
+        return (-self.of_rows(rows, lambda batch: target_nll(params, config, batch[0], P, batch[1]), self.decoding.batch_size)).tolist()
 
     def shape(self, rows: int, prompt_length: int) -> Pass:
         """The shape of so many rows with a prompt block of this length, for counting operations."""
@@ -159,10 +160,10 @@ def perturbation(
 
 
 @functools.partial(jax.jit, static_argnames=("config", "prompt_length"))
-def target_nll(params: Any, config: ModelConfig, batch: Conversations, prompt_length: int) -> jax.Array:
-    """Mean negative log-likelihood of each row's response, nats per token, (B,)."""
+def target_nll(params: Any, config: ModelConfig, batch: Conversations, prompt_length: int, delta: Delta | None = None) -> jax.Array:
+    """Mean negative log-likelihood of each row's response behind its perturbed prompt, nats per token, (B,)."""
     network = Network(params, None, config, prompt_length)
-    return example_mean(response_nll(network, embed(network, batch), batch), batch, prompt_length)
+    return example_mean(response_nll(network, embed(network, batch), batch, delta), batch, prompt_length)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "max_new_tokens", "stop_tokens", "temperature", "prompt_length"))

@@ -160,6 +160,27 @@ def likelihoods(measured: Mapping[tuple[str, int], Sequence[Answers]]) -> list[R
     return rows
 
 
+def under_attack(lines: Mapping[tuple[str, int], Mapping[str, Sequence[Row]]]) -> list[Row]:
+    """Nats per token of targets and refusals behind what attacks send, per model, attack, measure and seed, where they were measured.
+
+    The attacker's best attempt on a behavior counts: the least of the targets (target_nll), the most of the refusals (refusal_nll). The
+    bootstrap is over behaviors.
+    """
+    rows = []
+    for (method, seed), by_attack in lines.items():
+        for attack, attempts in by_attack.items():
+            for name, best in (("target_nll", min), ("refusal_nll", max)):
+                found: dict[str, float] = {}
+                for line in attempts:
+                    if (value := line.get(name)) is not None:
+                        found[line["behavior"]] = best(value, found.get(line["behavior"], value))
+                if found:
+                    value, low, high = statistics.ratio(list(found.values()), [1.0] * len(found))
+                    row = {"method": method, "attack": attack, "measure": name, "seed": seed, "behaviors": len(found)}
+                    rows.append(row | {"value": value, "low": low, "high": high})
+    return rows
+
+
 def accuracies(files: Iterable[Answers]) -> dict[str, dict[str, bool]]:
     """Measure -> question -> whether the answer is right, of the tasks: acc:<task>, acc_norm:<task>, acc_bytes:<task>."""
     return {

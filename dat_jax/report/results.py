@@ -57,6 +57,7 @@ class Results:
     notes: list[str]  # what a reader must know: attacks missing for a method, seeds missing
     # Rows of results.json of the same names, made in breakdown.py and judging.py.
     likelihoods: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    attacked: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     classes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     categories: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     paired_tests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -146,6 +147,7 @@ def collect(
         + judging.not_sure(by_judge)
         + notes.censuses(folders),
         likelihoods=breakdown.likelihoods(measured),
+        attacked=breakdown.under_attack(lines_by_run),
         classes=judging.classes(present, runs, answers_by_run),
         categories=breakdown.categories(broken, (found for files_ in answers_by_run.values() for found in files_)),
         paired_tests=breakdown.paired_tests(methods, broken, counted),
@@ -220,6 +222,7 @@ def as_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
         "unparsed": results.unparsed,
         "agreement": results.agreement,
         "likelihoods": results.likelihoods,
+        "likelihoods_under_attack": results.attacked,
         "classes": results.classes,
         "categories": results.categories,
         "paired_tests": results.paired_tests,

@@ -108,6 +108,26 @@ def likelihoods(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     yield Table("utility", "Likelihoods", ["", *map(title, results.methods)], rows, about)
 
 
+def under_attack(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """Likelihoods of targets and refusals under each attack."""
+    keys = ("method", "attack", "measure")
+    means = {key: breakdown.mean_over_seeds(results.attacked, keys, operator.itemgetter(key)) for key in ("value", "low", "high")}
+    rows = [
+        [label(attack, results.held_out), text, *(_interval(*(means[key][cell] for key in means)) if cell in means["value"] else "-"
+                                                  for cell in ((method, attack, name) for method in results.methods))]
+        for attack in results.attacks
+        for name, text in (("target_nll", "target"), ("refusal_nll", "refusal"))
+        if any((method, attack, name) in means["value"] for method in results.methods)
+    ]  # fmt: skip
+    about = (
+        "Negative log-likelihood of each behavior's harmful target (higher is more robust) and of a refusal (lower is more robust) behind "
+        "what an attack sends, in nats per token. Of several attempts the attacker's best counts. 95 % intervals over behaviors, means "
+        "over the seeds. No judge takes part."
+    )
+    head = ["Attack", "Of the", *map(title, results.methods)]
+    yield Table("attacks", "Likelihoods under attack", head, rows, about, folded=len(rows) > 16)
+
+
 def classes(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     """The classes of judges that have more than the labels."""
     found: dict[tuple[str, str, str], dict[str, int]] = {}
@@ -123,7 +143,7 @@ def classes(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     yield Table("utility", "Classes of answers to harmless prompts and contrasts", head, rows)
 
 
-OF_ATTACKS, OF_UTILITY, OF_COST = (averages, categories, paired, tries), (likelihoods, classes), (compute,)
+OF_ATTACKS, OF_UTILITY, OF_COST = (averages, categories, under_attack, paired, tries), (likelihoods, classes), (compute,)
 
 
 def _percent(rate: float) -> str:

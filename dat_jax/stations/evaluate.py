@@ -35,6 +35,7 @@ from dat_jax.report.progress import plan_file
 from dat_jax.settings import read
 from dat_jax.stations import given, measure, rewriter
 from dat_jax.stations.inputs import Inputs, load_model
+from dat_jax.stations.likelihoods import under_attack
 from dat_jax.stations.rewriter import Rewriter
 from dat_jax.stations.store import FileStore, answered
 from dat_jax.stations.subjects import Subject, content, load_target, subjects
@@ -58,6 +59,7 @@ class Job:
     prepare: Callable[[list[Any]], None] = lambda items: None  # what can be done before a model is loaded
     marked: Callable[[answers_lib.Line], answers_lib.Line] = lambda line: line  # a line with what of it is judged
     waits: bool = False  # whether its attempts are answers of the same model that are not there yet
+    measured: Callable[[list[Attempt], Victim], list[answers_lib.Line]] = lambda attempts, victim: [{} for _ in attempts]  # fields of lines
 
     def of_model(self, identity: str) -> "Job":
         """The same job, its file made with a certain model: another one under the same name is noticed before it is loaded."""
@@ -251,6 +253,7 @@ def _attack_job(
         prepare=prepare,
         marked=marked,
         waits=waits,
+        **({"measured": functools.partial(under_attack, targets=targets)} if "attacks" in inputs.config.evaluation.measures else {}),
     )
 
 
@@ -342,11 +345,12 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         # What is answered is kept within the batch, too: best-of-N has thousands of answers to one.
         part = FileStore(folder / f"{job.file}.answered.npz", batch)
         texts = answered(victim, attempts, part, [found.about["made_with"], weights], progress)
-        found.lines += [job.line(attempt, text) for attempt, text in zip(attempts, texts)]
-        found.lines.sort(key=lambda line: rank.get(answers_lib.item_of(line), len(rank)))
-        found.about["done"] |= {item: job.checksums[item] for item in batch}
         spent = {kind: number - before.get(kind, 0) for kind, number in victim.spent.items() if number != before.get(kind)}
         spent["seconds"] = round(time.monotonic() - started, 2)
+        measured = job.measured(attempts, victim)
+        found.lines += [job.line(attempt, text) | more for attempt, text, more in zip(attempts, texts, measured)]
+        found.lines.sort(key=lambda line: rank.get(answers_lib.item_of(line), len(rank)))
+        found.about["done"] |= {item: job.checksums[item] for item in batch}
         cost = {kind: cost.get(kind, 0) + spent.get(kind, 0) for kind in cost | spent}
         found.about["cost"] = cost
         answers_lib.write(found)

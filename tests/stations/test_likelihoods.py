@@ -1,0 +1,61 @@
+"""The likelihoods of targets and refusals behind what attacks send."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dat_jax.attacks.attack import Attempt
+from dat_jax.attacks.victim import Decoding, Victim, lay_out
+from dat_jax.data.behaviors import DEFAULT_REFUSAL
+from dat_jax.models import transformer
+from dat_jax.report.breakdown import under_attack as rows_of
+from dat_jax.stations.likelihoods import under_attack
+from dat_jax.training.perturbation import Perturbation
+
+TARGETS = {"1": "with a brush", "2": "a b c"}
+
+
+@pytest.fixture
+def victim(small_model):
+    return Victim(small_model, Decoding(16, 8, 4, 2, 0.0, "user", None), 0)
+
+
+def by_hand(victim, attempt, text):
+    """Mean -log p of a text's tokens, one position at a time, behind the embeddings of the prompt and what is added to them."""
+    model = victim.model
+    laid_out, _ = lay_out(model.tokenizer, [dataclasses.replace(attempt, target=text, target_eot=False)], victim.decoding, True)
+    P = laid_out.tokens_BxT.shape[1] - victim.decoding.response_length
+    e_1xTxD = transformer.embed(model.params, model.config, jnp.asarray(laid_out.tokens_BxT))
+    if attempt.delta:
+        delta_PxD = attempt.delta[0]
+        e_1xTxD = e_1xTxD.at[0, P - len(delta_PxD) : P].add(delta_PxD)
+    h_1xTxD = transformer.hidden(model.params, model.config, e_1xTxD, jnp.asarray(laid_out.valid_BxT))
+    logits_TxV = np.asarray(transformer.head(model.params, model.config, h_1xTxD))[0].astype(np.float64)
+    logp_TxV = logits_TxV - np.log(np.exp(logits_TxV).sum(-1, keepdims=True))
+    places = np.flatnonzero(laid_out.response_mask_BxT[0])
+    return -np.mean([logp_TxV[place - 1, laid_out.tokens_BxT[0, place]] for place in places])
+
+
+def test_they_are_those_of_the_perturbed_prompt_and_cost_the_attack_nothing(victim):
+    plain = [Attempt("1", "paint the wood", "x"), Attempt("2", "wash", "y", prefill="a"), Attempt("2", "wash", "y", prefill="a b c")]
+    plain += victim.perturb([Attempt("1", "paint the wood", TARGETS["1"])], Perturbation(steps=20, radius=2.0, step_size=0.1))
+    before = dict(victim.spent)
+    found = under_attack(plain, victim, TARGETS)
+    assert victim.spent == before
+    assert found[2]["target_nll"] is None  # all of the target was prefilled
+    expected = [by_hand(victim, attempt, text) for attempt, text in zip(plain, ("with a brush", "b c", "x", "with a brush"))]
+    for line, attempt, value, measured in zip(found, plain, expected, (True, True, False, True)):
+        assert not measured or line["target_nll"] == pytest.approx(value, abs=1e-4)
+        assert line["refusal_nll"] == pytest.approx(by_hand(victim, attempt, DEFAULT_REFUSAL), abs=1e-4)
+    assert found[3]["target_nll"] < found[0]["target_nll"] - 0.01
+
+
+def test_the_attackers_best_attempt_counts():
+    lines = [("1", 3.0, 1.0), ("1", 2.0, 0.5), ("2", None, 4.0)]
+    attempts = [{"behavior": b, "target_nll": target, "refusal_nll": refusal} for b, target, refusal in lines]
+    rows = {row["measure"]: row for row in rows_of({("cat", 0): {"direct": attempts, "rewrite:past": [{"behavior": "1"}]}})}
+    assert rows["target_nll"]["value"] == 2.0 and rows["target_nll"]["behaviors"] == 1
+    assert rows["refusal_nll"]["value"] == 2.5 and rows["refusal_nll"]["behaviors"] == 2
+    assert {row["attack"] for row in rows.values()} == {"direct"}

@@ -23,18 +23,22 @@ def get_config():
     c = runpy.run_path(str(pathlib.Path(__file__).parent / "smollm2_safety.py"))["get_config"]()
     c.target.model = "runs/smollm2_safety/seed_0/export/refusal_sft"
     c.sampler.model = "data/sampler"
-    c.sampler.update({"samples": 12, "keep": 6, "prompt_tokens": (6, 32), "response_tokens": 24, "steps": 16, "temperature": 1.0})
-    c.sampler.update({"likelihood_samples": 4, "selection": "stratified", "batch_size": 16, "add_requests": True})
+    # Four prompts are drawn for each of the 100 training behaviors: 32 steps of four rows see 128 of those that are kept.
+    c.sampler.update({"samples": 4, "keep": 2, "prompt_tokens": (6, 32), "response_tokens": 24, "steps": 16, "temperature": 1.0})
+    c.sampler.update({"likelihood_samples": 0, "selection": "random", "batch_size": 16, "add_requests": True})
     c.data.train_rewrites = "data/train_rewrites.jsonl"
     c.data.update({"adversarial_rows": 4, "utility_rows": 8})
     c.training.methods = ("undefended", "cat", "mixat", "dat")
+    c.training.update({"steps": 32, "save_every": 8, "watch_every": 0})
     for method in (c.methods.cat, c.methods.mixat):
         method.perturbation.update({"steps": 4, "radius": 0.1, "step_size": 0.4, "iterate": "best"})
         method.objective.utility_weight = 2.0
-    c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "embedding", "embedding+rewrite")
+    c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "infilling", "embedding", "embedding+rewrite")
     c.evaluation.judges = ("refusal_topic", "refusal_prefix")
-    c.evaluation.behaviors = 40
+    c.evaluation.measures = ("harmful", "chats", "tasks", "attacks")
+    c.evaluation.update({"behaviors": 0, "forms": ("past", "future", "indirect", "story"), "chats": 32, "questions": 60})
     c.attacks.best_of_n.attempts = 4
-    c.attacks.embedding.forms = ("past", "future")
-    c.attacks.embedding.perturbation.update({"steps": 10, "radius": 0.1, "step_size": 0.25})
+    c.attacks.infilling.update({"preset": "sampler", "samples": 4})
+    c.attacks.embedding.forms = ("future",)
+    c.attacks.embedding.perturbation.update({"steps": 6, "radius": 0.1, "step_size": 0.3})
     return c

@@ -18,10 +18,12 @@ def get_config():
     """Returns the configuration of the safety tuning."""
     c = runpy.run_path(str(pathlib.Path(__file__).parent / "smollm2_cpu.py"))["get_config"]()
     c.sampler.model = ""
-    # Twelve tokens of template in place of the default system prompt's 31.
-    c.data.update({"system": "You are a helpful assistant.", "prompt_length": 48, "response_length": 24, "utility_rows": 12})
+    # A short system prompt in place of the default one. The longest rewrite has 56 tokens with the template.
+    c.data.update({"system": "You are a helpful assistant.", "prompt_length": 56, "response_length": 24, "utility_rows": 12})
     c.training.methods = ("undefended", "refusal_sft")
-    c.training.update({"steps": 48, "learning_rate": 6e-4, "save_every": 16, "watch_every": 16})
-    c.evaluation.update({"attacks": ("direct", "rewrite"), "behaviors": 0, "forms": (), "max_new_tokens": 24, "batch_size": 16})
-    c.evaluation.update({"utility_prompts": 100})
+    # At weight 1 and 6e-4, with 260 chats, the model refused a third of the benign prompts.
+    c.methods.refusal_sft.refusal_weight = 0.5
+    c.training.update({"steps": 48, "learning_rate": 4e-4, "save_every": 16, "watch_every": 16})
+    c.evaluation.update({"attacks": ("direct", "rewrite"), "behaviors": 0, "forms": ("past", "future", "indirect", "polite")})
+    c.evaluation.update({"max_new_tokens": 24, "batch_size": 16, "utility_prompts": 100})
     return c

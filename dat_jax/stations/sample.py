@@ -1,5 +1,6 @@
 """Prompts: draws, judges and selects the pool x ~ p(x | y) of the training behaviors, before training and again during it."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
@@ -29,25 +30,38 @@ UNREAD = -1e3  # nats per token: the standing of a prompt that the target cannot
 
 def run(inputs: Inputs, mesh) -> None:
     """Draws what the methods train on against the undefended target: adversarial prompts, and prompts for benign answers."""
+    trained, sampled = any(method.trains for method in inputs.methods), any(method.prompts == "sampled" for method in inputs.methods)
     todo = [
-        (inputs.folder / name, draw)
-        for name, draw, wanted in (
-            ("prompts", draw_pool, any(method.prompts == "sampled" for method in inputs.methods)),
-            (
-                "utility_prompts",
-                sample_utility.draw_utility,
-                inputs.config.utility.samples and any(method.trains for method in inputs.methods),
-            ),
+        (inputs.folder / name, draw, choose)
+        for name, draw, choose, wanted in (
+            ("prompts", samples_of, draw_pool, sampled),
+            ("utility_prompts", sample_utility.samples_of, sample_utility.draw_utility, inputs.config.utility.samples and trained),
         )
         if wanted and not pool.complete(inputs.folder / name)
     ]
     if not todo:
-        if any(method.trains for method in inputs.methods):
+        if trained:
             logging.info("sample, seed %d: done", inputs.seed)
         return
-    sampler, target = load_model(inputs.config.sampler, mesh), load_target(inputs.config, mesh)
-    for folder, draw in todo:
-        draw(inputs, sampler, target, folder, 0, mesh)
+    sampler = load_model(inputs.config.sampler, mesh)
+    for folder, draw, _ in todo:
+        draw(inputs, sampler, folder, 0)
+    # All is drawn and saved. The sampler's layers leave the memory before the target comes into it.
+    sampler = dataclasses.replace(sampler, params={"embedding": sampler.params["embedding"]})
+    asked = needs_target(inputs.config.sampler) or any(choose is sample_utility.draw_utility for *_, choose in todo)
+    target = load_target(inputs.config, mesh) if asked else None
+    for folder, _, choose in todo:
+        choose(inputs, sampler, target, folder, 0, mesh)
+
+
+def samples_of(inputs: Inputs, sampler: Model, folder: epath.Path, round: int) -> tuple[list[PromptRecord], dict[str, float]]:
+    """Returns the prompts of the pool of a round as they are drawn, not judged and not selected, with their cost; what is drawn stays."""
+    return pool.draw_all(read(pool.Pool, inputs.config.sampler), inputs.behaviors, sampler, folder, inputs.seed, round, logging.info)
+
+
+def needs_target(sampler: Any) -> bool:
+    """Whether prompts are selected by what the target makes of them; `sampler` is the sub-config."""
+    return sampler.selection in selection.JUDGED or bool(sampler.consistency)
 
 
 def ask(
@@ -98,19 +112,24 @@ def compliance_of(inputs: Inputs, model: Model, mesh) -> pool.Scores:
 
 
 def draw_pool(
-    inputs: Inputs, sampler: Model, target: Model, folder: epath.Path, round: int, mesh, undefended: Model | None = None
+    inputs: Inputs, sampler: Model, target: Model | None, folder: epath.Path, round: int, mesh, undefended: Model | None = None
 ) -> list[PromptRecord]:
     """Returns the pool of a round, judged and selected against `target`; one that is complete in the folder is read.
+
+    target: None where the selection does not need it, see `needs_target`.
 
     What is consistent is told by the model as it was before training: `undefended`, or where that is None the target. The pool's cost
     has what was spent on adapting the sampler, where stations/adapting.py wrote that beside it.
     """
     config = inputs.config
+    asked, consistent, price = None, None, 0.0
     # Answering every sample costs more than drawing it, so the target is asked only where the selection needs to know.
-    asked = compliance_of(inputs, target, mesh) if config.sampler.selection in selection.JUDGED else None
-    consistent = consistency_of(inputs, undefended or target, mesh) if config.sampler.consistency else None
-    price = sample_utility.asking_cost(target, inputs, 1)["asking_flops"] if asked else 0.0
-    price += sample_utility.reading_cost(target, inputs) if consistent else 0.0
+    if target and config.sampler.selection in selection.JUDGED:
+        asked = compliance_of(inputs, target, mesh)
+        price += sample_utility.asking_cost(target, inputs, 1)["asking_flops"]
+    if target and config.sampler.consistency:
+        consistent = consistency_of(inputs, undefended or target, mesh)
+        price += sample_utility.reading_cost(target, inputs)
     records = pool.build_pool(
         config.sampler, inputs.behaviors, sampler, asked, str(folder), inputs.seed, round, logging.info, price, consistent,
         lambda found: {"census.json": counted(found)} if config.world.enabled else {}, preference.cost_of(folder / preference.FOLDER),

@@ -28,6 +28,13 @@ from dat_jax.world import census, grammar
 REMEDY = "put it back as it was, or delete both to ask the target again"  # of its own answers
 
 
+def samples_of(inputs: Inputs, sampler: Model, folder: epath.Path, round: int) -> tuple[list[PromptRecord], dict[str, float]]:
+    """Returns the prompts for the benign answers as they are drawn, with their cost; what is drawn stays."""
+    settings = read(SampledUtility, inputs.config.utility)
+    drawn_as, answers = utility_pool(read(pool.Pool, inputs.config.sampler), settings), benign_answers(inputs.chats, settings.answers)
+    return pool.draw_all(drawn_as, answers, sampler, folder, inputs.seed, round, logging.info, "utility prompts")
+
+
 def draw_utility(inputs: Inputs, sampler: Model, target: Model, folder: epath.Path, round: int, mesh) -> list[PromptRecord]:
     """Returns prompts for the benign answers of the chats, those marked as selected that the target answers consistently.
 
@@ -36,16 +43,7 @@ def draw_utility(inputs: Inputs, sampler: Model, target: Model, folder: epath.Pa
     """
     config, settings = inputs.config, read(SampledUtility, inputs.config.utility)
     behaviors = benign_answers(inputs.chats, settings.answers)
-    drawn, cost = pool.draw_all(
-        utility_pool(read(pool.Pool, config.sampler), settings),
-        behaviors,
-        sampler,
-        folder,
-        inputs.seed,
-        round,
-        logging.info,
-        "utility prompts",
-    )
+    drawn, cost = samples_of(inputs, sampler, folder, round)
     started, victim = time.monotonic(), Victim(target, inputs.decoding, inputs.seed, mesh)
     fits = within(target, [record.prompt for record in drawn], config)
     of = {(drawn[i].prompt, drawn[i].response): drawn[i] for i in fits}

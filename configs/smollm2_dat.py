@@ -2,14 +2,14 @@
 
 CAT sees the behaviors' own requests. MixAT also sees eleven rule-made forms of each (examples/request_pairs.py). DAT sees prompts that a
 diffusion LM samples for the harmful responses, and so does DAT + LAT, which perturbs the embeddings and one layer. The evaluation holds out
-two forms (future, indirect): neither the rule-made rewrites nor the sampler's pairs have them. Steps, rows, losses and utility data are the
-same.
+three forms (future, indirect, requirement): neither the rule-made rewrites nor the sampler's pairs have them. Steps, rows, losses and utility
+data are the same. Each seed is a training, a sampling and an evaluation of its own; target and sampler are the same:
 
-The safety tuning comes first (configs/smollm2_safety.py, and its export). Then:
-
+    python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety
+    python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export
     python -m dat_jax.diffusion.adapt --model=HuggingFaceTB/SmolLM2-135M-Instruct --pairs=data/sampler_pairs.jsonl --output=data/sampler \\
         --steps=300 --shortest_prompt=6 --longest_prompt=32 --response_tokens=24
-    python -m dat_jax.main --config=configs/smollm2_dat.py --workdir=runs/smollm2_dat
+    python -m dat_jax.main --config=configs/smollm2_dat.py --workdir=runs/smollm2_dat --config.seeds=1,2,3
 
 Read likelihoods before attack success: what a model of 135 million weights complies with is rarely an answer. The report has the nats per
 token of the harmful responses, before and after, beside refusals of harmless prompts.
@@ -24,10 +24,10 @@ def get_config():
     c = runpy.run_path(str(pathlib.Path(__file__).parent / "smollm2_safety.py"))["get_config"]()
     c.target.model = "runs/smollm2_safety/seed_0/export/refusal_sft"
     c.sampler.model = "data/sampler"
-    # Four prompts are drawn for each of the 100 training behaviors: 32 steps of four rows see 128 of those that are kept.
-    c.sampler.update({"samples": 4, "keep": 2, "prompt_tokens": (6, 32), "response_tokens": 24, "steps": 16, "temperature": 1.0})
+    # Four prompts for each of the 100 training behaviors, as many rows as the requests have with their four targets.
+    c.sampler.update({"samples": 4, "keep": 4, "prompt_tokens": (6, 32), "response_tokens": 24, "steps": 16, "temperature": 1.0})
     c.sampler.update({"likelihood_samples": 0, "selection": "random", "batch_size": 16, "add_requests": True})
-    c.data.train_rewrites = "data/train_rewrites.jsonl"
+    c.data.update({"benign": "data/benign.jsonl", "train_rewrites": "data/train_rewrites.jsonl"})
     c.data.update({"adversarial_rows": 4, "utility_rows": 8})
     c.training.methods = ("undefended", "cat", "mixat", "dat", "dat_lat")
     c.training.update({"steps": 32, "save_every": 8, "watch_every": 0})
@@ -38,12 +38,12 @@ def get_config():
     c.methods.lat.perturbation.update(c.methods.cat.perturbation.to_dict() | {"sites": (0, 10)})
     c.methods.lat.objective.update(c.methods.cat.objective.to_dict() | {"away": "log_1_minus_p"})
     c.methods.lat.updates = 1
-    c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "infilling", "embedding", "embedding+rewrite")
-    c.evaluation.judges = ("refusal_topic", "refusal_prefix")
+    c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "prefill+rewrite", "infilling", "embedding", "embedding+rewrite")
+    c.evaluation.judges = ("refusal_topic", "refusal_prefix", "xstest:strings")
     c.evaluation.measures = ("harmful", "chats", "tasks", "attacks")
-    c.evaluation.update({"behaviors": 0, "forms": ("past", "future", "indirect", "story"), "chats": 32, "questions": 60})
+    c.evaluation.chats = 64
     c.attacks.best_of_n.attempts = 4
     c.attacks.infilling.update({"preset": "sampler", "samples": 4})
-    c.attacks.embedding.forms = ("future",)
+    c.attacks.embedding.forms = ("requirement",)
     c.attacks.embedding.perturbation.update({"steps": 6, "radius": 0.1, "step_size": 0.3})
     return c

@@ -181,6 +181,7 @@ def _evaluation() -> ConfigDict:
             behaviors=0,  # evaluation behaviors tried, the first ones; 0: all
             utility_prompts=0,  # prompts per utility set, spread evenly over it; 0: all
             measures=("harmful", "chats", "tasks"),  # likelihoods that are taken, of what there is: targets, held-out chats, tasks
+            refusal="I'm sorry, but I can't help with that.",  # whose likelihood the measure `attacks` takes: one of the model's own
             chats=0,  # held-out chats, the first ones; 0: all
             questions=0,  # questions per task, spread evenly over it; 0: all
             few_shot=0,  # examples of data.task_examples before each question
@@ -232,6 +233,7 @@ def validate(config: ConfigDict, data: bool = True) -> None:
     for key in ("max_new_tokens", "batch_size"):
         require(config.evaluation[key] >= 1, f"evaluation.{key}", "an integer >= 1")
     require(config.evaluation.temperature >= 0, "evaluation.temperature", "a number >= 0")
+    require(bool(config.evaluation.refusal.strip()), "evaluation.refusal", "a sentence")
     require(config.evaluation.few_shot >= 0, "evaluation.few_shot", "an integer >= 0")
 
 

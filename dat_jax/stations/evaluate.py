@@ -225,6 +225,10 @@ def _attack_job(
         length = announced(line["response"], targets[line["behavior"]]) if raised else 0
         return line | ({"stub": length} if length else {})
 
+    def measured(attempts: list[Attempt], victim: Victim) -> list[dict[str, float | None]]:
+        wanted, refusal = "attacks" in inputs.config.evaluation.measures, inputs.config.evaluation.refusal
+        return under_attack(attempts, victim, targets, refusal) if wanted else [{} for _ in attempts]
+
     shaping = {key: value for key, value in dataclasses.asdict(settings).items() if key not in attack.choices}
     made_with = {"attack": name, "seed": inputs.seed, "settings": shaping, **_asked_how(inputs)}
     if attack.uses_judge:
@@ -253,7 +257,7 @@ def _attack_job(
         prepare=prepare,
         marked=marked,
         waits=waits,
-        **({"measured": functools.partial(under_attack, targets=targets)} if "attacks" in inputs.config.evaluation.measures else {}),
+        measured=measured,
     )
 
 

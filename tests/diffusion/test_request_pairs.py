@@ -50,7 +50,7 @@ def values(tmp_path):
     (tmp_path / "held.csv").write_text("Behavior,BehaviorID\nSand the held out table at noon,b\n")
     paths = {"wheels": str(wheels), "output": str(tmp_path / "out"), "held_out": str(tmp_path / "held.csv")}
     paths |= dict.fromkeys(("behaviors", "targets", "answers"), "")
-    return types.SimpleNamespace(**paths, forms=len(pairs.FORMS), harmless=10_000, benign=0, choices=0, words=25, seed=0)
+    return types.SimpleNamespace(**paths, forms=len(pairs.FORMS), openings=2, harmless=10_000, benign=0, choices=0, words=25, seed=0)
 
 
 def written(values):
@@ -132,7 +132,7 @@ def test_held_out_behaviors_are_rewritten_for_the_evaluation(values):
     pairs.make(values)
     rewrites = read_rewrites(str(pathlib.Path(values.output) / "eval_rewrites.jsonl"))
     assert {rewrite.form: rewrite.held_out for rewrite in rewrites} == {
-        "past": False, "polite": False, "future": True, "indirect": True, "advice": True,
+        "past": False, "polite": False, "future": True, "indirect": True, "requirement": True,
     }  # fmt: skip
     assert {rewrite.behavior for rewrite in rewrites} == {"b"} and all("sand the held out table" in r.prompt for r in rewrites)
 

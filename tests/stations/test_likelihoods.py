@@ -8,12 +8,12 @@ import pytest
 
 from dat_jax.attacks.attack import Attempt
 from dat_jax.attacks.victim import Decoding, Victim, lay_out
-from dat_jax.data.behaviors import DEFAULT_REFUSAL
 from dat_jax.models import transformer
 from dat_jax.report.breakdown import under_attack as rows_of
 from dat_jax.stations.likelihoods import under_attack
 from dat_jax.training.perturbation import Perturbation
 
+REFUSAL = "no , i am sorry"
 TARGETS = {"1": "with a brush", "2": "a b c"}
 
 
@@ -42,13 +42,13 @@ def test_they_are_those_of_the_perturbed_prompt_and_cost_the_attack_nothing(vict
     plain = [Attempt("1", "paint the wood", "x"), Attempt("2", "wash", "y", prefill="a"), Attempt("2", "wash", "y", prefill="a b c")]
     plain += victim.perturb([Attempt("1", "paint the wood", TARGETS["1"])], Perturbation(steps=20, radius=2.0, step_size=0.1))
     before = dict(victim.spent)
-    found = under_attack(plain, victim, TARGETS)
+    found = under_attack(plain, victim, TARGETS, REFUSAL)
     assert victim.spent == before
     assert found[2]["target_nll"] is None  # all of the target was prefilled
     expected = [by_hand(victim, attempt, text) for attempt, text in zip(plain, ("with a brush", "b c", "x", "with a brush"))]
     for line, attempt, value, measured in zip(found, plain, expected, (True, True, False, True)):
         assert not measured or line["target_nll"] == pytest.approx(value, abs=1e-4)
-        assert line["refusal_nll"] == pytest.approx(by_hand(victim, attempt, DEFAULT_REFUSAL), abs=1e-4)
+        assert line["refusal_nll"] == pytest.approx(by_hand(victim, attempt, REFUSAL), abs=1e-4)
     assert found[3]["target_nll"] < found[0]["target_nll"] - 0.01
 
 

@@ -2,8 +2,8 @@
 
 CAT sees the behaviors' own requests. MixAT also sees eleven rule-made forms of each (examples/request_pairs.py). DAT sees prompts that a
 diffusion LM samples for the harmful responses, and so does DAT + LAT, which perturbs the embeddings and one layer. The evaluation holds out
-three forms (future, indirect, requirement): neither the rule-made rewrites nor the sampler's pairs have them. Steps, rows, losses and utility
-data are the same. Each seed is a training, a sampling and an evaluation of its own; target and sampler are the same:
+three forms (future, indirect, requirement): neither the rule-made rewrites nor the sampler's pairs have them. Steps, rows, losses and
+utility data are the same. Each seed is a training, a sampling and an evaluation of its own; target and sampler are the same:
 
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export
@@ -41,7 +41,7 @@ def get_config():
     c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "prefill+rewrite", "infilling", "embedding", "embedding+rewrite")
     c.evaluation.judges = ("refusal_topic", "refusal_prefix", "xstest:strings")
     c.evaluation.measures = ("harmful", "chats", "tasks", "attacks")
-    c.evaluation.chats = 64
+    c.evaluation.update({"chats": 64, "batch_size": 14})  # 41 behaviors are three batches
     c.attacks.best_of_n.attempts = 4
     c.attacks.infilling.update({"preset": "sampler", "samples": 4})
     c.attacks.embedding.forms = ("requirement",)

@@ -24,10 +24,10 @@ Written too:
 * `benign.jsonl` and `benign_prompts.txt` (the same prompts, for what is reported), and `benign_choices.jsonl` (for choices of settings): no
   harmless prompt to train on is about the same as one of them.
 
-Verbs are inflected by lemminflect's table (MIT). Forms that an evaluation holds out (future, indirect, requirement) are not made. A request that
-shares half of its content words with a behavior of --held_out is left out, in all its forms. That is a rule on words: other requests about
-the same subject stay, as in HarmBench's own training behaviors. Left out of evals: chatbot prompts, of which some are offensive, and MMLU
-chats, whose prompts are exam questions.
+Verbs are inflected by lemminflect's table (MIT). Forms that an evaluation holds out (future, indirect, requirement) are not made. A request
+that shares half of its content words with a behavior of --held_out is left out, in all its forms. That is a rule on words: other requests
+about the same subject stay, as in HarmBench's own training behaviors. Left out of evals: chatbot prompts, of which some are offensive, and
+MMLU chats, whose prompts are exam questions.
 """
 
 import gzip

@@ -6,7 +6,8 @@
 
 All settings but those of a method's own are the quickstart's. Methods with an inner maximisation have its perturbation, the latent ones at
 the embeddings and before the third layer. They follow it: --config.methods.cat.perturbation.steps=8 changes all of them, and
---config.methods.mixat.perturbation.steps=8 that one alone. R2D2 searches suffixes of four tokens: the published numbers are 80 times as many candidates.
+--config.methods.mixat.perturbation.steps=8 that one alone. R2D2 searches suffixes of four tokens: the published numbers are 80 times as
+many candidates.
 
 Equal steps are not equal operations. With `training.flops` every method takes the steps that this budget pays for, by formula and without
 the sampling of prompts. 3.8e12 is what the 300 steps of CAT take:

@@ -149,6 +149,8 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
             raise ValueError(f"{data.eval_behaviors}: behavior {behavior.id!r} is one of the training behaviors in {data.behaviors}")
     if made := behaviors_lib.describe_targets(inputs.eval_behaviors):
         logging.info("%s", made)
+    if made := behaviors_lib.describe_refusals(inputs.behaviors):
+        logging.warning("%s", made)
     _check_lengths(inputs)
     tried = (*config.evaluation.attacks, *(config.training.watch_attacks if watched else ()))
     check_fit(config, config.target.model, {"attacks": tried})

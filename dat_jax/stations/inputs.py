@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from dat_jax import judges, models, settings, world
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.victim import BLOCKS, Decoding
-from dat_jax.config import TABLES
+from dat_jax.config import TABLES, check_training
 from dat_jax.data import behaviors as behaviors_lib
 from dat_jax.data import chats as chats_lib
 from dat_jax.data import conversations, files, pipeline, tasks, utility
@@ -24,7 +24,6 @@ from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
 from dat_jax.models import huggingface
-from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
 # What a user brings: config key -> the format, and what makes the file. docs/formats.md has the details.
@@ -210,13 +209,6 @@ def check_fit(config: ConfigDict, source: str, chosen: Mapping[str, Sequence[str
     model = huggingface.read_config(huggingface.locate(source))
     for group, row in [(group, TABLES[group][name]) for group, names in chosen.items() for name in names]:
         settings.fits(row.read_settings(config), f"{group}.{row.key}", model)
-
-
-def check_training(config: ConfigDict, model: ModelConfig) -> None:
-    """Raises ValueError naming a setting of a trained method that the model cannot have, or a budget below one step of it."""
-    for method in map(METHODS.__getitem__, config.training.methods):
-        settings.fits(method.read_settings(config), f"methods.{method.key}", model)
-        method.steps(model, config)
 
 
 def needs_sampler(config: ConfigDict) -> bool:

@@ -91,6 +91,7 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
     """Returns what a method trains on: requests, these and rewrites, or selected samples, drawn anew for each round's model."""
     config, offline = inputs.config, inputs.folder / "prompts"
     behaviors = own_refusals(inputs, target, mesh) if method.refusals == "own" else inputs.behaviors
+    share = method.share(method.read_settings(config))
     sampler = sample.lazy_sampler(inputs, mesh)  # loaded for the first refreshed round, kept for the others
 
     def sampled(round: int, params, lora) -> list[PromptRecord]:
@@ -106,7 +107,7 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
         if method.prompts == "requests":
             return pipeline.adversarial_rows(target.tokenizer, pipeline.triples(behaviors, None, inputs.seed), config.data)
         if method.prompts == "rewrites":
-            chosen = pipeline.triples(behaviors, None, inputs.seed, rewrites=inputs.train_rewrites)
+            chosen = pipeline.triples(behaviors, None, inputs.seed, rewrites=inputs.train_rewrites, share=share)
         else:
             chosen = pipeline.triples(behaviors, sampled(round, params, lora), inputs.seed, config.sampler.add_requests)
         return pipeline.adversarial_rows(target.tokenizer, pipeline.within_block(target.tokenizer, chosen, config.data), config.data)

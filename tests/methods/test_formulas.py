@@ -250,6 +250,8 @@ def test_operations_count_what_a_method_does_beside_one_update(name):
         (lat.Settings(updates=0), "updates is 0; allowed: an integer >= 1"),
         (circuit_breakers.Settings(layers=(3, 3)), r"layers is \(3, 3\); allowed: one or more integers"),
         (circuit_breakers.Settings(schedule=0.5), "schedule is 0.5; allowed: a number >= 1"),
+        (mixat.Settings(share=0.0), "share is 0.0; allowed: a share from 0.01 to 1"),
+        (mixat.Settings(perturbed=0.0), "perturbed is 0.0; allowed: a share > 0"),
         (derta.Settings(prefix_weight=-1.0), "prefix_weight is -1.0; allowed: a number >= 0"),
     ],
 )

@@ -70,6 +70,50 @@ def test_refusal_sft(networks):
     np.testing.assert_allclose(total, 0.5 * nats(networks[0], BATCH.toward).mean() + nats(networks[0], BATCH.utility).mean(), rtol=1e-5)
 
 
+CUT = {
+    "cat": {"away_weight": 0.25, "toward_weight": 0.5, "utility_weight": 2.0},
+    "mixat": {"away_weight": 0.5, "toward_weight": 0.75, "utility_weight": 1.5},
+    "self_consistency": {"away_weight": 0.0, "toward_weight": 1.0, "utility_weight": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_the_whole_loss_on_both_sides_of_the_cutoffs(networks, name):
+    """Of two harmful responses one is beyond the away cutoff, of two refusals one is below the toward cutoff."""
+    network, delta, method = networks[0], drawn(0), METHODS[name]
+    harmful, refusal = nats(network, BATCH.away, delta), nats(network, BATCH.toward, delta)
+    cutoffs = {"away_cutoff": float(harmful.mean()), "toward_cutoff": float(refusal.mean()), "slope": 0.1}
+    away = sum(-ce if ce < harmful.mean() else -harmful.mean() - 0.1 * ce for ce in harmful) / 2
+    toward = sum(ce if ce > refusal.mean() else refusal.mean() + 0.1 * ce for ce in refusal) / 2
+    weights_ = CUT[name]
+    expected = weights_["away_weight"] * away + weights_["toward_weight"] * toward
+    expected += weights_["utility_weight"] * nats(network, BATCH.utility).mean()
+    settings = dataclasses.replace(method.settings(), objective=Objective(**weights_, **cutoffs))
+    total, _ = method.loss(network, None, BATCH, found(delta), KEY, settings)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [  # every token has -log p = ln 37 = 3.610918
+        ("cat", {}, 0.5 * -3.610918 + 0.5 * 3.610918 + 3.610918),
+        ("mixat", {}, 3.610918),
+        ("self_consistency", {}, 2 * 3.610918),  # toward and utility, and nothing leads away
+        ("cat", {"away_cutoff": 3.0}, 0.5 * (-3 - 0.003610918) + 0.5 * 3.610918 + 3.610918),
+        ("mixat", {"away_cutoff": 3.0, "toward_cutoff": 4.0}, 0.5 * (-3 - 0.003610918) + 0.5 * (4 + 0.003610918) + 3.610918),
+        ("self_consistency", {"toward_cutoff": 4.0}, (4 + 0.003610918) + 3.610918),
+    ],
+)
+def test_the_whole_loss_of_a_model_that_knows_nothing(networks, name, changes, expected):
+    """All weights are zero, so all tokens are equally likely, and the sums are done by hand with the weights of the defaults."""
+    nothing = networks[0].replace(params=jax.tree.map(jnp.zeros_like, networks[0].params))
+    method = METHODS[name]
+    settings = method.settings()
+    settings = dataclasses.replace(settings, objective=dataclasses.replace(settings.objective, **changes))
+    total, _ = method.loss(nothing, None, BATCH, found(drawn(0)), KEY, settings)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
 def test_capo(networks):
     """C-AdvIPO, with each row's own log-probabilities before training and unlikely harmful tokens clamped."""
     now, before = networks

@@ -1,10 +1,12 @@
 """The losses of all methods but CAT against their papers' formulas, written out in NumPy on logits and streams of the public functions."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dat_jax.data.conversations import lay_out
@@ -155,28 +157,40 @@ def test_lat_defence(networks):
     np.testing.assert_allclose(total, expected, rtol=2e-3)  # the toward loss keeps a slope of 0.001 below its cutoff of 0
 
 
-def test_lat_adversary_lowers_its_own_loss(networks):
-    """One step of the attack goes against the sign of the gradient of 0.5 CE(harmful) + 0.5 mean -log(1 - p(refusal)), at both sites."""
-    network = networks[0]
-    how = Perturbation(steps=1, sites=(0, 2), radius=6.0, absolute_radius=True, step_size=0.05, absolute=True)
+def lat_adversary(network, delta):
+    """0.5 CE(harmful) + 0.5 mean -log(1 - p(refusal)), where tokens below e^-5 are 0; responses have 3 and 2 tokens, and 2 and 3."""
 
-    def adversary(delta):
-        def logps(rows):
-            e_BxTxD = transformer.embed(network.params, MODEL, rows.tokens_BxT)
-            h_BxTxD = transformer.hidden(network.params, MODEL, e_BxTxD, rows.valid_BxT, add=delta)
-            logp_BxTxV = jax.nn.log_softmax(transformer.head(network.params, MODEL, h_BxTxD))
-            return [logp_BxTxV[b, t - 1, rows.tokens_BxT[b, t]] for b in range(2) for t in np.flatnonzero(rows.response_mask_BxT[b])]
+    def logps(rows):
+        e_BxTxD = transformer.embed(network.params, MODEL, rows.tokens_BxT)
+        h_BxTxD = transformer.hidden(network.params, MODEL, e_BxTxD, rows.valid_BxT, add=delta)
+        logp_BxTxV = jax.nn.log_softmax(transformer.head(network.params, MODEL, h_BxTxD))
+        return [logp_BxTxV[b, t - 1, rows.tokens_BxT[b, t]] for b in range(2) for t in np.flatnonzero(rows.response_mask_BxT[b])]
 
-        harmful, refusal = logps(BATCH.away), logps(BATCH.toward)
-        rows = ((harmful[:3], refusal[:2]), (harmful[3:], refusal[2:]))
-        return sum(0.5 * -sum(a) / len(a) + 0.5 * sum(-jnp.log1p(-jnp.exp(x)) for x in b) / len(b) for a, b in rows)
+    harmful, refusal = logps(BATCH.away), logps(BATCH.toward)
+    rows = ((harmful[:3], refusal[:2]), (harmful[3:], refusal[2:]))
+    return sum(0.5 * -sum(a) / len(a) + 0.5 * sum(jnp.where(x < -5, 0.0, -jnp.log1p(-jnp.exp(x))) for x in b) / len(b) for a, b in rows)
 
-    zeros = {site: jnp.zeros((2, P, MODEL.width)) for site in (0, 2)}
-    gradient = jax.grad(adversary)(zeros)
-    result = lat.inner(network, BATCH, KEY, lat.Settings(perturbation=how))
+
+def test_lat_adversary_lowers_its_own_loss_by_adam_within_its_ball(networks):
+    """The shipped search: Adam's steps as optax takes them, each token clipped to the ball after each, at both sites."""
+    network, sites, steps, radius = networks[0], (0, 2), 3, 0.38
+    shipped = lat.Settings().perturbation
+    assert (shipped.optimizer, shipped.step_size, shipped.absolute, shipped.absolute_radius) == ("adam", 0.05, True, True)
+    gradient = jax.jit(jax.grad(functools.partial(lat_adversary, network)))
     mask_BxPx1 = np.asarray(BATCH.away.prompt_mask_BxT[:, :P, None])
-    for site in (0, 2):
-        np.testing.assert_allclose(result.delta[site], -0.05 * np.sign(gradient[site]) * mask_BxPx1, atol=1e-6)
+    delta, clipped, rule = {site: jnp.zeros((2, P, MODEL.width)) for site in sites}, 0, optax.scale_by_adam(eps=1e-20)
+    moments = rule.init(delta)
+    for _ in range(steps):
+        moves, moments = rule.update(gradient(delta), moments)
+        delta = {site: delta[site] - 0.05 * moves[site] * mask_BxPx1 for site in sites}
+        norms = {site: np.linalg.norm(delta[site], axis=-1, keepdims=True) for site in sites}
+        clipped += sum((norms[site] > radius).sum() for site in sites)
+        delta = {site: delta[site] * np.minimum(1, radius / np.maximum(norms[site], 1e-9)) for site in sites}
+    assert 4 < clipped < steps * 2 * mask_BxPx1.sum(), "all tokens are clipped or next to none: the case shows nothing"
+    how = dataclasses.replace(shipped, steps=steps, sites=sites, radius=radius)
+    result = lat.inner(network, BATCH, KEY, lat.Settings(perturbation=how))
+    for site in sites:
+        np.testing.assert_allclose(result.delta[site], delta[site], atol=1e-4)
     np.testing.assert_allclose(result.nll_before_B, nats(network, BATCH.away), rtol=1e-5)
 
 

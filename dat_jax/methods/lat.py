@@ -94,7 +94,7 @@ METHOD = Method(
     flops=step_flops,
     needs_reference=cat.METHOD.needs_reference,
     updates=lambda settings: settings.updates,
-    about=lambda settings: f"LAT, {settings.perturbation.steps} attack steps, {settings.updates} updates",
+    about=lambda settings: f"{settings.perturbation.steps} attack steps, {settings.updates} updates",
     terms=cat.METHOD.terms,
 )
 DISTRIBUTIONAL = dataclasses.replace(

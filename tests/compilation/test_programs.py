@@ -66,6 +66,19 @@ def test_topologies_that_cannot_be():
             chips.chip(name)
 
 
+def test_a_train_step_says_whose_it_is(monkeypatch):
+    """Nothing is lowered: the texts are those of the table's rows, and methods that share a program share one."""
+    monkeypatch.setattr(programs, "architecture", lambda group: MODEL)
+    config, mesh = configuration(), sharding.make_mesh(1, 1, 1)
+    config.training.methods = ("undefended", "cat", "dat", "self_consistency", "capo", "refusal_sft", "lat", "circuit_breakers")
+    rows = "8 adversarial + 8 utility rows of 64 + 64"
+    with jax.set_mesh(mesh):
+        assert [program.about for program in programs.of_run(config, mesh) if program.name == "train_step"] == [
+            f"CAT and DAT, {rows}, 3 attack steps", f"Self-consistency, {rows}, 10 attack steps", f"CAPO, {rows}, 10 attack steps",
+            f"Refusal SFT, {rows}", f"LAT, {rows}, 16 attack steps, 4 updates", f"Circuit breakers, {rows}, layers 10, 20",
+        ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("method", "key", "value"), [("lat", "perturbation.sites", (0, 3)), ("dat_circuit_breakers", "layers", (2, 3)), ("cat", "", 0)]
 )

@@ -245,9 +245,14 @@ def _train_rewrites(config: ConfigDict, behaviors: list[Behavior]) -> list[Rewri
     found = rewrites_lib.read_rewrites(path) if path else rewrites_lib.make_rewrites(behaviors)
     for rewrite in found:
         if rewrite.behavior not in known:
-            raise ValueError(f"{path}: id {rewrite.behavior!r} is no training behavior; allowed: those of {config.data.behaviors}")
+            raise ValueError(
+                f"{path} (config.data.train_rewrites): id {rewrite.behavior!r} is no training behavior; allowed: those of "
+                f"{config.data.behaviors}"
+            )
         if rewrite.held_out:
-            raise ValueError(f"{path}: the form {rewrite.form!r} is held out; allowed for training: held_out false")
+            raise ValueError(
+                f"{path} (config.data.train_rewrites): the form {rewrite.form!r} is held out; allowed for training: held_out false"
+            )
     if not found:
         raise ValueError(
             f"config.training.methods names {wanted[0]!r}, which trains on rewrites, and no rule applies to a training behavior; allowed: "

@@ -37,13 +37,13 @@ def test_rewrites_of_the_training_behaviors_are_read_or_made_by_rules(read, tmp_
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "paint_kite"}, r"r\.jsonl: id 'paint_kite' is no training behavior; allowed: those of .*train\.csv"),
-        ({"id": "paint_drum", "held_out": True}, r"r\.jsonl: the form 'past' is held out; allowed for training: held_out false"),
+        ({"id": "paint_kite"}, r"id 'paint_kite' is no training behavior; allowed: those of .*train\.csv"),
+        ({"id": "paint_drum", "held_out": True}, r"the form 'past' is held out; allowed for training: held_out false"),
     ],
 )
 def test_rewrites_that_cannot_be_trained_on(read, tmp_path, row, message):
     path = lines(tmp_path / "r.jsonl", {"rewrite": "past", "prompt": "How was it done?"} | row)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"r\.jsonl \(config\.data\.train_rewrites\): " + message):
         read(train_rewrites=path)
 
 

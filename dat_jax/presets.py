@@ -87,7 +87,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
     | _below("methods.lat.objective", {"utility_weight": 1.5, "retention": "nll"})
     | {"methods.lat.perturbation.step_size": 5e-2, "training.learning_rate": 2e-5},
     "lat_llama3": LAT
-    | _below("methods.lat.objective", {"utility_weight": 0.1, "retention": "kl"})
+    | _below("methods.lat.objective", {"utility_weight": 0.1, "retention": "reverse_kl"})
     | {"methods.lat.perturbation.step_size": 1e-3, "training.learning_rate": 8e-5},
     "circuit_breakers_llama3": CIRCUIT_BREAKERS | {"methods.circuit_breakers.alpha": 10.0},
     "circuit_breakers_mistral": CIRCUIT_BREAKERS | {"methods.circuit_breakers.alpha": 5.0},

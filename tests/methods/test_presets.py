@@ -59,7 +59,7 @@ PUBLISHED = {
     ),
     "lat_llama3": (
         "lat",
-        LAT | {"perturbation.step_size": 0.001, "objective.utility_weight": 0.1, "objective.retention": "kl"},
+        LAT | {"perturbation.step_size": 0.001, "objective.utility_weight": 0.1, "objective.retention": "reverse_kl"},
         OF_LAT | {"learning_rate": 0.00008},
         data(16, 16, 1024, 1024),
     ),

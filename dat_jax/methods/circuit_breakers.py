@@ -7,7 +7,8 @@ and would be 1 after `schedule` trainings:
       + alpha * (1 - s) * mean relu(cos(h, h'))   over harmful rows and `layers`
 
 Means are over the rows' tokens that are no padding. Reference: `lorra_circuit_breaker.py`, whose hidden_states[k] is the stream before
-layer k, and whose schedule runs over twice the training's steps. It trains adapters up to the last of `layers`; here all are trained.
+layer k, and behind the final norm where k is the number of layers: here it is the stream before that norm. Its schedule runs over twice the
+training's steps. It trains adapters up to the last of `layers`; here all are trained.
 """
 
 import dataclasses

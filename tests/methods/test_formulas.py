@@ -249,6 +249,15 @@ def test_derta_rows_are_prompt_prefix_and_refusal():
     assert seen == {(0, k) for k in range(4)} | {(1, k) for k in range(3)}
 
 
+def test_every_length_of_a_derta_prefix_is_as_likely_as_any_other():
+    """Of 4,000 copies of each row; five standard deviations are 137 for a response of 3 tokens and 149 for one of 2."""
+    many = jax.tree.map(lambda x: jnp.repeat(x, 4000, axis=0), Batch(away=BATCH.away, toward=BATCH.toward, utility=BATCH.utility))
+    rows = derta.behind_prefixes(many, P, KEY)
+    k = np.asarray((rows.valid_BxT & ~rows.response_mask_BxT)[:, P:].sum(axis=1)).reshape(2, 4000)
+    for row, (lengths, margin) in enumerate(((4, 137), (3, 149))):
+        np.testing.assert_allclose(np.bincount(k[row], minlength=lengths), np.full(lengths, 4000 / lengths), atol=margin)
+
+
 def test_derta(networks):
     """The refusal behind a prefix, and its first token at every position of the harmful response."""
     network, settings = networks[0], derta.Settings(prefix_weight=0.5, transition_weight=2.0, utility_weight=3.0)

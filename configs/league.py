@@ -9,6 +9,10 @@ the embeddings and before the third layer. They follow it: --config.methods.cat.
 --config.methods.mixat.perturbation.steps=8 that one alone. R2D2 searches suffixes of four tokens: the published numbers are 80 times as
 many candidates.
 
+Sampled utility is on for all, as in the quickstart. Without it:
+
+    python -m dat_jax.main --config=configs/league.py --workdir=runs/league_plain --config.utility.samples=0
+
 Equal steps are not equal operations. With `training.flops` every method takes the steps that this budget pays for, by formula and without
 the sampling of prompts. 3.8e12 is what the 300 steps of CAT take:
 

@@ -41,7 +41,8 @@ def mended(
         rows = np.flatnonzero(marked_NxT.any(axis=1))
         for start in range(0, len(rows), size):
             batch = rows[np.minimum(np.arange(start, start + size), len(rows) - 1)]  # one shape: the last batch repeats its last row
-            found, passed = fill(*(jnp.asarray(x[batch]) for x in (tokens_NxT, marked_NxT, valid_NxT)), _of_pass(keys_N[batch], number))
+            tokens_BxT, mask_BxT, valid_BxT = (jnp.asarray(x[batch]) for x in (tokens_NxT, marked_NxT, valid_NxT))
+            found, passed = fill(tokens_BxT, mask_BxT, valid_BxT, _of_pass(keys_N[batch], number))
             tokens_NxT[batch], forwards = found, forwards + int(np.max(passed))
     return tokens_NxT, forwards
 

@@ -15,15 +15,17 @@ from dat_jax import sharding
 from dat_jax.compilation import chips, costs, hlo, memory, programs, report, whole_run
 from dat_jax.compilation.programs import Program
 from dat_jax.compilation.report import Account
+from dat_jax.stations.subjects import check_devices
 
 
 def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = ()) -> int:
     """Compiles the run's programs for config.topology, prints an account of each and of the whole run, and writes compile.json.
 
     only: names of programs; (): all. Returns 0, or 1 when a program does not fit into a chip's HBM: its largest buffers are named.
-    Raises ValueError for a topology, mesh or model that cannot be.
+    Raises ValueError for a topology, mesh or model that cannot be, and for a kernel that the chip does not have.
     """
     chip = chips.chip(config.topology)
+    check_devices(config, "gpu" if chip.gpu else "tpu", bool(config.sampler.model))
     mesh = sharding.make_mesh(
         config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data, chips.devices(config.topology, config.mesh.dcn_data)
     )

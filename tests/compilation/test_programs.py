@@ -66,6 +66,16 @@ def test_topologies_that_cannot_be():
             chips.chip(name)
 
 
+@pytest.mark.parametrize("key", ["target", "sampler"])
+def test_a_kernel_that_the_chip_lacks_is_named_before_anything_is_compiled(key):
+    config = configuration()
+    config.topology, config.sampler.model = "h100:1x1", "GSAI-ML/LLaDA-8B-Base"
+    config.target.attention = config.sampler.attention = "xla"
+    config[key].attention = "splash"
+    with pytest.raises(ValueError, match=rf"config.{key}.attention is 'splash', .* of kind 'gpu'; allowed: xla"):
+        compilation.run(config)
+
+
 ASSIGNMENT = """BufferAssignment:
 allocation 0: size 9600, parameter 0, shape |bf16[120,40]| at ShapeIndex {}:
  value: <13 param @0> (size=9600,offset=0): bf16[120,40]{0,1:T(8,128)(2,1)}

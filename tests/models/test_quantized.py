@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from etils import epath
+from safetensors import safe_open
 from scipy import stats
 
 from dat_jax import models, sharding
@@ -232,8 +233,22 @@ def test_the_export_is_made_from_the_original_weights(folder, tmp_path, monkeypa
         np.testing.assert_allclose(found[name], original[name] + update, atol=1e-5)
     said = json.loads((tmp_path / "seed_0" / "export" / "cat-adapter" / "adapter_config.json").read_text())
     assert said["base_model_name_or_path"] == str(folder)
+    with safe_open(tmp_path / "seed_0" / "export" / "cat-adapter" / "adapter_model.safetensors", "np") as file:
+        assert file.metadata()["base_dtype"] == "nf4"
     assert "layers in nf4" in (tmp_path / "seed_0" / "export" / "cat" / "README.md").read_text()
     assert config.target.dtype == "nf4"
+
+
+def test_factors_on_a_base_in_other_bits_are_warned_of(loaded, caplog):
+    told = []
+    for about in ({"base_dtype": "nf4"}, {"base_dtype": "float32"}, {}):
+        for here in (quantized.precision(loaded["nf4"].params), "float32", "bfloat16"):
+            caplog.clear()
+            loop.warn_of_base(epath.Path("cat"), about, here)
+            told.append(caplog.text)
+    assert [bool(text) for text in told] == [False, True, True, True, False, False, False, False, False]
+    assert "on a base in nf4, and lie on one in float32 here" in told[1] and "config.target.dtype = 'nf4'" in told[1]
+    assert "on a base in float32, and lie on one in nf4 here" in told[3]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
     about: dict[str, Any] = {"target": config.target.model, "sampler": config.sampler.model, "topology": config.topology, "mesh": shape}
     about["attention"] = {"target": config.target.attention, "sampler": config.sampler.attention}
     about["dtype"] = {"target": config.target.dtype, "sampler": config.sampler.dtype}
-    bound = whole_run.record(*runs, accounts)
+    bound = whole_run.record(*runs, accounts, whole_run.uncounted(config))
     sizes = dict(mesh.shape) | {"data": mesh.shape["data"] // config.mesh.dcn_data}
     said = [whole_run.text(bound, chip) if bound else "", whole_run.advice(config.topology, sizes, accounts)]
     print("\n".join(line for line in said if line), flush=True)

@@ -42,11 +42,43 @@ def test_how_often_each_program_runs(config):
     assert {part.name: part.times for part in parts} == {
         "training, 2 methods": 100,
         "sampling prompts": 100 * 64 / 32 * 1.5,  # 8 draws of the bound for 16 denoising steps
+        "sampling: the target's answers": 100,  # the selection asks for them, 64 at a time
         "sampling utility prompts": 7,
+        "sampling utility prompts: the target's answers": 4,
         "answers": 3 * (4 + 5 * 4 + 13 + 4 + 4 + 4),
         "embedding attacks": 3 * (4 + 4),
     }
     assert left_out == ["gcg", "tense"]
+
+
+def test_what_a_run_does_besides_is_counted_or_named(config):
+    plain = {part.name for part in whole_run.parts(config)[0]}
+    assert whole_run.uncounted(config) == ["the contrasts of data.unsafe or data.borderline"]
+    config.training.update({"watch_every": 20, "watch_prompts": 100, "methods": ("self_consistency", "dat", "dat_lat")})
+    config.sampler.update({"refresh_every": 25, "consistency": 1.0})
+    config.data.update(
+        {"benign": "absent.jsonl", "borderline": "absent.jsonl", "eval_behaviors": "absent.csv", "tasks": ("arc=absent.csv",)}
+    )
+    config.evaluation.update({"judges": ("refusal_prefix", "harmbench:plain"), "compare": ("other",)})
+    found = {part.name: part.times for part in whole_run.parts(config)[0]}
+    assert {name: times for name, times in found.items() if name not in plain} == {
+        "training, 3 methods": 150,
+        "training: watched prompts": 3 * 3 * 2 * 2,  # after steps 20, 40 and 50; two sets of 100, 64 at a time
+        "training: own refusals": 2,
+        "sampling again": 2 * 300,  # two methods train on samples, from step 26 on on others
+        "sampling again: the target's answers": 2 * 100,
+    }
+    assert found["answers"] == 4 * (4 + 5 * 4 + 13 + 4 + 4 + 4 + 4)  # three methods and the other model; the benign prompts are 4 batches
+    besides = ["sampler.consistency", "evaluation.measures: harmful, tasks", "the judges harmbench:plain"]
+    assert whole_run.uncounted(config) == besides
+    config.sampler.selection, config.utility.keep = "likelihood", "likelihood"
+    assert not [part.name for part in whole_run.parts(config)[0] if "target's answers" in part.name]
+    page = whole_run.text(
+        {"times": {}, "hours": {}, "chip_hours": 0, "dollars": 0, "not_counted": [], "without_program": besides}, chips.CHIPS["v5e"]
+    )
+    assert page.endswith(
+        "none of these programs does it: sampler.consistency; evaluation.measures: harmful, tasks; the judges harmbench:plain"
+    )
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -67,6 +99,7 @@ def test_the_behaviors_are_counted_where_the_file_is_there(config, tmp_path):
 
 
 def test_hours_chip_hours_and_dollars(config):
+    config.sampler.selection, config.utility.keep = "likelihood", "all"  # the target is not asked
     seconds = {"train_step": 36.0, "sampler": 12.0, "decoder": 3600 / 147, "embedding_attack": 150.0}
     bound = whole_run.record(*whole_run.parts(config), [account(name, s) for name, s in seconds.items()])
     hours = {"training, 2 methods": 1.0, "sampling prompts": 1.0, "sampling utility prompts": 84 / 3600, "answers": 1.0}

@@ -42,7 +42,9 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
     about["dtype"] = {"target": config.target.dtype, "sampler": config.sampler.dtype}
     bound = whole_run.record(*runs, accounts, whole_run.uncounted(config))
     sizes = dict(mesh.shape) | {"data": mesh.shape["data"] // config.mesh.dcn_data}
-    said = [whole_run.text(bound, chip) if bound else "", whole_run.advice(config.topology, sizes, accounts)]
+    splash = [key for key in ("target", "sampler") if config[key].attention == "splash"]
+    advice = whole_run.advice(config.topology, sizes, accounts, programs.savings(config), splash)
+    said = [whole_run.text(bound, chip) if bound else "", advice]
     print("\n".join(line for line in said if line), flush=True)
     about["whole_run"] = bound
     if workdir:

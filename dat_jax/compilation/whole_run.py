@@ -27,6 +27,8 @@ from dat_jax.settings import read
 # XSTest's safe prompts.
 ABSENT = {"data.behaviors": 100, "data.eval_behaviors": 200, "prompts": 250}
 
+WITHOUT_SPLASH = ("v5e:2x2",)  # where libtpu 0.0.52 ends in an internal error on the splash kernel's train step
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -187,14 +189,18 @@ def text(bound: Mapping[str, Any], chip: Chip) -> str:
     return "\n".join(lines)
 
 
-def smaller(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account]) -> list[tuple[str, dict[str, int], float]]:
-    """Smaller slices of the same chip as (topology, mesh, bytes per device), the next one first.
+Slice = tuple[str, dict[str, int], float]  # topology, sizes of data, fsdp and tensor, bytes per device
 
-    mesh: sizes of data, fsdp and tensor. The bytes are an estimate from above. Half of the chips double each one's activations, and where
-    the mesh has no copy of the weights to give up (data), the weights too. A compilation proves what fits.
+
+def smaller(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account], saved: Mapping[str, float] | None = None) -> list[Slice]:
+    """Smaller slices of the same chip, the next one first; with `saved` the slice itself before them.
+
+    The bytes are an estimate from above. Half of the chips double each one's activations, and where the mesh has no copy of the weights to
+    give up (data), the weights too. saved: bytes of one copy of the weights by which each program's arguments are less in fewer bits.
+    A compilation proves what fits.
     """
     name, grid = topology.split(":")
-    found: list[tuple[str, dict[str, int], float]] = []
+    found: list[Slice] = []
     sizes, chips, weights, rest = dict(mesh), _chips(grid), 1, 1
     for slice_ in reversed(accounts[0].chip.slices):
         while chips > _chips(slice_):
@@ -202,26 +208,54 @@ def smaller(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account])
             if axis is None:
                 return found
             sizes, chips, rest, weights = sizes | {axis: sizes[axis] // 2}, chips // 2, 2 * rest, weights if axis == "data" else 2 * weights
-        if rest > 1 and chips == _chips(slice_):
-            needed = max(weights * a.memory.arguments + rest * (a.memory.temporaries + a.memory.outputs) for a in accounts)
+        if chips == _chips(slice_) and (rest > 1 or saved is not None):
+            less = {program: bytes_ / (sizes["fsdp"] * sizes["tensor"]) for program, bytes_ in (saved or {}).items()}
+            needed = max(
+                weights * a.memory.arguments - less.get(a.name, 0.0) + rest * (a.memory.temporaries + a.memory.outputs) for a in accounts
+            )
             found.append((f"{name}:{slice_}", sizes, needed))
     return found
 
 
-def advice(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account]) -> str:
-    """Which smaller slice would fit, with the options that prove it; "" where the chip has none."""
-    options, room = smaller(topology, mesh, accounts), accounts[0].chip.hbm_bytes
+def advice(
+    topology: str,
+    mesh: Mapping[str, int],
+    accounts: Sequence[Account],
+    savings: Mapping[str, Mapping[str, float]] | None = None,
+    splash: Sequence[str] = (),
+) -> str:
+    """Which smaller slice would fit, and which in fewer bits, with the options that prove it; "" where the chip has none.
+
+    savings: see `programs.savings`. splash: the models whose attention is that kernel.
+    """
+    room, lines = accounts[0].chip.hbm_bytes, []
+
+    def line(begin: str, option: Slice, more: Sequence[str] = ()) -> str:
+        found, sizes, needed = option
+        keys = [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
+        keys += [f"--config.{key}.attention=xla" for key in splash if found in WITHOUT_SPLASH]
+        return (
+            f"{begin} would fit by estimate: {found}, up to {needed / GIB:.1f} of {room / GIB:.1f} GiB per chip; to be sure: "
+            f"--mode=compile --config.topology={found} {' '.join([*keys, *more])}"
+        )
+
+    options = smaller(topology, mesh, accounts)
     fitting = [option for option in options if option[2] <= room]
-    if not options:
-        return ""
-    if not fitting:
-        return f"no smaller slice by estimate: {options[0][0]} would take up to {options[0][2] / GIB:.1f} of {room / GIB:.1f} GiB per chip"
-    found, sizes, needed = fitting[-1]
-    keys = " ".join(f"--config.mesh.{axis}={size}" for axis, size in sizes.items())
-    return (
-        f"a smaller slice would fit by estimate: {found}, up to {needed / GIB:.1f} of {room / GIB:.1f} GiB per chip; to be sure: "
-        f"--mode=compile --config.topology={found} {keys}"
-    )
+    if fitting:
+        lines.append(line("a smaller slice", fitting[-1]))
+    elif options:
+        least = f"{options[0][0]} would take up to {options[0][2] / GIB:.1f} of {room / GIB:.1f} GiB per chip"
+        micro = "; a smaller training.micro_batch lowers what a training step takes" if accounts[0].chip.gpu else ""
+        lines.append(f"no smaller slice by estimate: {least}{micro}")
+    as_it_is = fitting[-1][0] if fitting else topology if all(a.fits for a in accounts) else ""
+    chips = _chips(as_it_is.split(":")[1]) if as_it_is else math.inf
+    for dtype, saved in (savings or {}).items():
+        fitting = [option for option in smaller(topology, mesh, accounts, saved) if option[2] <= room]
+        if fitting and (fewer := _chips(fitting[-1][0].split(":")[1])) < chips:
+            chips = fewer
+            keys = [f"--config.{key}.dtype={dtype}" for key, name in (("target", "train_step"), ("sampler", "sampler")) if saved.get(name)]
+            lines.append(line(f"with frozen weights in {dtype} a slice", fitting[-1], keys))
+    return "\n".join(lines)
 
 
 def _chips(grid: str) -> int:

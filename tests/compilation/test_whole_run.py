@@ -3,11 +3,12 @@
 import pytest
 
 from dat_jax.attacks import ATTACKS
-from dat_jax.compilation import chips, table, whole_run
+from dat_jax.compilation import chips, programs, table, whole_run
 from dat_jax.compilation.costs import Cost
 from dat_jax.compilation.memory import Memory
 from dat_jax.compilation.report import Account
 from dat_jax.config import defaults
+from dat_jax.models.config import ModelConfig
 
 GIB = 2**30
 
@@ -130,3 +131,36 @@ def test_a_smaller_slice_gives_up_copies_of_the_weights_first():
     assert whole_run.advice("v5e:2x2", {"data": 1, "fsdp": 1, "tensor": 4}, accounts).startswith("no smaller slice by estimate: v5e:1x1")
     assert whole_run.advice("v5e:1x1", {"data": 1, "fsdp": 1, "tensor": 1}, accounts) == ""
     assert whole_run.smaller("v5e:4x4", {"data": 1, "fsdp": 1, "tensor": 1}, accounts) == []
+
+
+def test_fewer_bits_are_advised_where_they_fit_on_less():
+    """A train step of 4 + 6 GiB on 8 chips is one of 8 + 12 on 4. In nf4 it has 24 / 4 less of arguments there: 14."""
+    mesh, accounts = {"data": 1, "fsdp": 2, "tensor": 4}, [account("train_step", 1.0, 4.0, 6.0), account("sampler", 1.0, 3.0, 1.0)]
+    savings = {"int8": {"train_step": 4.0 * GIB, "sampler": 0.0}, "nf4": {"train_step": 24.0 * GIB, "sampler": 4.0 * GIB}}
+    one, two, three = (
+        whole_run.advice("v5e:2x4", mesh, accounts, which, ("target",)) for which in (None, {"int8": savings["int8"]}, savings)
+    )
+    assert one == two and one.startswith("no smaller slice by estimate: v5e:2x2 would take up to 20.0 of 15.8 GiB") and "\n" not in one
+    assert three.split("\n")[1] == (
+        "with frozen weights in nf4 a slice would fit by estimate: v5e:2x2, up to 14.0 of 15.8 GiB per chip; to be sure: --mode=compile "
+        "--config.topology=v5e:2x2 --config.mesh.data=1 --config.mesh.fsdp=1 --config.mesh.tensor=4 --config.target.attention=xla "
+        "--config.target.dtype=nf4 --config.sampler.dtype=nf4"
+    )
+    full = [account("train_step", 1.0, 4.0, 12.0)]  # it does not fit where it is
+    said = whole_run.advice("v5e:2x4", mesh, full, savings, ("target",)).split("\n")[1]
+    assert said.startswith("with frozen weights in int8 a slice would fit by estimate: v5e:2x4, up to 15.5 of") and "attention" not in said
+    gpu = whole_run.advice("h100:1x2", {"data": 1, "fsdp": 2, "tensor": 1}, [account("train_step", 1.0, 30.0, 30.0, "h100")])
+    assert gpu.endswith("a smaller training.micro_batch lowers what a training step takes")
+
+
+def test_what_fewer_bits_save_is_the_matrices(config, monkeypatch):
+    model = ModelConfig(vocab_size=40, width=64, layers=3, heads=2, kv_heads=1, mlp_width=128, compute_dtype="bfloat16")
+    monkeypatch.setattr(programs, "architecture", lambda group: model)
+    config.target.dtype, config.sampler.dtype = "bfloat16", "int8"
+    matrices = 3 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128)
+    outputs = 3 * (64 + 2 * 32 + 64 + 2 * 128 + 64)
+    saved = programs.savings(config)
+    assert saved["int8"]["decoder"] == matrices * 2 - (matrices + 4 * outputs) and saved["int8"]["sampler"] == 0
+    assert saved["nf4"]["train_step"] == matrices * (2 - 4.25 / 8)
+    config.training.lora.rank = 0
+    assert programs.savings(config) == {}

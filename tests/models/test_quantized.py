@@ -12,6 +12,7 @@ import optax
 import pytest
 from etils import epath
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from scipy import stats
 
 from dat_jax import models, sharding
@@ -115,6 +116,27 @@ def test_reading_quantizes_what_the_files_hold(folder, loaded):
         np.testing.assert_array_equal(model.params["embedding"], exact["embedding"])
         shapes = weights.abstract(CONFIG, kind)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), model.params) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+
+
+def test_a_folder_of_several_files_and_of_fused_matrices_is_the_same(folder, loaded, tmp_path):
+    """Files of a few tensors each with an index, and Phi-3's layout: q, k and v in one tensor, gate and up in another."""
+    models.save(models.load(str(folder)), str(tmp_path / "many"), shard_bytes=1 << 17)
+    files = sorted((tmp_path / "many").glob("*.safetensors"))
+    fused = {}
+    (tmp_path / "fused").mkdir()
+    for file in files:
+        fused |= load_file(file)
+    for layer in range(CONFIG.layers):
+        for home, module, parts in (("self_attn", "qkv_proj", "qkv"), ("mlp", "gate_up_proj", ("gate", "up"))):
+            place = f"model.layers.{layer}.{home}."
+            fused[place + f"{module}.weight"] = np.concatenate([fused.pop(f"{place}{part}_proj.weight") for part in parts])
+    save_file(fused, tmp_path / "fused" / "model.safetensors")
+    fields = json.loads((folder / "config.json").read_text()) | {"model_type": "phi3", "pad_token_id": 0}
+    (tmp_path / "fused" / "config.json").write_text(json.dumps(fields))
+    assert len(files) > 4
+    for kind, model in loaded.items():
+        for name in ("many", "fused"):
+            jax.tree.map(np.testing.assert_array_equal, models.load(str(tmp_path / name), dtype=kind).params, model.params)
 
 
 def test_a_host_never_holds_the_whole_model(tmp_path):

@@ -254,7 +254,7 @@ def _read(module: Module, inner: Computation, parameter: Instruction, shape: Sha
     for user in inner.users(parameter.name):
         if user.opcode in ("dynamic-slice", "gather", "slice") and user.operands[0] == parameter.name:
             total += user.bytes
-        elif user.opcode == "bitcast":
+        elif _is_view(module, user):
             total += _read(module, inner, user, shape)
         elif user.opcode == "fusion":
             nested = module.computations[user.attribute("calls") or ""]
@@ -263,6 +263,14 @@ def _read(module: Module, inner: Computation, parameter: Instruction, shape: Sha
         elif user.opcode != "dynamic-update-slice" or user.operands[0] != parameter.name:
             return shape.bytes
     return min(shape.bytes, total)
+
+
+def _is_view(module: Module, instruction: Instruction) -> bool:
+    """Whether an instruction within a fusion only arranges its operand anew: what reads a slice of it reads a slice of the operand."""
+    if instruction.opcode == "fusion":
+        nested = module.computations[instruction.attribute("calls") or ""]
+        return len(nested.parameters()) == 1 and all(i.opcode == "parameter" or _is_view(module, i) for i in nested.instructions.values())
+    return instruction.opcode in ("bitcast", "copy")
 
 
 def _written(module: Module, inner: Computation, result: Instruction) -> float:

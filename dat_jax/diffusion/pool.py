@@ -25,6 +25,7 @@ from dat_jax.data import manifest, provenance
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.plain_text import encode_text
 from dat_jax.data.prompts import MARKER, RECORDS, PromptRecord, complete, read_pool, read_records, write_pool, write_records
+from dat_jax.diffusion import mending
 from dat_jax.diffusion.denoiser import forward_flops, mask_id
 from dat_jax.diffusion.layout import Rows, Template, pack, prompt_block, template
 from dat_jax.diffusion.likelihood import SCHEMES, log_likelihood
@@ -51,6 +52,7 @@ class Pool:
     response_tokens: int = 64  # a response is cut to that many of the sampler's tokens
     steps: int = 32  # denoising steps; at least the longest prompt: the model's own distribution
     remasking: str = "random"  # random | low_confidence | margin | entropy
+    mend: int = 0  # passes that mask tokens which stand twice in a row again, and fill them anew, see diffusion/mending.py
     temperature: float = 1.0
     top_p: float = 1.0
     condition_remasking: float = 0.0  # largest share of a row whose given tokens a step hides; the inpainting reference: 1.0
@@ -81,6 +83,7 @@ class Pool:
             "batch_size": (self.batch_size >= 1, "an integer >= 1"),
             "likelihood_samples": (self.likelihood_samples >= 0, "an integer >= 0"),
             "likelihood_scheme": (self.likelihood_scheme in SCHEMES, " | ".join(SCHEMES)),
+            "mend": (self.mend >= 0, "an integer >= 0"),
             "refresh_every": (self.refresh_every >= 0, "an integer >= 0"),
             "consistency": (self.consistency >= 0, "a number >= 0, in nats per token (0: not asked)"),
             "given": (self.given >= 0, "an integer >= 0"),
@@ -208,7 +211,7 @@ def shaping(pool: Pool) -> dict[str, Any]:
     """The settings that a record carries: everything that shaped its distribution."""
     names = ["steps", "remasking", "temperature", "top_p", "condition_remasking", "cfg_scale", "separator", "begin"]
     fast = ["acceptance", "bound", "cache_refresh"] if pool.acceptance != "quota" else []
-    return {name: getattr(pool, name) for name in names + fast}
+    return {name: getattr(pool, name) for name in names + fast + (["mend"] if pool.mend else [])}
 
 
 def passes_cost(pool: Pool, config: ModelConfig, block: int, rows: int, full: int, alone: int, scored: int) -> dict[str, float]:
@@ -254,6 +257,15 @@ def sample_rows(
         done = [infill_fast(*model, *inputs(rows.tokens_BxT, np.arange(count)), pool.fast_settings(forbidden), span, (0, block), size)]
         full, alone = int(sharding.on_host(done[0].full_passes)), int(sharding.on_host(done[0].block_passes))
     tokens_NxT, bound_N = np.concatenate([sharding.on_host(batch.tokens_BxT) for batch in done])[:count], None
+    if pool.mend:
+        few = dataclasses.replace(pool.settings(forbidden), steps=mending.STEPS)
+
+        def fill(*batch: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+            found = infill(*model, *batch, few, span)
+            return sharding.on_host(found.tokens_BxT), sharding.on_host(found.forwards_B)
+
+        tokens_NxT, more = mending.mended(fill, tokens_NxT, rows.prompt_mask_BxT, rows.valid_BxT, keys_N, pool.mend, size)
+        full += more
     if pool.likelihood_samples:
         score = partial(log_likelihood, *model, draws=pool.likelihood_samples, scheme=pool.likelihood_scheme, span=span)
         scores = [sharding.on_host(score(*inputs(tokens_NxT, index))) for index in batches]
@@ -394,9 +406,10 @@ def build_pool(
 def made_with(pool: Pool, behaviors: Sequence[Behavior], sampler: Model, possible: np.ndarray, seed: int, round: int) -> dict[str, Any]:
     """What a pool depends on. The sampler is known by its sizes and a sum over weights, not by its path, so that a folder may move."""
     texts = json.dumps([[behavior.id, *behavior.targets] for behavior in behaviors]).encode()
+    settings = {name: value for name, value in dataclasses.asdict(pool).items() if name != "mend" or value}
     weights = f"{float(jnp.sum(jnp.abs(sampler.params['embedding'].astype(jnp.float32)))):.4e}"
     return {
-        "behaviors": f"{zlib.crc32(texts):08x}", **dataclasses.asdict(pool), "model_type": sampler.config.model_type,
+        "behaviors": f"{zlib.crc32(texts):08x}", **settings, "model_type": sampler.config.model_type,
         "vocab_size": sampler.config.vocab_size, "weights": weights, "seed": seed, "round": round,
         "lengths": f"{zlib.crc32(json.dumps(possible.tolist()).encode()):08x}",
     }  # fmt: skip

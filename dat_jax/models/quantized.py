@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from dat_jax import sharding
 
 KINDS = ("int8", "nf4")
 BLOCK = 64  # inputs that share a scale in nf4
+FEW = 256  # rows of x up to which nf4 is multiplied by halves of its blocks
 NUMBERS = 1 << 18  # that are quantized at a time, so that the work stays in the processor's cache
 # QLoRA's appendix E: quantiles of the normal distribution, scaled to -1..1, with an exact zero.
 NF4 = (
@@ -75,9 +77,27 @@ def product(x: jax.Array, weight: jax.Array | Quantized) -> jax.Array:
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
 def _product(x: jax.Array, codes: jax.Array, scales: jax.Array, kind: str) -> jax.Array:
     if kind == "nf4":
-        return x @ Quantized(codes, scales, kind=kind).matrix(x.dtype)
+        few = math.prod(x.shape[:-1]) <= FEW
+        return _product_by_halves(x, codes, scales) if few else x @ Quantized(codes, scales, kind=kind).matrix(x.dtype)
     y = x @ codes.astype(x.dtype)  # whole numbers up to 127 are exact in bfloat16, so the scale comes after
     return (y.astype(jnp.float32) * scales.reshape((1,) * (y.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+def _product_by_halves(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.Array:
+    """Return x W for nf4 as the sum of two products, of the inputs whose codes are the low four bits of a byte and of the others.
+
+    Nothing is concatenated, so a TPU's compiler decodes within the products: of 4096 x 14336 numbers it reads the codes and writes no
+    matrix (117 MB less each way on a v5e). Where x has many rows, the matrix's way to the memory and back is short beside the product.
+    """
+    half = len(codes)
+    rows, blocks = x.shape[:-1], half // (BLOCK // 2)
+    x_Bx2xH = jnp.moveaxis(x.reshape(*rows, blocks, 2, BLOCK // 2), -2, -3).reshape(*rows, 2, half)
+    scale_NxO = jnp.repeat(scales.astype(jnp.float32), BLOCK // 2, axis=0)
+    products = [
+        jnp.dot(x_Bx2xH[..., number, :], (_decoded(part) * scale_NxO).astype(x.dtype), preferred_element_type=jnp.float32)
+        for number, part in enumerate((codes & 15, codes >> 4))
+    ]
+    return (products[0] + products[1]).astype(x.dtype)
 
 
 def _decoded(codes: jax.Array) -> jax.Array:

@@ -161,23 +161,27 @@ def likelihoods(measured: Mapping[tuple[str, int], Sequence[Answers]]) -> list[R
 
 
 def under_attack(lines: Mapping[tuple[str, int], Mapping[str, Sequence[Row]]]) -> list[Row]:
-    """Nats per token of targets and refusals behind what attacks send, per model, attack, measure and seed, where they were measured.
+    """Nats per token of targets and refusals behind what attacks send, per model, attack and measure, where they were measured.
 
     The attacker's best attempt on a behavior counts: the least of the targets (target_nll), the most of the refusals (refusal_nll). The
-    bootstrap is over behaviors.
+    bootstrap is over behaviors and seeds.
     """
-    rows = []
+    found: dict[tuple[str, str, str], dict[str, dict[int, float]]] = {}
     for (method, seed), by_attack in lines.items():
         for attack, attempts in by_attack.items():
-            for name, best in (("target_nll", min), ("refusal_nll", max)):
-                found: dict[str, float] = {}
-                for line in attempts:
+            for line in attempts:
+                for name, best in (("target_nll", min), ("refusal_nll", max)):
                     if (value := line.get(name)) is not None:
-                        found[line["behavior"]] = best(value, found.get(line["behavior"], value))
-                if found:
-                    value, low, high = statistics.ratio(list(found.values()), [1.0] * len(found))
-                    row = {"method": method, "attack": attack, "measure": name, "seed": seed, "behaviors": len(found)}
-                    rows.append(row | {"value": value, "low": low, "high": high})
+                        by_seed = found.setdefault((method, attack, name), {}).setdefault(line["behavior"], {})
+                        by_seed[seed] = best(value, by_seed.get(seed, value))
+    rows = []
+    for (method, attack, name), outcomes in found.items():
+        seeds = sorted({seed for by_seed in outcomes.values() for seed in by_seed})
+        means = [[by_seed[seed] for by_seed in outcomes.values() if seed in by_seed] for seed in seeds]
+        low, high = statistics.spread(outcomes)
+        value = sum(sum(by_seed.values()) / len(by_seed) for by_seed in outcomes.values()) / len(outcomes)
+        row = {"method": method, "attack": attack, "measure": name, "behaviors": len(outcomes), "value": value, "low": low, "high": high}
+        rows.append(row | {"by_seed": {seed: sum(values) / len(values) for seed, values in zip(seeds, means)}})
     return rows
 
 

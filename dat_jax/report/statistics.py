@@ -10,7 +10,7 @@ from dat_jax.report import intervals
 
 RESAMPLES = 2_000
 NUMBERS = 2**22  # drawn at a time
-ABSENT = 2.0  # no difference of two outcomes
+ABSENT = np.inf  # no outcome or likelihood is infinite
 Outcomes = Mapping[str, Mapping[int, bool]]  # item -> seed -> outcome
 
 

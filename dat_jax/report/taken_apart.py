@@ -110,19 +110,17 @@ def likelihoods(results: Results, points: Sequence[Point]) -> Iterable[Table]:
 
 def under_attack(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     """Likelihoods of targets and refusals under each attack."""
-    keys = ("method", "attack", "measure")
-    means = {key: breakdown.mean_over_seeds(results.attacked, keys, operator.itemgetter(key)) for key in ("value", "low", "high")}
+    found = {(row["method"], row["attack"], row["measure"]): _interval(row["value"], row["low"], row["high"]) for row in results.attacked}
     rows = [
-        [label(attack, results.held_out), text, *(_interval(*(means[key][cell] for key in means)) if cell in means["value"] else "-"
-                                                  for cell in ((method, attack, name) for method in results.methods))]
+        [label(attack, results.held_out), text, *(found.get((method, attack, name), "-") for method in results.methods)]
         for attack in results.attacks
         for name, text in (("target_nll", "target"), ("refusal_nll", "refusal"))
-        if any((method, attack, name) in means["value"] for method in results.methods)
-    ]  # fmt: skip
+        if any((method, attack, name) in found for method in results.methods)
+    ]
     about = (
         "Negative log-likelihood of each behavior's harmful target (higher is more robust) and of a refusal (lower is more robust) behind "
-        "what an attack sends, in nats per token. Of several attempts the attacker's best counts. 95 % intervals over behaviors, means "
-        "over the seeds. No judge takes part."
+        "what an attack sends, in nats per token. Of several attempts the attacker's best counts. 95 % intervals over behaviors and seeds. "
+        "No judge takes part."
     )
     head = ["Attack", "Of the", *map(title, results.methods)]
     yield Table("attacks", "Likelihoods under attack", head, rows, about, folded=len(rows) > 16)

@@ -100,7 +100,7 @@ def preset(settings: Infilling, sampler: Pool) -> Pool:
     length = int(settings.preset.partition("/")[0])
     return dataclasses.replace(
         drawn, prompt_tokens=(length, length), prompt_lengths="uniform", steps=length, remasking="low_confidence", temperature=0.0,
-        condition_remasking=1.0, acceptance="quota", cache_refresh=1, top_p=1.0, cfg_scale=0.0, separator="", begin=False,
+        condition_remasking=1.0, mend=0, acceptance="quota", cache_refresh=1, top_p=1.0, cfg_scale=0.0, separator="", begin=False,
     )  # fmt: skip
 
 

@@ -88,6 +88,38 @@ def test_scopes():
     assert dict(cost(both, x, w).flops) == {"attack": 4 * PRODUCT, "defence": PRODUCT}
 
 
+WHOLE, LAYER = 32 * 64 * 128, 64 * 128
+FUSED = """HloModule m
+%arranged (p: u8[32,64,128]) -> u8[32,64,128] {
+  %p = u8[32,64,128]{2,1,0} parameter(0)
+  ROOT %c = u8[32,64,128]{2,1,0} copy(%p)
+}
+%fused (codes: u8[32,64,128], i: s32[]) -> u8[RESULT] {
+  %codes = u8[32,64,128]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %z = s32[] constant(0)
+  %view = u8[32,64,128]{2,1,0} fusion(%codes), kind=kLoop, calls=%arranged
+  LAST
+}
+ENTRY %main (codes: u8[32,64,128], i: s32[]) -> u8[RESULT] {
+  %codes = u8[32,64,128]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %f = u8[RESULT]{2,1,0} fusion(%codes, %i), kind=kLoop, calls=%fused
+}
+"""
+
+
+@pytest.mark.parametrize(("last", "result", "read"), [
+    ("ROOT %s = u8[1,64,128]{2,1,0} dynamic-slice(%view, %i, %z, %z), dynamic_slice_sizes={1,64,128}", "1,64,128", LAYER + 4),  # and the index
+    ("ROOT %s = u8[32,64,128]{2,1,0} not(%view)", "32,64,128", WHOLE),
+])  # fmt: skip
+def test_a_fusion_that_arranges_a_stack_anew_reads_what_its_users_read(last, result, read):
+    """As a TPU's compiler writes it: the copy within the fusion is never whole in memory."""
+    module = hlo.parse(FUSED.replace("LAST", last).replace("RESULT", result))
+    written = module.computations["main"].instructions["f"].bytes
+    assert costs.cost(module).hbm_bytes == read + written
+
+
 def test_collectives_are_counted_with_loops_and_bytes():
     mesh = sharding.make_mesh(fsdp=8)
     rows, whole = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P())

@@ -306,3 +306,17 @@ def test_codes_are_decoded_by_choices():
     every = jnp.arange(16, dtype=jnp.uint8)
     np.testing.assert_array_equal(quantized._decoded(every), np.asarray(quantized.NF4, np.float32))
     assert all(one < two for one, two in itertools.pairwise(quantized.NF4))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [(3, 5), (quantized.FEW + 1,)], ids=["few", "many"])
+def test_a_product_is_that_with_the_matrix_for_few_rows_and_many(kind, rows):
+    draw = np.random.default_rng(0)
+    weight = quantized.of_stack(draw.normal(size=(1, 128, 24)).astype(np.float32), kind)
+    one = Quantized(weight.codes[0], weight.scales[0], kind=kind)
+    x = draw.normal(size=(*rows, 128)).astype(np.float32)
+    dy = draw.normal(size=(*rows, 24)).astype(np.float32)
+    y, back = jax.vjp(lambda x: quantized.product(x, one), jnp.asarray(x))
+    matrix = np.asarray(one.matrix(jnp.float32))
+    np.testing.assert_allclose(y, x @ matrix, rtol=0, atol=2e-6 * np.abs(x @ matrix).max())
+    np.testing.assert_allclose(back(jnp.asarray(dy))[0], dy @ matrix.T, rtol=0, atol=2e-6 * np.abs(dy @ matrix.T).max())

@@ -55,7 +55,9 @@ def test_they_are_those_of_the_perturbed_prompt_and_cost_the_attack_nothing(vict
 def test_the_attackers_best_attempt_counts():
     lines = [("1", 3.0, 1.0), ("1", 2.0, 0.5), ("2", None, 4.0)]
     attempts = [{"behavior": b, "target_nll": target, "refusal_nll": refusal} for b, target, refusal in lines]
-    rows = {row["measure"]: row for row in rows_of({("cat", 0): {"direct": attempts, "rewrite:past": [{"behavior": "1"}]}})}
-    assert rows["target_nll"]["value"] == 2.0 and rows["target_nll"]["behaviors"] == 1
+    by_run = {("cat", 0): {"direct": attempts, "rewrite:past": [{"behavior": "1"}]}, ("cat", 1): {"direct": [attempts[0]]}}
+    rows = {row["measure"]: row for row in rows_of(by_run)}
+    assert rows["target_nll"]["value"] == 2.5 and rows["target_nll"]["behaviors"] == 1 and rows["target_nll"]["by_seed"] == {0: 2.0, 1: 3.0}
+    assert (rows["target_nll"]["low"], rows["target_nll"]["high"]) == (2.0, 3.0)  # one behavior, two seeds
     assert rows["refusal_nll"]["value"] == 2.5 and rows["refusal_nll"]["behaviors"] == 2
     assert {row["attack"] for row in rows.values()} == {"direct"}

@@ -5,7 +5,13 @@
     python -m dat_jax.main --config=configs/league.py --workdir=runs/two --config.training.methods=undefended,cat,dat_lat    # some of them
 
 All settings but those of a method's own are the quickstart's. Methods with an inner maximisation have its perturbation, the latent ones at
-the embeddings and before the third layer. R2D2 searches suffixes of four tokens: the published numbers are 80 times as many candidates.
+the embeddings and before the third layer. They follow it: --config.methods.cat.perturbation.steps=8 changes all of them, and
+--config.methods.mixat.perturbation.steps=8 that one alone. R2D2 searches suffixes of four tokens: the published numbers are 80 times as
+many candidates.
+
+Sampled utility is on for all, as in the quickstart. Without it:
+
+    python -m dat_jax.main --config=configs/league.py --workdir=runs/league_plain --config.utility.samples=0
 
 Equal steps are not equal operations. With `training.flops` every method takes the steps that this budget pays for, by formula and without
 the sampling of prompts. 3.8e12 is what the 300 steps of CAT take:
@@ -16,7 +22,18 @@ the sampling of prompts. 3.8e12 is what the 300 steps of CAT take:
 import pathlib
 import runpy
 
+from ml_collections import ConfigDict
+
 from dat_jax.methods import METHODS
+
+
+def follow(group, other, name):
+    """Ties a setting, or all settings of a group within it, to another group's: a change there is a change here, and not the other way."""
+    if isinstance(other[name], ConfigDict):
+        for inside in other[name]:
+            follow(group[name], other[name], inside)
+    else:
+        group[name] = other.get_oneway_ref(name)
 
 
 def get_config():
@@ -25,14 +42,14 @@ def get_config():
     c.training.methods = tuple(METHODS)
     cat = c.methods.cat
     for name in ("mixat", "self_consistency"):
-        c.methods[name].perturbation.update(cat.perturbation.to_dict())
-        c.methods[name].update({"perturbed": cat.perturbed, "held": cat.held})
-        c.methods[name].holding.update(cat.holding.to_dict())
-    c.methods.mixat.objective.update(cat.objective.to_dict())
-    c.methods.capo.perturbation.update(cat.perturbation.to_dict())
+        for group in ("perturbation", "perturbed", "held", "holding"):
+            follow(c.methods[name], cat, group)
+    follow(c.methods.mixat, cat, "objective")
+    follow(c.methods.capo, cat, "perturbation")
     c.methods.capo.update({"utility_weight": 1.0, "away_cutoff": 2.0})
+    follow(c.methods.lat, cat, "perturbation")
     # The reference's radius is absolute and belongs to Llama-2; its optimizer is kept out for the same reason.
-    c.methods.lat.perturbation.update(cat.perturbation.to_dict() | {"absolute_radius": False, "sites": (0, 2)})
+    c.methods.lat.perturbation.update({"absolute_radius": False, "sites": (0, 2)})
     c.methods.lat.objective.update({"away_weight": 1.0, "toward_weight": 1.0, "utility_weight": 1.0})
     c.methods.lat.updates = 1  # as all others; the reference's 4 are 4 times the updates
     c.methods.circuit_breakers.layers = (2, 3)

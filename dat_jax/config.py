@@ -21,6 +21,7 @@ from dat_jax.diffusion.utility import SampledUtility
 from dat_jax.endpoint import Connection
 from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
+from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import DTYPES, PRECISIONS
 from dat_jax.report.formats import FORMATS
 from dat_jax.serving.settings import Serve
@@ -325,6 +326,13 @@ def _validate_watching(config: ConfigDict, require: Callable[[bool, str, str], N
     require(not watched or bool(data.watch_behaviors), "data.watch_behaviors", "a path: training.watch_attacks are run on these behaviors")
     asked = bool(data.benign or data.borderline)
     require(not chosen or asked, "data.benign", "a path, or one in data.borderline: training.best_refusals is a share of these prompts")
+
+
+def check_training(config: ConfigDict, model: ModelConfig) -> None:
+    """Raises ValueError naming a setting of a trained method that the model cannot have, or a budget below one step of it."""
+    for method in map(METHODS.__getitem__, config.training.methods):
+        settings.fits(method.read_settings(config), f"methods.{method.key}", model)
+        method.steps(model, config)
 
 
 def split_lists(config: ConfigDict) -> None:

@@ -3,10 +3,12 @@
 They are here and not beside the config files because those are loaded by path, from any folder.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from dat_jax import settings
 from dat_jax.config import defaults
 
 # Keys below config.attacks whose defaults are smaller than what was published, so that a first run ends the same day.
@@ -27,6 +29,87 @@ def published_attacks(config: ConfigDict) -> ConfigDict:
         for part in groups:
             group = group[part]
         group[name] = value
+    return config
+
+
+def _continuous(method: str, radius: float, prompt: int, steps: int) -> dict[str, Any]:
+    """What CAT, CAPO and MixAT have in common: Continuous-AdvTrain's attack and training, on so many tokens of prompt and of response."""
+    attack = {"steps": 10, "sites": (0,), "radius": radius, "absolute_radius": False, "narrowest": 1.0, "step_size": 1e-4, "absolute": True}
+    attack |= {"optimizer": "sign", "iterate": "last", "rows": 0}
+    training = {"steps": steps, "flops": 0.0, "optimizer": "adamw", "learning_rate": 2e-4, "weight_decay": 1e-3, "clip": 0.3}
+    # Its warm-up of 0.03 is no field of its settings, and is lost.
+    training |= {"warmup": 0.0, "final_learning_rate": 0.0, "lora.rank": 64, "lora.alpha": 16.0, "lora.dropout": 0.1}
+    data = {"perturb": "all", "prompt_length": prompt, "response_length": prompt}
+    return _below(f"methods.{method}.perturbation", attack) | _below("training", training) | _below("data", data)
+
+
+def _below(group: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{group}.{key}": value for key, value in keys.items()}
+
+
+ROWS = {"data.adversarial_rows": 8, "data.utility_rows": 56}  # an eighth of the 64 rows of a step is adversarial
+CAT_LOSSES = {
+    **{"away_weight": 0.5, "toward_weight": 0.5, "utility_weight": 1.0, "away_cutoff": 5.0, "toward_cutoff": 0.5, "slope": 0.001},
+    **{"away": "nll", "retention": "nll", "cutoff_over": "batch"},
+}
+CAT_ROWS = {"perturbed": 1.0, "held": 0.0}
+LAT = {
+    **_below("methods.lat.perturbation", {"steps": 16, "sites": (0, 9, 17, 25, 31), "radius": 6.0, "absolute_radius": True}),
+    **_below("methods.lat.perturbation", {"absolute": True, "optimizer": "adam", "iterate": "last", "narrowest": 1.0}),
+    **_below("methods.lat", {"adversary_toward": 0.5, "adversary_away": 0.5, "updates": 4}),
+    **_below("methods.lat.objective", {"away_weight": 0.5, "toward_weight": 0.5, "away": "log_1_minus_p", "away_cutoff": 5.0}),
+    **_below("methods.lat.objective", {"toward_cutoff": 0.0}),
+    # A new AdamW at every step: there is no schedule.
+    **_below("training", {"steps": 100, "flops": 0.0, "optimizer": "adamw", "clip": 1.0, "warmup": 0.0, "final_learning_rate": 1.0}),
+    **_below("data", {"adversarial_rows": 16, "utility_rows": 16, "prompt_length": 1024, "response_length": 1024}),
+    "training.lora.rank": 64,
+}
+CIRCUIT_BREAKERS = {
+    **_below("methods.circuit_breakers", {"layers": (10, 20), "schedule": 2.0}),
+    **_below("training", {"steps": 150, "flops": 0.0, "learning_rate": 1e-4, "warmup": 0.0, "final_learning_rate": 1.0}),
+    **_below("training.lora", {"rank": 16, "alpha": 16.0, "dropout": 0.05}),
+    **_below("data", {"adversarial_rows": 16, "utility_rows": 16, "prompt_length": 512, "response_length": 512}),
+}
+# Method, or method and model, -> what its published code trains with, as far as it is known. What it does not fix is left as it was.
+REFERENCES: dict[str, dict[str, Any]] = {
+    # The published radius is 0.05 for Llama and Mistral, 0.1 for Gemma and Phi-3, 0.075 for Zephyr.
+    "cat": _continuous("cat", 0.05, 128, 760) | ROWS | _below("methods.cat.objective", CAT_LOSSES) | _below("methods.cat", CAT_ROWS),
+    # It has no utility rows. Here every batch has some, and their weight is 0.
+    "capo": _continuous("capo", 0.05, 64, 360)
+    | _below("methods.capo", {"beta": 0.25, "preference_weight": 1.0, "utility_weight": 0.0, "away_cutoff": 5.0})
+    | {"data.adversarial_rows": 64, "data.utility_rows": 8},
+    # Two epochs of the data of which CAT's 760 steps are five.
+    "mixat": _continuous("mixat", 0.075, 128, 304)
+    | ROWS
+    | _below("methods.mixat.objective", CAT_LOSSES)
+    | _below("methods.mixat", CAT_ROWS | {"share": 0.5}),
+    "lat_llama2": LAT
+    | _below("methods.lat.objective", {"utility_weight": 1.5, "retention": "nll"})
+    | {"methods.lat.perturbation.step_size": 5e-2, "training.learning_rate": 2e-5},
+    "lat_llama3": LAT
+    | _below("methods.lat.objective", {"utility_weight": 0.1, "retention": "reverse_kl"})
+    | {"methods.lat.perturbation.step_size": 1e-3, "training.learning_rate": 8e-5},
+    "circuit_breakers_llama3": CIRCUIT_BREAKERS | {"methods.circuit_breakers.alpha": 10.0},
+    "circuit_breakers_mistral": CIRCUIT_BREAKERS | {"methods.circuit_breakers.alpha": 5.0},
+    "r2d2": _below("methods.r2d2", {"pool": 180, "tokens": 20, "steps": 5, "candidates": 512, "topk": 256})
+    | _below("methods.r2d2", {"reset_every": 50, "reset_share": 0.2})
+    | _below("methods.r2d2.objective", {"away_weight": 0.5, "toward_weight": 0.5, "utility_weight": 1.0, "away": "log_1_minus_p"})
+    | {"methods.r2d2.objective.away_cutoff": 5.0, "data.perturb": "user"}
+    | _below("training", {"steps": 2000, "flops": 0.0, "learning_rate": 2e-5, "final_learning_rate": 0.0, "lora.rank": 0}),
+}
+
+
+def reference(config: ConfigDict, name: str) -> ConfigDict:
+    """Sets what a method's published code trains with, and returns the configuration; docs/decisions.md says what differs all the same.
+
+    name: of REFERENCES. `data`, `training` and the method's own group are set; one workdir has one of them. Precision, mesh and
+    micro-batches belong to the hardware and stay as they are: the published code of CAT trains on NF4 by default, and its cutoffs see 8
+    rows at a time.
+    Raises ValueError for a name that there is not.
+    """
+    if name not in REFERENCES:
+        raise settings.no_such_key(name, REFERENCES, "presets.reference: ")
+    config.update_from_flattened_dict(REFERENCES[name])
     return config
 
 

@@ -15,6 +15,7 @@ from dat_jax import sharding
 from dat_jax.compilation import chips, costs, hlo, memory, programs, report, whole_run
 from dat_jax.compilation.programs import Program
 from dat_jax.compilation.report import Account
+from dat_jax.config import check_training
 from dat_jax.stations.subjects import check_devices
 
 
@@ -22,10 +23,12 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
     """Compiles the run's programs for config.topology, prints an account of each and of the whole run, and writes compile.json.
 
     only: names of programs; (): all. Returns 0, or 1 when a program does not fit into a chip's HBM: its largest buffers are named.
-    Raises ValueError for a topology, mesh or model that cannot be, and for a kernel that the chip does not have.
+    Raises ValueError for a topology, mesh or model that cannot be, for a kernel that the chip does not have, and for a setting of a method
+    that the model cannot have.
     """
     chip = chips.chip(config.topology)
     check_devices(config, "gpu" if chip.gpu else "tpu", bool(config.sampler.model))
+    check_training(config, programs.architecture(config.target))
     mesh = sharding.make_mesh(
         config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data, chips.devices(config.topology, config.mesh.dcn_data)
     )

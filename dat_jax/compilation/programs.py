@@ -47,8 +47,11 @@ def of_run(config: ConfigDict, mesh: Mesh) -> Iterator[Program]:
     """
     target = architecture(config.target)
     methods = [METHODS[name] for name in config.training.methods if METHODS[name].trains]
-    for method in {(method.inner, method.loss, method.key): method for method in methods}.values():  # CAT and DAT are one program
-        yield train_step(config, target, mesh, method)
+    alike: dict[Any, list[Method]] = {}
+    for method in methods:  # CAT and DAT are one program
+        alike.setdefault((method.inner, method.loss, method.key), []).append(method)
+    for same in alike.values():
+        yield train_step(config, target, mesh, same[0], " and ".join(method.title for method in same))
     if config.sampler.model:
         yield sampler(config, architecture(config.sampler), mesh)
     yield decoder(config, target, mesh)
@@ -77,8 +80,8 @@ def savings(config: ConfigDict) -> dict[str, dict[str, float]]:
     return found
 
 
-def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Method) -> Program:
-    """`training.step.train_step` of a method as the loop calls it."""
+def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Method, titles: str = "") -> Program:
+    """`training.step.train_step` of a method as the loop calls it; titles: of all methods whose program it is, "" for this one alone."""
     data, training = config.data, config.training
     prompt, response, rows = data.prompt_length, data.response_length, data.adversarial_rows
     own = method.read_settings(config)
@@ -98,8 +101,8 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Metho
         rule = loop.optimizer(training, method.updates(own))
         return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=rule, reference=original)
 
-    about = f"{rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}"
-    about += f", {method.about(own)}"
+    about = f"{titles or method.title}, {rows} adversarial + {data.utility_rows} utility rows of {prompt} + {response}"
+    about += f", {method.about(own)}" if method.about(own) else ""
     about += f", {training.micro_batch} rows at a time" if training.micro_batch else ""
     return Program("train_step", about, method.step_flops(model, config), lower)
 

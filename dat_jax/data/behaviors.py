@@ -105,6 +105,17 @@ def describe_targets(behaviors: Sequence[Behavior]) -> str:
     return f'{made} of {len(behaviors)} behaviors came without a target; "Sure, here is ..." made from the request was used.'
 
 
+def describe_refusals(behaviors: Sequence[Behavior]) -> str:
+    """Returns a sentence on behaviors that have the one refusal that stands in for missing ones; "" where the files gave all."""
+    same = sum(behavior.refusals == (DEFAULT_REFUSAL,) for behavior in behaviors)
+    if not same:
+        return ""
+    return (
+        f'{same} of {len(behaviors)} training behaviors came without a refusal, and all of these teach one sentence, "{DEFAULT_REFUSAL}"; '
+        "config.data.safe_responses brings others."
+    )
+
+
 def _targets(path: str) -> dict[str, list[str]]:
     value = files.read_json(path)
     if not isinstance(value, dict):

@@ -26,6 +26,7 @@ from dat_jax.data.conversations import (
 from dat_jax.data.prompts import PromptRecord
 from dat_jax.data.rewrites import Rewrite
 
+Row = tuple[str, str, str]  # id, prompt, harmful response
 ENDLESS = 2**40  # steps; datasets that are zipped must be of one length
 
 
@@ -60,12 +61,13 @@ def triples(
     seed: int,
     add_requests: bool = False,
     rewrites: Sequence[Rewrite] = (),
+    share: float = 0.5,
 ) -> list[tuple[str, str, str, str]]:
     """Returns (id, prompt x, harmful response y, refusal) per adversarial row.
 
     Without records the prompts are the behaviors' own requests, one row per target (CAT); with records they are the selected samples (DAT),
-    and with `add_requests` the requests too. With rewrites each of them has a row per target, and the requests are repeated until there are
-    about as many rows with a request (MixAT).
+    and with `add_requests` the requests too. With rewrites each of them has a row per target, and they are this share of all rows (MixAT):
+    whichever kind there is too little of is repeated.
     Each row's refusal is one of the behavior's, drawn by the seed: one sentence for all teaches the model that sentence.
     """
     draw = np.random.default_rng(seed)
@@ -73,7 +75,7 @@ def triples(
     requests = [(b.id, b.text, target) for b in behaviors for target in b.targets]
     if records is None:
         others = [(r.behavior, r.prompt, target) for r in rewrites for target in known[r.behavior].targets]
-        pairs = max(1, round(len(others) / max(len(requests), 1))) * requests + others
+        pairs = in_shares(requests, others, share, seed) if requests and others else requests
     else:
         samples = [(r.behavior_id, r.prompt, r.response) for r in records if r.selected]
         pairs = samples + requests if samples and add_requests else samples
@@ -83,6 +85,23 @@ def triples(
     if not pairs:
         raise ValueError("no adversarial prompt: no behavior with a target, or no sampled prompt was selected")
     return [(id, x, y, known[id].refusals[draw.integers(len(known[id].refusals))]) for id, x, y in pairs]
+
+
+def in_shares(some: Sequence[Row], others: Sequence[Row], share: float, seed: int) -> list[Row]:
+    """Returns rows of both kinds, every row at least once, of which `others` are a share exact to half a row.
+
+    One kind is there once, unless all rows are `others`. The other kind is repeated; what is left to its number of rows is drawn by the
+    seed.
+    """
+    if share == 1:
+        return list(others)
+    total, draw = max(len(others) / share, len(some) / (1 - share)), np.random.default_rng([seed, 1])
+
+    def repeated(rows: Sequence[Row], count: int) -> list[Row]:
+        whole, rest = divmod(count, len(rows))
+        return whole * list(rows) + [rows[i] for i in sorted(draw.permutation(len(rows))[:rest])]
+
+    return repeated(some, round((1 - share) * total)) + repeated(others, round(share * total))
 
 
 def within_block(tokenizer, rows: Sequence[tuple[str, str, str, str]], data) -> list[tuple[str, str, str, str]]:

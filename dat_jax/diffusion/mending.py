@@ -41,7 +41,10 @@ def mended(
         rows = np.flatnonzero(marked_NxT.any(axis=1))
         for start in range(0, len(rows), size):
             batch = rows[np.minimum(np.arange(start, start + size), len(rows) - 1)]  # one shape: the last batch repeats its last row
-            keys_B = jax.vmap(lambda key, number=number: jax.random.fold_in(key, FIRST_PASS + number))(keys_N[batch])
-            found, passed = fill(*(jnp.asarray(x[batch]) for x in (tokens_NxT, marked_NxT, valid_NxT)), keys_B)
+            found, passed = fill(*(jnp.asarray(x[batch]) for x in (tokens_NxT, marked_NxT, valid_NxT)), _of_pass(keys_N[batch], number))
             tokens_NxT[batch], forwards = found, forwards + int(np.max(passed))
     return tokens_NxT, forwards
+
+
+def _of_pass(keys_B: jax.Array, number: int) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, FIRST_PASS + number))(keys_B)

@@ -98,7 +98,9 @@ def loss(
     away = away_loss(nll_BxR[harmful], mask_BxR[harmful], objective)
     toward = toward_loss(nll_BxR[refusal], mask_BxR[refusal], objective)
     nll_B = cross_entropy(nll_BxR, mask_BxR)
-    held_BxR = kl(network, reference, h_BxRxD[chats], batch.utility) if reference is not None else nll_BxR[chats]
+    held_BxR = nll_BxR[chats]
+    if reference is not None:
+        held_BxR = kl(network, reference, h_BxRxD[chats], batch.utility, reverse=objective.retention == "reverse_kl")
     utility = jnp.mean(cross_entropy(held_BxR, mask_BxR[chats], pooled=objective.cutoff_over == "batch"))
     total, metrics = summed(objective, away, toward, utility, nll_B[harmful], nll_B[refusal])
     if settings.held:
@@ -131,7 +133,7 @@ def update_flops(model: ModelConfig, objective: Objective, inner: float, shape: 
     """Operations of a step whose inner maximisation takes `inner` and whose loss is `loss`, for one update of the weights."""
     length = shape.prompt + shape.response
     found = flops.train_step(model, inner, Pass(2 * shape.adversarial + shape.utility, length, shape.response), shape.rank)
-    if objective.retention == "kl":  # the model before training, on the utility rows
+    if objective.compares:  # the model before training, on the utility rows
         found["defence"] += flops.forward(model, Pass(shape.utility, length, shape.response))
     return found
 
@@ -151,7 +153,7 @@ METHOD = Method(
     inner=inner,
     loss=loss,
     flops=step_flops,
-    needs_reference=lambda settings: settings.objective.retention == "kl",
+    needs_reference=lambda settings: settings.objective.compares,
     about=lambda settings: f"{settings.perturbation.steps} attack steps",
     terms=(
         *LOSS_TERMS,

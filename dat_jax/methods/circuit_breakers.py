@@ -7,7 +7,8 @@ and would be 1 after `schedule` trainings:
       + alpha * (1 - s) * mean relu(cos(h, h'))   over harmful rows and `layers`
 
 Means are over the rows' tokens that are no padding. Reference: `lorra_circuit_breaker.py`, whose hidden_states[k] is the stream before
-layer k, and whose schedule runs over twice the training's steps. It trains adapters up to the last of `layers`; here all are trained.
+layer k, and behind the final norm where k is the number of layers: here it is the stream before that norm. Its schedule runs over twice the
+training's steps. It trains adapters up to the last of `layers`; here all are trained.
 """
 
 import dataclasses
@@ -97,7 +98,7 @@ METHOD = Method(
     loss=loss,
     flops=step_flops,
     needs_reference=lambda settings: True,
-    about=lambda settings: f"circuit breakers at layers {', '.join(map(str, settings.layers))}",
+    about=lambda settings: f"layers {', '.join(map(str, settings.layers))}",
     terms=(
         Term("loss/reroute", "Rerouting loss", "cosine to the representation before training, harmful rows", said=True),
         Term("loss/retain", "Retaining loss", "distance from the representation before training, benign rows", said=True),

@@ -3,6 +3,8 @@
 L = prefix_weight * NLL(refusal | x, the first k tokens of the harmful response), k uniform from 0 to all of them
   + transition_weight * mean over t NLL(first token of the refusal | x, the first t tokens of the harmful response)
   + utility_weight * NLL(benign chat)
+
+The published data has no prefix in a third of its rows, and in others never the whole response (docs/decisions.md).
 """
 
 import dataclasses

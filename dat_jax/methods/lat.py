@@ -5,9 +5,10 @@ The adversary makes the harmful response likely and the refusal unlikely; the we
     adversary:  toward_weight * CE(harmful | x + delta) + away_weight * mean -log(1 - p(refusal | x + delta))
     defence:    toward_weight * CE(refusal) + away_weight * mean -log(1 - p(harmful)) + utility_weight * (NLL or KL on benign chats)
 
-Defaults are the reference's for Llama-2-7B-chat. It perturbs what the MLP of layer l adds to the residual stream. That is the stream before
-layer l + 1 (for models without a norm behind the MLP), which is how sites are counted here: its layers 8, 16, 24, 30 are the sites 9, 17,
-25, 31. Its radius of 6 is absolute and fits no other model. Its KL is divided by its own value; here it is the KL.
+Defaults are the reference's for Llama-2-7B-chat; those for Llama-3-8B-Instruct are the preset lat_llama3 of presets.py. It perturbs what
+the MLP of layer l adds to the residual stream. That is the stream before layer l + 1 (for models without a norm behind the MLP), which is
+how sites are counted here: its layers 8, 16, 24, 30 are the sites 9, 17, 25, 31. Its radius of 6 is absolute and fits no other model. Its
+KL is divided by its own value; here it is the KL.
 """
 
 import dataclasses
@@ -93,7 +94,7 @@ METHOD = Method(
     flops=step_flops,
     needs_reference=cat.METHOD.needs_reference,
     updates=lambda settings: settings.updates,
-    about=lambda settings: f"LAT, {settings.perturbation.steps} attack steps, {settings.updates} updates",
+    about=lambda settings: f"{settings.perturbation.steps} attack steps, {settings.updates} updates",
     terms=cat.METHOD.terms,
 )
 DISTRIBUTIONAL = dataclasses.replace(

@@ -6,7 +6,7 @@ from typing import Any
 
 from dat_jax.settings import LARGEST_INTEGER, NoSettings, read
 
-# Nothing is trained | the behaviors' own requests | these and their rewrites, in equal shares | selected samples of the diffusion LM.
+# Nothing is trained | the behaviors' own requests | these and their rewrites, see `share` | selected samples of the diffusion LM.
 PROMPTS = ("none", "requests", "rewrites", "sampled")
 REFUSALS = ("given", "own")  # the behaviors' refusals | the target's own answers to the requests, where these are refusals
 
@@ -56,6 +56,7 @@ class Method:
     needs_reference: Callable[[Any], bool] = lambda settings: False  # whether the loss looks at the weights as they were before training
     updates: Callable[[Any], int] = lambda settings: 1  # settings -> updates of the weights for each inner maximisation
     memory: Callable[[Any, Any, int], Any] = lambda settings, model, seed: ()  # what it keeps from step to step, before the first: arrays
+    share: Callable[[Any], float] = lambda settings: 0.5  # settings -> of rewrites among its rows, where its prompts are rewrites
     suffixes: bool = False  # whether it writes behind the users' words, which the rows must then tell from all others
     color: str = ""  # in the report's figures; "": one of the palette's
 

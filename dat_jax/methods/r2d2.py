@@ -140,7 +140,9 @@ def loss(
     nll_BxR, mask_BxR = response_nll(longer, embed(longer, rows), rows), rows.response_mask_BxT[:, longer.prompt_length :]
     away, toward = away_loss(nll_BxR[:A], mask_BxR[:A], how), toward_loss(nll_BxR[A:], mask_BxR[A:], how)
     h_BxRxD = response_hidden(network, embed(network, batch.utility), batch.utility)
-    kept_BxR = nll(network, h_BxRxD, batch.utility) if reference is None else kl(network, reference, h_BxRxD, batch.utility)
+    kept_BxR = nll(network, h_BxRxD, batch.utility)
+    if reference is not None:
+        kept_BxR = kl(network, reference, h_BxRxD, batch.utility, reverse=how.retention == "reverse_kl")
     kept_B = cross_entropy(kept_BxR, batch.utility.response_mask_BxT[:, network.prompt_length :], pooled=how.cutoff_over == "batch")
     utility, nll_B = jnp.mean(kept_B), cross_entropy(nll_BxR, mask_BxR)
     total, metrics = cat.summed(how, away, toward, utility, nll_B[:A], nll_B[A:])
@@ -157,7 +159,7 @@ def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict
     found = flops.train_step(model, attack, Pass(2 * A, longer, R), shape.rank)
     benign = Pass(shape.utility, length, R)
     found["defence"] += flops.train_step(model, 0.0, benign, shape.rank)["defence"]
-    if settings.objective.retention == "kl":
+    if settings.objective.compares:
         found["defence"] += flops.forward(model, benign)
     return found
 

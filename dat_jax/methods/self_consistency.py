@@ -2,7 +2,8 @@
 
 The refusals are the target's own answers to the plain requests, where these are refusals. They are learned on the requests, or on sampled
 prompts, under the perturbation that makes the harmful response likely. Nothing leads away from the harmful response: what the model says
-when it is not attacked is all that it is taught. With config.utility.response="own" the benign answers are its own too.
+when it is not attacked is all that it is taught. The target is asked once, before the training.
+Benign answers are the chats' own; with config.utility.response="own" those to sampled utility prompts are the target's, too.
 
     L = toward_weight * NLL(own refusal | x + delta*) + utility_weight * NLL(benign chat)
 """

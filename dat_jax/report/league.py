@@ -49,7 +49,8 @@ def league(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     head = ["", *map(measure_title, worst), *map(str, map(measure_title, harmless)), "Steps", "TFLOP per step", "TFLOP in all"]
     seeds = len(results.seeds)
     caption = f"The least broken model first, with 95 % intervals over behaviors or prompts and {seeds} seed{'s' * (seeds > 1)}. "
-    caption += "Operations by formula, per seed; those in all include the sampling of prompts. Read robustness and over-refusal together."
+    caption += "Operations by formula, per seed; those in all include the sampling of prompts. A step has one update of the weights, "
+    caption += "and LAT's as many as methods.lat.updates says. Read robustness and over-refusal together."
     yield Table("findings", "League", head, rows, caption, folded=True)
 
 

@@ -74,8 +74,8 @@ def difference(first: Outcomes, second: Outcomes) -> tuple[float, float, float]:
     return intervals.paired_difference(one, other)
 
 
-def spread(outcomes: Outcomes) -> tuple[float, float]:
-    """A 95 % interval of one model's rate, a bootstrap over items and seeds; where no outcome differs it has no width."""
+def spread(outcomes: Mapping[str, Mapping[int, float]]) -> tuple[float, float]:
+    """A 95 % interval of one model's rate, or mean of numbers, a bootstrap over items and seeds; where none differs it has no width."""
     seeds = sorted({seed for by_seed in outcomes.values() for seed in by_seed})
     values_NxS = np.array([[float(by_seed[s]) if s in by_seed else np.nan for s in seeds] for by_seed in outcomes.values()])
     low, high = np.quantile(crossed(values_NxS, RESAMPLES, 0), [0.025, 0.975])

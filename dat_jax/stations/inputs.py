@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from dat_jax import judges, models, settings, world
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.victim import BLOCKS, Decoding
-from dat_jax.config import TABLES
+from dat_jax.config import TABLES, check_training
 from dat_jax.data import behaviors as behaviors_lib
 from dat_jax.data import chats as chats_lib
 from dat_jax.data import conversations, files, pipeline, tasks, utility
@@ -24,7 +24,6 @@ from dat_jax.judges import JUDGES
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
 from dat_jax.models import huggingface
-from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 
 # What a user brings: config key -> the format, and what makes the file. docs/formats.md has the details.
@@ -149,6 +148,8 @@ def read_inputs(config: ConfigDict, folder: epath.Path, seed: int) -> Inputs:
             raise ValueError(f"{data.eval_behaviors}: behavior {behavior.id!r} is one of the training behaviors in {data.behaviors}")
     if made := behaviors_lib.describe_targets(inputs.eval_behaviors):
         logging.info("%s", made)
+    if made := behaviors_lib.describe_refusals(inputs.behaviors):
+        logging.warning("%s", made)
     _check_lengths(inputs)
     tried = (*config.evaluation.attacks, *(config.training.watch_attacks if watched else ()))
     check_fit(config, config.target.model, {"attacks": tried})
@@ -210,13 +211,6 @@ def check_fit(config: ConfigDict, source: str, chosen: Mapping[str, Sequence[str
         settings.fits(row.read_settings(config), f"{group}.{row.key}", model)
 
 
-def check_training(config: ConfigDict, model: ModelConfig) -> None:
-    """Raises ValueError naming a setting of a trained method that the model cannot have, or a budget below one step of it."""
-    for method in map(METHODS.__getitem__, config.training.methods):
-        settings.fits(method.read_settings(config), f"methods.{method.key}", model)
-        method.steps(model, config)
-
-
 def needs_sampler(config: ConfigDict) -> bool:
     """Whether a run draws prompts: for a method that trains on samples, or as further utility rows."""
     trained = [method for method in map(METHODS.__getitem__, config.training.methods) if method.trains]
@@ -251,9 +245,14 @@ def _train_rewrites(config: ConfigDict, behaviors: list[Behavior]) -> list[Rewri
     found = rewrites_lib.read_rewrites(path) if path else rewrites_lib.make_rewrites(behaviors)
     for rewrite in found:
         if rewrite.behavior not in known:
-            raise ValueError(f"{path}: id {rewrite.behavior!r} is no training behavior; allowed: those of {config.data.behaviors}")
+            raise ValueError(
+                f"{path} (config.data.train_rewrites): id {rewrite.behavior!r} is no training behavior; allowed: those of "
+                f"{config.data.behaviors}"
+            )
         if rewrite.held_out:
-            raise ValueError(f"{path}: the form {rewrite.form!r} is held out; allowed for training: held_out false")
+            raise ValueError(
+                f"{path} (config.data.train_rewrites): the form {rewrite.form!r} is held out; allowed for training: held_out false"
+            )
     if not found:
         raise ValueError(
             f"config.training.methods names {wanted[0]!r}, which trains on rewrites, and no rule applies to a training behavior; allowed: "

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ UNREAD = -1e3  # nats per token: the standing of a prompt that the target cannot
 def run(inputs: Inputs, mesh) -> None:
     """Draws what the methods train on against the undefended target: adversarial prompts, and prompts for benign answers."""
     trained, sampled = any(method.trains for method in inputs.methods), any(method.prompts == "sampled" for method in inputs.methods)
-    todo = [
+    todo: list[tuple[epath.Path, Callable[..., Any], Callable[..., Any]]] = [
         (inputs.folder / name, draw, choose)
         for name, draw, choose, wanted in (
             ("prompts", samples_of, draw_pool, sampled),

@@ -92,6 +92,7 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
     """Returns what a method trains on: requests, these and rewrites, or selected samples, drawn anew for each round's model."""
     config, offline = inputs.config, inputs.folder / "prompts"
     behaviors = own_refusals(inputs, target, mesh) if method.refusals == "own" else inputs.behaviors
+    share = method.share(method.read_settings(config))
 
     def sampler() -> Model:  # read anew for each round: between two it would lie beside the training for hours
         return load_model(config.sampler, mesh)
@@ -112,7 +113,7 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
         if method.prompts == "requests":
             return pipeline.adversarial_rows(target.tokenizer, pipeline.triples(behaviors, None, inputs.seed), config.data)
         if method.prompts == "rewrites":
-            chosen = pipeline.triples(behaviors, None, inputs.seed, rewrites=inputs.train_rewrites)
+            chosen = pipeline.triples(behaviors, None, inputs.seed, rewrites=inputs.train_rewrites, share=share)
         else:
             chosen = pipeline.triples(behaviors, sampled(round, params, lora), inputs.seed, config.sampler.add_requests)
         return pipeline.adversarial_rows(target.tokenizer, pipeline.within_block(target.tokenizer, chosen, config.data), config.data)
@@ -124,6 +125,7 @@ def own_refusals(inputs: Inputs, target: Model, mesh) -> list[Behavior]:
     """Returns the behaviors with the target's own answer to the plain request as refusal, where the judge takes that for one.
 
     The others keep the refusals that they have, and are counted. The answers are kept in own_refusals.jsonl. Every process must call.
+    ValueError naming the methods where no answer is a refusal: they would learn the given refusals alone, under another name.
     """
     attempts = [Attempt(b.id, b.text, b.targets[0]) for b in inputs.behaviors]
     victim = Victim(target, inputs.decoding, inputs.seed, mesh)
@@ -131,6 +133,13 @@ def own_refusals(inputs: Inputs, target: Model, mesh) -> list[Behavior]:
     exchanges = [Exchange(a.behavior, a.prompt, a.prompt, "", answer) for a, answer in zip(attempts, answers)]
     labels = [verdict.label for verdict in judges.load(inputs.harmless_judge, inputs.config)(exchanges)]
     refused = {a.behavior: answer for a, answer, label in zip(attempts, answers, labels) if label == "refuse"}
+    if not refused:
+        wanted = ", ".join(method.name for method in inputs.methods if method.refusals == "own")
+        raise ValueError(
+            f"config.training.methods names {wanted}, which learns the target's own refusals, and {inputs.harmless_judge} takes none of "
+            f"its answers to the {len(attempts)} training requests for one ({inputs.folder / 'own_refusals.jsonl'}); allowed: other "
+            "methods, or a target that refuses some of them"
+        )
     logging.info("own refusals: %d of %d behaviors; the others keep the given ones", len(refused), len(attempts))
     return [dataclasses.replace(b, refusals=(refused[b.id],)) if b.id in refused else b for b in inputs.behaviors]
 

@@ -56,8 +56,8 @@ FREE = (
     "data.unsafe", "data.heldout_chats", "data.task",
 )  # fmt: skip
 
-# Groups that came later, and leave everything as it was where they stand at their defaults: a workdir that does not know them goes on.
-LATER = ("sampler.preference.",)
+# Groups and keys that came later, and leave everything as it was at their defaults: a workdir that does not know them goes on.
+LATER = ("sampler.preference.", "methods.mixat.share")
 
 
 def default(config_file: str) -> str:

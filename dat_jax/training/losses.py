@@ -5,7 +5,8 @@ L = away_weight * A + toward_weight * T + utility_weight * U (CAT, arXiv 2405.15
     A = -CE(harmful | x + delta) up to the away cutoff, beyond it -cutoff - slope * CE        (the loss is unbounded below without it)
         or with `away="log_1_minus_p"` -log(1 - p) of each token, nothing where log p is below -cutoff        (LAT, HarmBench's R2D2)
     T =  CE(refusal | x + delta) down to the toward cutoff, below it cutoff + slope * CE
-    U =  CE(benign response | benign prompt), no perturbation; or with `retention="kl"` KL(model before training || model) there
+    U =  CE(benign response | benign prompt), no perturbation; or with `retention="kl"` KL(model before training || model) there,
+         with `"reverse_kl"` KL(model || model before training)
 
 What CE is taken over before the cutoff is `cutoff_over`. The reference pools all tokens of a micro-batch, so one easy row switches the
 cutoff for all ("batch"). "example": the mean over an example's tokens, which one improbable token can bring beyond the cutoff, the first of
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from dat_jax.settings import check
 
 CUTOFFS = ("token", "example", "batch")
-RETENTIONS = ("nll", "kl")
+RETENTIONS = ("nll", "kl", "reverse_kl")
 AWAY = ("nll", "log_1_minus_p")
 CERTAIN = 1e-6  # nats: likelier tokens count as this likely, for 1 - p is rounded to 0 there
 
@@ -38,8 +39,13 @@ class Objective:
     toward_cutoff: float = 0.5  # nats per token
     slope: float = 0.001  # what is left of the gradient beyond a cutoff
     away: str = "nll"  # nll | log_1_minus_p: what is raised to lead away from the harmful response
-    retention: str = "nll"  # the utility loss: nll of the chats' responses | kl from the model before training, on the same rows
+    retention: str = "nll"  # the utility loss: nll of the chats' responses | kl of the model before training from the model | reverse_kl
     cutoff_over: str = "example"  # token | example | batch (the reference's): what a cross-entropy is averaged over before the cutoff
+
+    @property
+    def compares(self) -> bool:
+        """Whether the utility loss looks at the model before training."""
+        return self.retention != "nll"
 
     def validate(self, key: str) -> None:
         """Raises ValueError naming the key below `key` that is not allowed."""

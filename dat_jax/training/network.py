@@ -68,17 +68,27 @@ def nll(network: Network, h_BxRxD: jax.Array, rows: Conversations) -> jax.Array:
     return jnp.where(rows.response_mask_BxT[:, P:], -logp_BxR, 0.0)
 
 
-def kl(network: Network, original: Network, h_BxRxD: jax.Array, rows: Conversations) -> jax.Array:
+def kl(network: Network, original: Network, h_BxRxD: jax.Array, rows: Conversations, reverse: bool = False) -> jax.Array:
     """Returns KL(original || network) of each response token, BxR float32 (nats), zero outside the response.
 
-    h_BxRxD: the network's hidden states that predict the response. The original runs on the same rows, unperturbed.
+    h_BxRxD: the network's hidden states that predict the response. The original runs on the same rows, unperturbed. reverse: KL(network ||
+    original) instead, as in LAT's published code.
     """
     config, mask_BxR = network.config, rows.response_mask_BxT[:, network.prompt_length :]
     theirs_BxRxD = jax.lax.stop_gradient(response_hidden(original, embed(original, rows), rows))
     B, R = mask_BxR.shape
     chunk = chunk_length(B, R, 2 * config.vocab_size, network.most_logits)
-    kl_BxR = transformer.divergence(network.params, config, h_BxRxD, original.params, theirs_BxRxD, chunk=chunk)
-    return jnp.where(mask_BxR, kl_BxR, 0.0)
+    if not reverse:
+        kl_BxR = transformer.divergence(network.params, config, h_BxRxD, original.params, theirs_BxRxD, chunk=chunk)
+        return jnp.where(mask_BxR, kl_BxR, 0.0)
+
+    def score(h_BxCxD: jax.Array, theirs_BxCxD: jax.Array) -> jax.Array:
+        logp_BxCxV = jax.nn.log_softmax(transformer.head(network.params, config, h_BxCxD))
+        theirs_BxCxV = jax.lax.stop_gradient(jax.nn.log_softmax(transformer.head(original.params, config, theirs_BxCxD)))
+        return jnp.sum(jnp.exp(logp_BxCxV) * (logp_BxCxV - theirs_BxCxV), axis=-1)
+
+    streams = tuple(transformer.gathered(config, x_BxRxD) for x_BxRxD in (h_BxRxD, theirs_BxRxD))
+    return jnp.where(mask_BxR, transformer.by_chunks(score, streams, chunk), 0.0)
 
 
 def chunk_length(rows: int, positions: int, vocabulary: int, most: int) -> int:

@@ -110,7 +110,8 @@ ENTRY %main (codes: u8[32,64,128], i: s32[]) -> u8[RESULT] {
 
 
 @pytest.mark.parametrize(("last", "result", "read"), [
-    ("ROOT %s = u8[1,64,128]{2,1,0} dynamic-slice(%view, %i, %z, %z), dynamic_slice_sizes={1,64,128}", "1,64,128", LAYER + 4),  # and the index
+    # the slice, and its index
+    ("ROOT %s = u8[1,64,128]{2,1,0} dynamic-slice(%view, %i, %z, %z), dynamic_slice_sizes={1,64,128}", "1,64,128", LAYER + 4),
     ("ROOT %s = u8[32,64,128]{2,1,0} not(%view)", "32,64,128", WHOLE),
 ])  # fmt: skip
 def test_a_fusion_that_arranges_a_stack_anew_reads_what_its_users_read(last, result, read):

@@ -79,6 +79,42 @@ def test_a_kernel_that_the_chip_lacks_is_named_before_anything_is_compiled(key):
         compilation.run(config)
 
 
+def test_a_train_step_says_whose_it_is(monkeypatch):
+    """Nothing is lowered: the texts are those of the table's rows, and methods that share a program share one."""
+    monkeypatch.setattr(programs, "architecture", lambda group: MODEL)
+    config, mesh = configuration(), sharding.make_mesh(1, 1, 1)
+    config.training.methods = ("undefended", "cat", "dat", "self_consistency", "capo", "refusal_sft", "lat", "circuit_breakers")
+    rows = "8 adversarial + 8 utility rows of 64 + 64"
+    with jax.set_mesh(mesh):
+        assert [program.about for program in programs.of_run(config, mesh) if program.name == "train_step"] == [
+            f"CAT and DAT, {rows}, 3 attack steps", f"Self-consistency, {rows}, 10 attack steps", f"CAPO, {rows}, 10 attack steps",
+            f"Refusal SFT, {rows}", f"LAT, {rows}, 16 attack steps, 4 updates", f"Circuit breakers, {rows}, layers 10, 20",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value"), [("lat", "perturbation.sites", (0, 3)), ("dat_circuit_breakers", "layers", (2, 3)), ("cat", "", 0)]
+)
+def test_a_layer_that_the_model_does_not_have_is_named_before_anything_is_compiled(method, key, value, monkeypatch):
+    """As for a run that is not compiled; the budget is checked in the same place."""
+
+    def compiler(*_):
+        raise AssertionError("the compiler was started")
+
+    monkeypatch.setattr(programs, "architecture", lambda group: MODEL)
+    monkeypatch.setattr(chips, "devices", compiler)
+    config = configuration()
+    config.topology, config.training.methods = "v5e:2x2", (method,)
+    if key:
+        group = method.removeprefix("dat_")
+        config.update_from_flattened_dict({f"methods.{group}.{key}": value})
+        message = rf"config\.methods\.{group}\.{key} names site 3; allowed for a model of 3 layers: 0 to 2"
+    else:
+        config.training.flops, message = 1.0, r"config\.training\.flops is 1; allowed: 0, or .* \(one step of cat\) up to"
+    with pytest.raises(ValueError, match=message):
+        compilation.run(config)
+
+
 ASSIGNMENT = """BufferAssignment:
 allocation 0: size 9600, parameter 0, shape |bf16[120,40]| at ShapeIndex {}:
  value: <13 param @0> (size=9600,offset=0): bf16[120,40]{0,1:T(8,128)(2,1)}

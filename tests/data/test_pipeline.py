@@ -48,7 +48,24 @@ def test_same_seed_same_batches_at_any_step():
     assert prompts(dataset(4)[7].utility) != prompts(one[7].utility)
 
 
-def test_requests_and_their_rewrites_have_about_as_many_rows():
+@pytest.mark.parametrize(
+    ("some", "others", "share", "counts"),
+    [(24, 264, 0.5, (264, 264)), (6, 2, 0.5, (6, 6)), (4, 6, 0.5, (6, 6)), (3, 9, 0.25, (27, 9)), (6, 1, 0.75, (6, 18)), (5, 3, 1, (0, 3))],
+)
+def test_the_share_of_rewrites_is_exact(some, others, share, counts):
+    """More of them or fewer than requests, in a ratio that is whole or not; no row is left out or more than once more than another."""
+    kinds = [[(str(i), kind, "y") for i in range(count)] for kind, count in (("request", some), ("rewrite", others))]
+    rows = pipeline.in_shares(*kinds, share, seed=3)
+    assert tuple(sum(row in kind for row in rows) for kind in kinds) == counts
+    for kind in kinds:
+        times = [rows.count(row) for row in kind]
+        assert max(times) - min(times) <= 1 and (min(times) >= 1 or share == 1)
+    assert rows == pipeline.in_shares(*kinds, share, seed=3)
+    if (some, others) == (4, 6):
+        assert len({tuple(pipeline.in_shares(*kinds, share, seed)) for seed in range(9)}) > 1  # which requests are twice there is drawn
+
+
+def test_requests_and_their_rewrites_have_as_many_rows():
     behaviors = [Behavior("a", "do a", ("y1", "y2"), ("no",)), Behavior("b", "do b", ("y3",), ("no",))]
     rewrites = [Rewrite(id, form, f"{form} {id}") for form in ("past", "polite", "terse") for id in ("a", "b")]
     rows = [row[:3] for row in pipeline.triples(behaviors, None, 0, rewrites=rewrites)]
@@ -56,6 +73,9 @@ def test_requests_and_their_rewrites_have_about_as_many_rows():
     assert rows[:9] == 3 * plain and sorted(rows[9:]) == sorted(
         (id, f"{form} {id}", y) for form in ("past", "polite", "terse") for id, y in (("a", "y1"), ("a", "y2"), ("b", "y3"))
     )
+    rows = [row[:3] for row in pipeline.triples(behaviors, None, 0, rewrites=rewrites, share=0.25)]
+    assert rows[:27] == 9 * plain and len(rows) == 36
+    assert [row[:3] for row in pipeline.triples(behaviors, None, 0, rewrites=())] == plain
 
 
 @pytest.mark.parametrize("hosts", [2])

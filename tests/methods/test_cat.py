@@ -76,13 +76,17 @@ def test_the_perturbation_reaches_away_and_toward_rows_and_no_utility_row(networ
     np.testing.assert_allclose(metrics["attack/gain"], gain, atol=1e-5)
 
 
-@pytest.mark.parametrize("most_logits", [0, 3 * 2 * MODEL.vocab_size])
-def test_retention_by_divergence_from_the_model_before_training(network, most_logits):
-    """KL(before || now) at the positions that predict a utility row's response, from the public logits function of both models."""
+@pytest.mark.parametrize(
+    ("retention", "most_logits"), [("kl", 0), ("kl", 3 * 2 * MODEL.vocab_size), ("reverse_kl", 3 * 2 * MODEL.vocab_size)]
+)
+def test_retention_by_divergence_from_the_model_before_training(network, retention, most_logits):
+    """KL(before || now), or KL(now || before), where a utility row's response is predicted, from the public logits of both models."""
     before = Network(weights.initialize(jax.random.key(1), MODEL), None, MODEL, P)
-    settings = cat.Settings(objective=Objective(retention="kl"))
+    settings = cat.Settings(objective=Objective(retention=retention))
     rows = BATCH.utility
     p, q = (jax.nn.log_softmax(transformer.logits(net.params, MODEL, rows.tokens_BxT, rows.valid_BxT)) for net in (before, network))
+    if retention == "reverse_kl":
+        p, q = q, p
     kl_BxT = np.asarray(jnp.sum(jnp.exp(p) * (p - q), axis=-1))
     expected = np.mean([np.mean([kl_BxT[row, t - 1] for t in np.flatnonzero(mask)]) for row, mask in enumerate(rows.response_mask_BxT)])
     run = jax.jit(cat.loss, static_argnums=5)
@@ -96,6 +100,7 @@ def test_retention_by_divergence_from_the_model_before_training(network, most_lo
 def test_the_model_before_training_is_asked_for_only_where_it_is_looked_at():
     shape = StepShape(P, R, 2, 3, 0)
     by_nll, by_kl = (cat.Settings(objective=Objective(retention=name)) for name in ("nll", "kl"))
+    assert cat.METHOD.needs_reference(cat.Settings(objective=Objective(retention="reverse_kl")))
     assert not cat.METHOD.needs_reference(by_nll) and METHODS["dat"].needs_reference(by_kl)
     more = cat.step_flops(MODEL, by_kl, shape)["defence"] - cat.step_flops(MODEL, by_nll, shape)["defence"]
     assert more == flops.forward(MODEL, flops.Pass(3, P + R, R))

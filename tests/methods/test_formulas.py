@@ -1,10 +1,12 @@
 """The losses of all methods but CAT against their papers' formulas, written out in NumPy on logits and streams of the public functions."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dat_jax.data.conversations import lay_out
@@ -70,6 +72,50 @@ def test_refusal_sft(networks):
     np.testing.assert_allclose(total, 0.5 * nats(networks[0], BATCH.toward).mean() + nats(networks[0], BATCH.utility).mean(), rtol=1e-5)
 
 
+CUT = {
+    "cat": {"away_weight": 0.25, "toward_weight": 0.5, "utility_weight": 2.0},
+    "mixat": {"away_weight": 0.5, "toward_weight": 0.75, "utility_weight": 1.5},
+    "self_consistency": {"away_weight": 0.0, "toward_weight": 1.0, "utility_weight": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_the_whole_loss_on_both_sides_of_the_cutoffs(networks, name):
+    """Of two harmful responses one is beyond the away cutoff, of two refusals one is below the toward cutoff."""
+    network, delta, method = networks[0], drawn(0), METHODS[name]
+    harmful, refusal = nats(network, BATCH.away, delta), nats(network, BATCH.toward, delta)
+    cutoffs = {"away_cutoff": float(harmful.mean()), "toward_cutoff": float(refusal.mean()), "slope": 0.1}
+    away = sum(-ce if ce < harmful.mean() else -harmful.mean() - 0.1 * ce for ce in harmful) / 2
+    toward = sum(ce if ce > refusal.mean() else refusal.mean() + 0.1 * ce for ce in refusal) / 2
+    weights_ = CUT[name]
+    expected = weights_["away_weight"] * away + weights_["toward_weight"] * toward
+    expected += weights_["utility_weight"] * nats(network, BATCH.utility).mean()
+    settings = dataclasses.replace(method.settings(), objective=Objective(**weights_, **cutoffs))
+    total, _ = method.loss(network, None, BATCH, found(delta), KEY, settings)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [  # every token has -log p = ln 37 = 3.610918
+        ("cat", {}, 0.5 * -3.610918 + 0.5 * 3.610918 + 3.610918),
+        ("mixat", {}, 3.610918),
+        ("self_consistency", {}, 2 * 3.610918),  # toward and utility, and nothing leads away
+        ("cat", {"away_cutoff": 3.0}, 0.5 * (-3 - 0.003610918) + 0.5 * 3.610918 + 3.610918),
+        ("mixat", {"away_cutoff": 3.0, "toward_cutoff": 4.0}, 0.5 * (-3 - 0.003610918) + 0.5 * (4 + 0.003610918) + 3.610918),
+        ("self_consistency", {"toward_cutoff": 4.0}, (4 + 0.003610918) + 3.610918),
+    ],
+)
+def test_the_whole_loss_of_a_model_that_knows_nothing(networks, name, changes, expected):
+    """All weights are zero, so all tokens are equally likely, and the sums are done by hand with the weights of the defaults."""
+    nothing = networks[0].replace(params=jax.tree.map(jnp.zeros_like, networks[0].params))
+    method = METHODS[name]
+    settings = method.settings()
+    settings = dataclasses.replace(settings, objective=dataclasses.replace(settings.objective, **changes))
+    total, _ = method.loss(nothing, None, BATCH, found(drawn(0)), KEY, settings)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
 def test_capo(networks):
     """C-AdvIPO, with each row's own log-probabilities before training and unlikely harmful tokens clamped."""
     now, before = networks
@@ -111,28 +157,40 @@ def test_lat_defence(networks):
     np.testing.assert_allclose(total, expected, rtol=2e-3)  # the toward loss keeps a slope of 0.001 below its cutoff of 0
 
 
-def test_lat_adversary_lowers_its_own_loss(networks):
-    """One step of the attack goes against the sign of the gradient of 0.5 CE(harmful) + 0.5 mean -log(1 - p(refusal)), at both sites."""
-    network = networks[0]
-    how = Perturbation(steps=1, sites=(0, 2), radius=6.0, absolute_radius=True, step_size=0.05, absolute=True)
+def lat_adversary(network, delta):
+    """0.5 CE(harmful) + 0.5 mean -log(1 - p(refusal)), where tokens below e^-5 are 0; responses have 3 and 2 tokens, and 2 and 3."""
 
-    def adversary(delta):
-        def logps(rows):
-            e_BxTxD = transformer.embed(network.params, MODEL, rows.tokens_BxT)
-            h_BxTxD = transformer.hidden(network.params, MODEL, e_BxTxD, rows.valid_BxT, add=delta)
-            logp_BxTxV = jax.nn.log_softmax(transformer.head(network.params, MODEL, h_BxTxD))
-            return [logp_BxTxV[b, t - 1, rows.tokens_BxT[b, t]] for b in range(2) for t in np.flatnonzero(rows.response_mask_BxT[b])]
+    def logps(rows):
+        e_BxTxD = transformer.embed(network.params, MODEL, rows.tokens_BxT)
+        h_BxTxD = transformer.hidden(network.params, MODEL, e_BxTxD, rows.valid_BxT, add=delta)
+        logp_BxTxV = jax.nn.log_softmax(transformer.head(network.params, MODEL, h_BxTxD))
+        return [logp_BxTxV[b, t - 1, rows.tokens_BxT[b, t]] for b in range(2) for t in np.flatnonzero(rows.response_mask_BxT[b])]
 
-        harmful, refusal = logps(BATCH.away), logps(BATCH.toward)
-        rows = ((harmful[:3], refusal[:2]), (harmful[3:], refusal[2:]))
-        return sum(0.5 * -sum(a) / len(a) + 0.5 * sum(-jnp.log1p(-jnp.exp(x)) for x in b) / len(b) for a, b in rows)
+    harmful, refusal = logps(BATCH.away), logps(BATCH.toward)
+    rows = ((harmful[:3], refusal[:2]), (harmful[3:], refusal[2:]))
+    return sum(0.5 * -sum(a) / len(a) + 0.5 * sum(jnp.where(x < -5, 0.0, -jnp.log1p(-jnp.exp(x))) for x in b) / len(b) for a, b in rows)
 
-    zeros = {site: jnp.zeros((2, P, MODEL.width)) for site in (0, 2)}
-    gradient = jax.grad(adversary)(zeros)
-    result = lat.inner(network, BATCH, KEY, lat.Settings(perturbation=how))
+
+def test_lat_adversary_lowers_its_own_loss_by_adam_within_its_ball(networks):
+    """The shipped search: Adam's steps as optax takes them, each token clipped to the ball after each, at both sites."""
+    network, sites, steps, radius = networks[0], (0, 2), 3, 0.38
+    shipped = lat.Settings().perturbation
+    assert (shipped.optimizer, shipped.step_size, shipped.absolute, shipped.absolute_radius) == ("adam", 0.05, True, True)
+    gradient = jax.jit(jax.grad(functools.partial(lat_adversary, network)))
     mask_BxPx1 = np.asarray(BATCH.away.prompt_mask_BxT[:, :P, None])
-    for site in (0, 2):
-        np.testing.assert_allclose(result.delta[site], -0.05 * np.sign(gradient[site]) * mask_BxPx1, atol=1e-6)
+    delta, clipped, rule = {site: jnp.zeros((2, P, MODEL.width)) for site in sites}, 0, optax.scale_by_adam(eps=1e-20)
+    moments = rule.init(delta)
+    for _ in range(steps):
+        moves, moments = rule.update(gradient(delta), moments)
+        delta = {site: delta[site] - 0.05 * moves[site] * mask_BxPx1 for site in sites}
+        norms = {site: np.linalg.norm(delta[site], axis=-1, keepdims=True) for site in sites}
+        clipped += sum((norms[site] > radius).sum() for site in sites)
+        delta = {site: delta[site] * np.minimum(1, radius / np.maximum(norms[site], 1e-9)) for site in sites}
+    assert 4 < clipped < steps * 2 * mask_BxPx1.sum(), "all tokens are clipped or next to none: the case shows nothing"
+    how = dataclasses.replace(shipped, steps=steps, sites=sites, radius=radius)
+    result = lat.inner(network, BATCH, KEY, lat.Settings(perturbation=how))
+    for site in sites:
+        np.testing.assert_allclose(result.delta[site], delta[site], atol=1e-4)
     np.testing.assert_allclose(result.nll_before_B, nats(network, BATCH.away), rtol=1e-5)
 
 
@@ -189,6 +247,15 @@ def test_derta_rows_are_prompt_prefix_and_refusal():
             assert rows.response_mask_BxT[b].tolist() == [False] * (P + k) + [True] * (len(expected) - k) + [False] * (R - len(expected))
             assert rows.valid_BxT[b, P:].tolist() == [True] * len(expected) + [False] * (R - len(expected))
     assert seen == {(0, k) for k in range(4)} | {(1, k) for k in range(3)}
+
+
+def test_every_length_of_a_derta_prefix_is_as_likely_as_any_other():
+    """Of 4,000 copies of each row; five standard deviations are 137 for a response of 3 tokens and 149 for one of 2."""
+    many = jax.tree.map(lambda x: jnp.repeat(x, 4000, axis=0), Batch(away=BATCH.away, toward=BATCH.toward, utility=BATCH.utility))
+    rows = derta.behind_prefixes(many, P, KEY)
+    k = np.asarray((rows.valid_BxT & ~rows.response_mask_BxT)[:, P:].sum(axis=1)).reshape(2, 4000)
+    for row, (lengths, margin) in enumerate(((4, 137), (3, 149))):
+        np.testing.assert_allclose(np.bincount(k[row], minlength=lengths), np.full(lengths, 4000 / lengths), atol=margin)
 
 
 def test_derta(networks):
@@ -250,6 +317,8 @@ def test_operations_count_what_a_method_does_beside_one_update(name):
         (lat.Settings(updates=0), "updates is 0; allowed: an integer >= 1"),
         (circuit_breakers.Settings(layers=(3, 3)), r"layers is \(3, 3\); allowed: one or more integers"),
         (circuit_breakers.Settings(schedule=0.5), "schedule is 0.5; allowed: a number >= 1"),
+        (mixat.Settings(share=0.0), "share is 0.0; allowed: a share from 0.01 to 1"),
+        (mixat.Settings(perturbed=0.0), "perturbed is 0.0; allowed: a share > 0"),
         (derta.Settings(prefix_weight=-1.0), "prefix_weight is -1.0; allowed: a number >= 0"),
     ],
 )

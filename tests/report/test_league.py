@@ -30,7 +30,7 @@ def test_a_row_per_model_with_what_breaks_it_what_it_answers_and_what_it_cost(wh
     assert [rows["CAT"][name] for name in ("Steps", "TFLOP per step", "TFLOP in all")] == ["150", "0.04", "6"]
     assert [rows["DAT"][name] for name in ("Steps", "TFLOP per step", "TFLOP in all")] == ["150", "0.04", "18"]
     assert [rows["Undefended"][name] for name in ("Steps", "TFLOP per step", "TFLOP in all")] == ["-", "-", "-"]
-    assert "3 seeds" in table.caption
+    assert "3 seeds" in table.caption and "LAT's as many as methods.lat.updates says" in table.caption
     assert not list(league.league(dataclasses.replace(whole, methods=["cat", "dat"]), []))
 
 

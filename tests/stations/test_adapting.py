@@ -138,7 +138,7 @@ def test_without_rounds_there_is_nothing_to_adapt_for(adapting):
 
 def test_a_workdir_of_an_earlier_version_goes_on(config, tmp_path):
     (tmp_path / "seed_0").mkdir()
-    known = {key: value for key, value in dotted(config) if not key.startswith("sampler.preference")}
+    known = {key: value for key, value in dotted(config) if not key.startswith(workdir.LATER)}
     manifest.write(tmp_path / workdir.CONFIG, known)
     manifest.write(tmp_path / workdir.INPUTS, {})
     workdir.check_claim(tmp_path, config)

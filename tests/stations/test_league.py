@@ -33,6 +33,24 @@ def test_the_budget_that_the_file_names_is_that_of_cats_steps(league):
     assert METHODS["cat"].steps(model, league) == league.training.steps == 300
 
 
+def test_a_change_of_cats_settings_reaches_every_method_that_has_them_and_no_other_change_reaches_cat(league):
+    """As the command line sets them: on the loaded file."""
+    methods = league.methods
+    followers = {name: methods[name] for name in ("mixat", "self_consistency", "capo", "lat")}
+    methods.cat.perturbation.steps, methods.cat.held, methods.cat.objective.away_weight = 8, 0.25, 0.75
+    for name, group in followers.items():
+        apart = {"absolute_radius", "sites"} if name == "lat" else set()
+        same = {key: value for key, value in group.perturbation.items() if key not in apart}
+        assert same == {key: value for key, value in methods.cat.perturbation.items() if key not in apart}, name
+    assert methods.lat.perturbation.steps == 8 and methods.lat.perturbation.sites == (0, 2)
+    assert methods.mixat.held == methods.self_consistency.held == 0.25 and methods.mixat.objective.away_weight == 0.75
+    assert methods.self_consistency.objective.away_weight == 0.0
+    methods.mixat.perturbation.steps = 3
+    assert (methods.mixat.perturbation.steps, methods.cat.perturbation.steps, methods.capo.perturbation.steps) == (3, 8, 8)
+    validate(league)
+    assert league.copy_and_resolve_references().methods.capo.perturbation.steps == 8
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

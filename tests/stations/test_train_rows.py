@@ -1,6 +1,7 @@
 """What a method is trained on besides requests and samples: rewrites of the training behaviors, and the target's own refusals."""
 
 import json
+import types
 
 import pytest
 
@@ -36,13 +37,13 @@ def test_rewrites_of_the_training_behaviors_are_read_or_made_by_rules(read, tmp_
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "paint_kite"}, r"r\.jsonl: id 'paint_kite' is no training behavior; allowed: those of .*train\.csv"),
-        ({"id": "paint_drum", "held_out": True}, r"r\.jsonl: the form 'past' is held out; allowed for training: held_out false"),
+        ({"id": "paint_kite"}, r"id 'paint_kite' is no training behavior; allowed: those of .*train\.csv"),
+        ({"id": "paint_drum", "held_out": True}, r"the form 'past' is held out; allowed for training: held_out false"),
     ],
 )
 def test_rewrites_that_cannot_be_trained_on(read, tmp_path, row, message):
     path = lines(tmp_path / "r.jsonl", {"rewrite": "past", "prompt": "How was it done?"} | row)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"r\.jsonl \(config\.data\.train_rewrites\): " + message):
         read(train_rewrites=path)
 
 
@@ -80,10 +81,27 @@ def test_own_answers_that_are_refusals_become_the_refusals(config, tmp_path, mon
     given = {b.id: b.refusals for b in load_behaviors(config.data.behaviors, config.data.targets)}
     assert asked == [b.text for b in found.behaviors]
     assert {b.id: b.refusals for b in behaviors} == given | {"paint_drum": ("No, I will not.",)}
+    monkeypatch.setattr(sample_utility, "asked", lambda victim, attempts, path, name: ["Gladly."] * len(attempts))
+    message = r"config\.training\.methods names self_consistency, which learns the target's own refusals, and refusal_prefix takes none "
+    with pytest.raises(ValueError, match=message + r"of its answers to the 6 training requests for one .*own_refusals\.jsonl.*; allowed:"):
+        train.own_refusals(found, None, None)
+
+
+def test_one_refusal_for_all_behaviors_is_said(config, tmp_path, caplog):
+    """Where no file brings refusals; a file that does brings no such line."""
+    inputs.read_inputs(config, tmp_path, 0)
+    (said,) = [record.getMessage() for record in caplog.records if "refusal" in record.getMessage()]
+    assert said.startswith("6 of 6 training behaviors came without a refusal, and all of these teach one sentence, ")
+    caplog.clear()
+    texts = [b.text for b in load_behaviors(config.data.behaviors, config.data.targets)]
+    (tmp_path / "safe.csv").write_text("Behavior,Safe_Response\n" + "".join(f"{text},No: {text}\n" for text in texts))
+    config.data.safe_responses = str(tmp_path / "safe.csv")
+    inputs.read_inputs(config, tmp_path, 0)
+    assert not [record for record in caplog.records if "came without a refusal" in record.getMessage()]
 
 
 @pytest.mark.slow
-def test_methods_of_every_kind_are_trained_and_seen_to_the_end(config, tmp_path):
+def test_methods_of_every_kind_are_trained_and_seen_to_the_end(config, tmp_path, monkeypatch):
     """Rewrites, own refusals, several updates at deeper sites and a reference: one run of two steps, and what it leaves."""
     from dat_jax import stations
 
@@ -93,6 +111,9 @@ def test_methods_of_every_kind_are_trained_and_seen_to_the_end(config, tmp_path)
     config.methods.lat.updates = 2
     config.methods.circuit_breakers.layers = (1,)
     config.methods.mixat.perturbation.steps = config.methods.self_consistency.perturbation.steps = 1
+    # A model of random weights refuses nothing, and this judge says that it does.
+    refuses = types.SimpleNamespace(load=lambda *_: lambda exchanges: [Verdict("refuse", 0.0)] * len(exchanges))
+    monkeypatch.setattr(train, "judges", refuses)
     assert stations.run("sample,train", config, str(tmp_path / "run")) == 0
     for name in config.training.methods:
         finished = json.loads((tmp_path / "run" / "seed_0" / name / "finished.json").read_text())

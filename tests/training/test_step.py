@@ -19,6 +19,8 @@ from dat_jax.methods import capo, cat, circuit_breakers, lat, refusal_sft
 from dat_jax.models import lora as lora_lib
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
+from dat_jax.models.huggingface import Model
+from dat_jax.training import loop
 from dat_jax.training.network import Found, Network, chunk_length
 from dat_jax.training.perturbation import Perturbation
 from dat_jax.training.step import StepConfig, losses, optimizer, train_step
@@ -79,6 +81,24 @@ def test_several_updates_share_one_perturbation(params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), state.trainable, expected)
     np.testing.assert_allclose(metrics["loss/total"], loss, rtol=1e-4)
     assert int(state.step) == 1 and metrics["skipped"] == 0
+
+
+def test_a_loss_follows_its_schedule_over_the_training(params):
+    """Circuit breakers: alpha * cosine alone at the first step; after half of the steps, a quarter of the way to the distance alone."""
+    settings = circuit_breakers.Settings(layers=(1,), alpha=10.0, schedule=2.0)
+    config = defaults()
+    config.training.steps = 12
+    config.methods.circuit_breakers.layers = (1,)
+    made = loop.step_config(Model({}, MODEL, None), config, circuit_breakers.METHOD)
+    assert (made.steps, made.settings) == (12, settings)
+    before, rule = weights.initialize(jax.random.key(1), MODEL), optax.sgd(0.0)
+    made = dataclasses.replace(CONFIG, inner=None, loss=circuit_breakers.loss, settings=settings, steps=made.steps)
+    for step, done in ((0, 0.0), (6, 0.25), (12, 0.5)):
+        state = dataclasses.replace(fresh(params, rule), step=jnp.asarray(step))
+        after, metrics = step_fn(state, None, BATCH, jax.random.key(0), config=made, optimizer=rule, reference=before)
+        retain, reroute = metrics["loss/retain"], metrics["loss/reroute"]
+        assert retain > 0.1 and reroute > 0.01 and int(after.step) == step + 1
+        np.testing.assert_allclose(metrics["loss/total"], 10.0 * (done * retain + (1 - done) * reroute), rtol=1e-5)
 
 
 def test_the_schedule_counts_updates():

@@ -183,8 +183,9 @@ def same_run(what: str, saved: dict[str, Any], about: dict[str, Any]) -> None:
     """
     if "model" in saved:
         saved = saved | {"model": str(saved["model"]).rstrip("/").split("/")[-1]}
-    known = bool(saved.get("weights") and about.get("weights"))
-    provenance.compare(what, saved, about, "use a new folder", ("model", "checkpoint") if known else ("weights", "checkpoint"))
+    free: tuple[str, ...] = ("model" if saved.get("weights") and about.get("weights") else "weights", "checkpoint")
+    free += () if "base_dtype" in saved else ("base_dtype",)  # which earlier versions do not record
+    provenance.compare(what, saved, about, "use a new folder", free)
 
 
 @contextlib.contextmanager

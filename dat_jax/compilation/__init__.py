@@ -16,15 +16,18 @@ from dat_jax.compilation import chips, costs, hlo, memory, programs, report, who
 from dat_jax.compilation.programs import Program
 from dat_jax.compilation.report import Account
 from dat_jax.config import check_training
+from dat_jax.stations.subjects import check_devices
 
 
 def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = ()) -> int:
     """Compiles the run's programs for config.topology, prints an account of each and of the whole run, and writes compile.json.
 
     only: names of programs; (): all. Returns 0, or 1 when a program does not fit into a chip's HBM: its largest buffers are named.
-    Raises ValueError for a topology, mesh or model that cannot be, and for a setting of a method that the model cannot have.
+    Raises ValueError for a topology, mesh or model that cannot be, for a kernel that the chip does not have, and for a setting of a method
+    that the model cannot have.
     """
     chip = chips.chip(config.topology)
+    check_devices(config, "gpu" if chip.gpu else "tpu", bool(config.sampler.model))
     check_training(config, programs.architecture(config.target))
     mesh = sharding.make_mesh(
         config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data, chips.devices(config.topology, config.mesh.dcn_data)
@@ -40,9 +43,11 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
     about: dict[str, Any] = {"target": config.target.model, "sampler": config.sampler.model, "topology": config.topology, "mesh": shape}
     about["attention"] = {"target": config.target.attention, "sampler": config.sampler.attention}
     about["dtype"] = {"target": config.target.dtype, "sampler": config.sampler.dtype}
-    bound = whole_run.record(*runs, accounts)
+    bound = whole_run.record(*runs, accounts, whole_run.uncounted(config))
     sizes = dict(mesh.shape) | {"data": mesh.shape["data"] // config.mesh.dcn_data}
-    said = [whole_run.text(bound, chip) if bound else "", whole_run.advice(config.topology, sizes, accounts)]
+    splash = [key for key in ("target", "sampler") if config[key].attention == "splash"]
+    advice = whole_run.advice(config.topology, sizes, accounts, programs.savings(config), splash)
+    said = [whole_run.text(bound, chip) if bound else "", advice]
     print("\n".join(line for line in said if line), flush=True)
     about["whole_run"] = bound
     if workdir:

@@ -20,7 +20,7 @@ from dat_jax.diffusion.pool import Pool, padded_block
 from dat_jax.diffusion.sampler import infill
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
-from dat_jax.models import flops, weights
+from dat_jax.models import flops, quantized, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.flops import Pass
 from dat_jax.models.huggingface import Model
@@ -56,6 +56,28 @@ def of_run(config: ConfigDict, mesh: Mesh) -> Iterator[Program]:
         yield sampler(config, architecture(config.sampler), mesh)
     yield decoder(config, target, mesh)
     yield embedding_attack(config, target, mesh)
+
+
+def savings(config: ConfigDict) -> dict[str, dict[str, float]]:
+    """By how many bytes the arguments of each program shrink in fewer bits than the run's, over one copy of the weights, by precision.
+
+    {} where all weights are trained. A precision that a model's sizes do not allow is left out.
+    """
+
+    def size(model: ModelConfig, dtype: str) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights.abstract(model, dtype)))
+
+    groups = [("target", ("train_step", "decoder", "embedding_attack"))] + ([("sampler", ("sampler",))] if config.sampler.model else [])
+    found: dict[str, dict[str, float]] = {}
+    for dtype in quantized.KINDS if config.training.lora.rank else ():
+        try:
+            saved = {name: size(model, config[key].dtype) - size(model, dtype) for key, names in groups
+                     for model in [architecture(config[key])] for name in names}  # fmt: skip
+        except ValueError:
+            continue
+        if max(saved.values()) > 0:
+            found[dtype] = {name: max(0.0, bytes_) for name, bytes_ in saved.items()}
+    return found
 
 
 def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Method, titles: str = "") -> Program:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
-from dat_jax.models import families
+from dat_jax.models import families, huggingface
 from dat_jax.models.config import ModelConfig
 
 LLAMA_3_8B = {
@@ -44,18 +43,18 @@ MODELS: dict[str, dict[str, Any]] = {
 def architecture(group: Any) -> ModelConfig:
     """The model of `config.target` or `config.sampler`: of a folder's config.json, of the table here, or of the hub's config.json.
 
-    No weights are read. Raises ValueError naming the model when none of the three has it.
+    No weights are read. Raises ValueError naming the model when none of the three has it, and where `huggingface.read_fields` does.
     """
-    path = pathlib.Path(group.model) / "config.json"
-    if path.is_file():
-        fields = json.loads(path.read_text())
+    if (pathlib.Path(group.model) / "config.json").is_file():
+        fields = huggingface.read_fields(pathlib.Path(group.model))
     elif group.model in MODELS:
         fields = MODELS[group.model]
     else:
         import huggingface_hub
 
         try:
-            fields = json.loads(pathlib.Path(huggingface_hub.hf_hub_download(group.model, "config.json")).read_text())
+            folder = pathlib.Path(huggingface_hub.hf_hub_download(group.model, "config.json")).parent
         except Exception as error:
             raise ValueError(f"{group.model!r} is no folder, not among {sorted(MODELS)}, and the hub gave none: {error}") from error
+        fields = huggingface.read_fields(folder)
     return dataclasses.replace(families.read(fields), compute_dtype=group.compute_dtype, attention=group.attention)

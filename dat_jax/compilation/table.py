@@ -1,9 +1,10 @@
 """The table (docs/tpu.md) of what fits and how fast it could be: compiles programs of config files and prints a row for each.
 
-    python -m dat_jax.compilation.table [--workdir=runs/compile] [configs/mine.py ...]
+    python -m dat_jax.compilation.table [--workdir=runs/compile] [--gpu] [configs/mine.py ...]
 
-Without config files: RUNS, the shipped configs on several slices, about an hour on two cores. A run whose compile.json is already
-below the workdir is not compiled again.
+Without config files: RUNS, the shipped configs on several slices, or with --gpu those on GPUs. All of it takes hours on two cores.
+A run whose compile.json is already below the workdir is not compiled again. A run that the compiler fails at
+is a row that says so.
 """
 
 import argparse
@@ -18,10 +19,12 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
 from etils import epath
 
 from dat_jax import compilation, presets
 from dat_jax.compilation import report
+from dat_jax.data.files import one_line
 
 COLUMNS = [
     *("model", "program", "slice", "mesh", "attention"),
@@ -88,20 +91,53 @@ RUNS = (
     Run("configs/llama3_tpu.py", {"training.methods": ("lat",)} | LAT_LLAMA_3, ("train_step",)),
 )
 
+NO_ATTACK = {"methods.cat.perturbation.keep_products": False}
+A100 = ONE | NF4 | {"topology": "a100_40:1x1", "mesh.processes": 1}
+GPU_RUNS = (  # docs/gpu.md, in the order of its tables
+    Run("configs/llama3_gpu.py"),
+    Run("configs/llama3_gpu.py", {"training.micro_batch": 0}, ("train_step",)),
+    Run("configs/llama3_gpu.py", {"training.micro_batch": 16}, ("train_step",)),
+    Run("configs/llama3_gpu.py", {"training.micro_batch": 16, "training.keep_products": True}, ("train_step",)),
+    Run("configs/llama3_gpu.py", {"training.micro_batch": 32, "training.keep_products": True}, ("train_step",)),
+    Run("configs/llama3_gpu_24gb.py"),
+    Run("configs/llama3_gpu_24gb.py", {"training.micro_batch": 16} | NO_ATTACK, ("train_step",)),
+    Run("configs/llama3_gpu_24gb.py", {"training.micro_batch": 8} | NO_ATTACK, ("train_step",)),
+    Run("configs/llama3_gpu_24gb.py", {"training.micro_batch": 32} | NO_ATTACK, ("train_step",)),
+    Run("configs/qwen2_5_tpu.py", A100 | {"training.micro_batch": 16}, ("train_step",)),
+    Run("configs/qwen2_5_tpu.py", A100 | {"training.micro_batch": 32}, ("train_step",)),
+)
 
-def compile_run(run: Run, workdir: epath.Path) -> int:
-    """Compiles a run into its folder below workdir unless it is there; returns 1 when something does not fit."""
-    if (workdir / run.folder / "compile.json").exists():
-        return 0
+
+def compile_run(run: Run, workdir: epath.Path) -> tuple[int, dict[str, Any]]:
+    """Compiles a run into its folder below workdir unless it is there; returns 1 when something does not fit or compile, and its record.
+
+    What the compiler fails at is told in the record and not kept: another version may compile it.
+    """
+    path = workdir / run.folder / "compile.json"
+    if path.exists():
+        return 0, json.loads(path.read_text())
     config = runpy.run_path(run.path)["get_config"]()
     config.update_from_flattened_dict(run.changes)
-    return compilation.run(config, str(workdir / run.folder), run.programs)
+    try:
+        status = compilation.run(config, str(workdir / run.folder), run.programs)
+    except jax.errors.JaxRuntimeError as error:
+        reason = one_line(error)[:160].replace("|", "/")
+        print(f"dat_jax: {run.folder}: {reason}", file=sys.stderr)
+        mesh = "x".join(str(size) for size in (config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
+        about = {"target": config.target.model, "topology": config.topology, "mesh": mesh, "failed": reason, "programs": []}
+        return 1, about | {key: {"target": config.target[key]} for key in ("attention", "dtype")}
+    return status, json.loads(path.read_text())
 
 
-def rows(records: list[dict]) -> list[str]:
+def rows(records: Sequence[dict]) -> list[str]:
     """The table's rows from the contents of compile.json files."""
     lines = []
     for about in records:
+        if "failed" in about:
+            name, attention = named(about["target"], about["dtype"]["target"]), about["attention"]["target"]
+            lines.append(
+                f"| {name} | the compiler fails: {about['failed']} | {about['topology']} | {about['mesh']} | {attention} |{' - |' * 5}"
+            )
         for program in about["programs"]:
             group = "sampler" if program["program"] == "sampler" else "target"
             precision = about.get("dtype", {}).get(group, "bfloat16")  # the column is the model's: most rows are in bfloat16
@@ -114,7 +150,7 @@ def named(model: str, precision: str) -> str:
     return model.split("/")[-1] + ("" if precision == "bfloat16" else f", {precision}")
 
 
-def whole_rows(records: list[dict]) -> list[str]:
+def whole_rows(records: Sequence[dict]) -> list[str]:
     """A row for every run whose programs were all compiled: the least hours of its parts, chip-hours, and dollars at the list price."""
     lines = []
     for about in records:
@@ -134,16 +170,16 @@ def header(columns: Sequence[str]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Compiles what is missing, prints the table and returns 1 when something does not fit."""
+    """Compiles what is missing, prints the table and returns 1 when something does not fit or does not compile."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*")
     parser.add_argument("--workdir", default="runs/compile")
+    parser.add_argument("--gpu", action="store_true", help="GPU_RUNS in place of RUNS: the tables of docs/gpu.md")
     options = parser.parse_args(arguments)
-    runs, workdir = [Run(path) for path in options.configs] or RUNS, epath.Path(options.workdir)
-    status = max(compile_run(run, workdir) for run in runs)
-    records = [json.loads((workdir / run.folder / "compile.json").read_text()) for run in runs]
+    runs, workdir = [Run(path) for path in options.configs] or (GPU_RUNS if options.gpu else RUNS), epath.Path(options.workdir)
+    statuses, records = zip(*[compile_run(run, workdir) for run in runs])
     print("\n".join([header(COLUMNS), *rows(records), "", header(WHOLE), *whole_rows(records)]))
-    return status
+    return max(statuses)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,17 @@ from dat_jax.compilation.report import Account
 from dat_jax.data.behaviors import Behavior, load_behaviors
 from dat_jax.data.rewrites import RULES, make_rewrites
 from dat_jax.diffusion.pool import Pool
+from dat_jax.diffusion.selection import JUDGED
+from dat_jax.diffusion.utility import SampledUtility
+from dat_jax.judges import local_models
 from dat_jax.methods import METHODS
 from dat_jax.settings import read
 
 # Of files that are not there when a run is compiled: Continuous-AdvTrain's behaviors, HarmBench's text behaviors without a context,
 # XSTest's safe prompts.
 ABSENT = {"data.behaviors": 100, "data.eval_behaviors": 200, "prompts": 250}
+
+WITHOUT_SPLASH = ("v5e:2x2",)  # where libtpu 0.0.52 ends in an internal error on the splash kernel's train step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,24 +90,74 @@ def evaluation(config: ConfigDict) -> tuple[float, float, list[str]]:
 
 def parts(config: ConfigDict) -> tuple[list[Part], list[str]]:
     """How often one seed of the run runs each program, and the attacks that are not counted."""
-    names, pool = config.training.methods, read(Pool, config.sampler)
-    trained = sum(METHODS[name].trains for name in names)
-    found = [Part(f"training, {trained} methods", "train_step", trained * config.training.steps)]
+    names, models = config.training.methods, max(1, len(config.training.methods)) + len(config.evaluation.compare)
+    trained = [METHODS[name] for name in names if METHODS[name].trains]
+    found = [Part(f"training, {len(trained)} methods", "train_step", len(trained) * config.training.steps), *watching(config, len(trained))]
+    if own := sum(method.refusals == "own" for method in trained):
+        asked = math.ceil(len(behaviors(config, "data.behaviors")) / config.evaluation.batch_size)
+        found.append(Part("training: own refusals", "decoder", own * asked))
     if config.sampler.model:
-        scored = 1 + pool.likelihood_samples / pool.settings(()).steps  # a draw of the bound reads as much as a denoising step
-        rows = len(behaviors(config, "data.behaviors")) * pool.samples
-        found.append(Part("sampling prompts", "sampler", math.ceil(rows / pool.batch_size) * scored))
-        if config.utility.samples:
-            drawn = math.ceil(config.utility.answers * config.utility.samples / pool.batch_size)
-            found.append(Part("sampling utility prompts", "sampler", drawn))
+        found += drawing(config, sum(method.prompts == "sampled" for method in trained))
     answered, steps, left_out = evaluation(config)
     searched = steps / ATTACKS["embedding"].read_settings(config).perturbation.steps
-    found += [Part("answers", "decoder", len(names) * answered), Part("embedding attacks", "embedding_attack", len(names) * searched)]
+    found += [Part("answers", "decoder", models * answered), Part("embedding attacks", "embedding_attack", models * searched)]
     return found, left_out
 
 
-def record(found: Sequence[Part], left_out: Sequence[str], accounts: Sequence[Account]) -> dict[str, Any]:
+def watching(config: ConfigDict, trained: int) -> list[Part]:
+    """The answers to benign and borderline prompts that are measured during the trainings."""
+    training, sets = config.training, sum(bool(config.data[name]) for name in ("benign", "borderline"))
+    if not (training.watch_every and sets and trained):
+        return []
+    asked = math.ceil(min(training.watch_prompts, ABSENT["prompts"]) / config.evaluation.batch_size)
+    return [Part("training: watched prompts", "decoder", trained * math.ceil(training.steps / training.watch_every) * sets * asked)]
+
+
+def drawing(config: ConfigDict, methods: int) -> list[Part]:
+    """What drawing prompts takes, and the target's answers to them where the selection asks; methods: those that train on samples.
+
+    All prompts count as different ones: the target is asked once for equal ones.
+    """
+    pool, utility, batch = read(Pool, config.sampler), read(SampledUtility, config.utility), config.evaluation.batch_size
+    rows = len(behaviors(config, "data.behaviors")) * pool.samples
+    scored = 1 + pool.likelihood_samples / pool.settings(()).steps  # a draw of the bound reads as much as a denoising step
+    drawn = math.ceil(rows / pool.batch_size) * scored
+    asked = math.ceil(rows / batch) if pool.selection in JUDGED else 0
+    found = [Part("sampling prompts", "sampler", drawn), Part("sampling: the target's answers", "decoder", asked)]
+    if pool.refresh_every:  # a round before the training, and one after every so many steps but the last
+        again = methods * ((config.training.steps - 1) // pool.refresh_every)
+        found += [Part("sampling again", "sampler", again * drawn), Part("sampling again: the target's answers", "decoder", again * asked)]
+    if utility.samples:
+        wanted = utility.answers * utility.samples
+        found.append(Part("sampling utility prompts", "sampler", math.ceil(wanted / pool.batch_size)))
+        found.append(Part("sampling utility prompts: the target's answers", "decoder", math.ceil(wanted / batch) if utility.asks else 0))
+    return [part for part in found if part.times]
+
+
+def uncounted(config: ConfigDict) -> list[str]:
+    """The keys and judges by which a run does something that is in none of its parts, attacks aside."""
+    data, sampled = config.data, bool(config.sampler.model)
+    found = {
+        "training.flops, in place of which training.steps counts": config.training.flops,
+        "training.watch_attacks": config.training.watch_attacks,
+        "sampler.preference": sampled and config.sampler.refresh_every and config.sampler.preference.steps,
+        "sampler.consistency": sampled and config.sampler.consistency,
+        "utility.answers of a file of chats": sampled and config.utility.samples and not config.utility.answers,
+        "utility.keep": sampled and config.utility.samples and config.utility.keep == "likelihood",
+        "the contrasts of data.unsafe or data.borderline": data.unsafe or data.borderline.endswith(".csv"),
+    }
+    files = {"harmful": data.eval_behaviors, "chats": data.heldout_chats, "tasks": data.tasks, "attacks": True}
+    taken = [name for name in config.evaluation.measures if files[name]]
+    found["evaluation.measures: " + ", ".join(taken)] = taken
+    models = local_models(config.evaluation.judges, config)
+    found["the judges " + ", ".join(models)] = models
+    return [what for what, there in found.items() if there]
+
+
+def record(found: Sequence[Part], left_out: Sequence[str], accounts: Sequence[Account], besides: Sequence[str] = ()) -> dict[str, Any]:
     """The bound as JSON: hours by part, chip-hours and dollars; {} where not all programs were compiled.
+
+    left_out: attacks that are not counted; besides: what else is not, see `uncounted`.
 
     Of several train steps, those of methods whose programs differ, the slowest one counts for all.
     """
@@ -117,6 +172,7 @@ def record(found: Sequence[Part], left_out: Sequence[str], accounts: Sequence[Ac
     return {
         "times": {part.name: part.times for part in found}, "hours": hours, "chip_hours": chip_hours,
         "dollars": chip_hours * chip.dollars_per_hour, "not_counted": list(left_out),
+        "without_program": list(besides),
     }  # fmt: skip
 
 
@@ -128,17 +184,23 @@ def text(bound: Mapping[str, Any], chip: Chip) -> str:
     lines.append(f"  {sum(bound['hours'].values()):8.2f} h  together: {bound['chip_hours']:.0f} chip-hours{price}")
     if bound["not_counted"]:
         lines.append(f"  not counted, as files or the model decide what they try: {', '.join(bound['not_counted'])}")
+    if bound.get("without_program"):
+        lines.append(f"  not counted, as none of these programs does it: {'; '.join(bound['without_program'])}")
     return "\n".join(lines)
 
 
-def smaller(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account]) -> list[tuple[str, dict[str, int], float]]:
-    """Smaller slices of the same chip as (topology, mesh, bytes per device), the next one first.
+Slice = tuple[str, dict[str, int], float]  # topology, sizes of data, fsdp and tensor, bytes per device
 
-    mesh: sizes of data, fsdp and tensor. The bytes are an estimate from above. Half of the chips double each one's activations, and where
-    the mesh has no copy of the weights to give up (data), the weights too. A compilation proves what fits.
+
+def smaller(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account], saved: Mapping[str, float] | None = None) -> list[Slice]:
+    """Smaller slices of the same chip, the next one first; with `saved` the slice itself before them.
+
+    The bytes are an estimate from above. Half of the chips double each one's activations, and where the mesh has no copy of the weights to
+    give up (data), the weights too. saved: bytes of one copy of the weights by which each program's arguments are less in fewer bits.
+    A compilation proves what fits.
     """
     name, grid = topology.split(":")
-    found: list[tuple[str, dict[str, int], float]] = []
+    found: list[Slice] = []
     sizes, chips, weights, rest = dict(mesh), _chips(grid), 1, 1
     for slice_ in reversed(accounts[0].chip.slices):
         while chips > _chips(slice_):
@@ -146,26 +208,54 @@ def smaller(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account])
             if axis is None:
                 return found
             sizes, chips, rest, weights = sizes | {axis: sizes[axis] // 2}, chips // 2, 2 * rest, weights if axis == "data" else 2 * weights
-        if rest > 1 and chips == _chips(slice_):
-            needed = max(weights * a.memory.arguments + rest * (a.memory.temporaries + a.memory.outputs) for a in accounts)
+        if chips == _chips(slice_) and (rest > 1 or saved is not None):
+            less = {program: bytes_ / (sizes["fsdp"] * sizes["tensor"]) for program, bytes_ in (saved or {}).items()}
+            needed = max(
+                weights * a.memory.arguments - less.get(a.name, 0.0) + rest * (a.memory.temporaries + a.memory.outputs) for a in accounts
+            )
             found.append((f"{name}:{slice_}", sizes, needed))
     return found
 
 
-def advice(topology: str, mesh: Mapping[str, int], accounts: Sequence[Account]) -> str:
-    """Which smaller slice would fit, with the options that prove it; "" where the chip has none."""
-    options, room = smaller(topology, mesh, accounts), accounts[0].chip.hbm_bytes
+def advice(
+    topology: str,
+    mesh: Mapping[str, int],
+    accounts: Sequence[Account],
+    savings: Mapping[str, Mapping[str, float]] | None = None,
+    splash: Sequence[str] = (),
+) -> str:
+    """Which smaller slice would fit, and which in fewer bits, with the options that prove it; "" where the chip has none.
+
+    savings: see `programs.savings`. splash: the models whose attention is that kernel.
+    """
+    room, lines = accounts[0].chip.hbm_bytes, []
+
+    def line(begin: str, option: Slice, more: Sequence[str] = ()) -> str:
+        found, sizes, needed = option
+        keys = [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
+        keys += [f"--config.{key}.attention=xla" for key in splash if found in WITHOUT_SPLASH]
+        return (
+            f"{begin} would fit by estimate: {found}, up to {needed / GIB:.1f} of {room / GIB:.1f} GiB per chip; to be sure: "
+            f"--mode=compile --config.topology={found} {' '.join([*keys, *more])}"
+        )
+
+    options = smaller(topology, mesh, accounts)
     fitting = [option for option in options if option[2] <= room]
-    if not options:
-        return ""
-    if not fitting:
-        return f"no smaller slice by estimate: {options[0][0]} would take up to {options[0][2] / GIB:.1f} of {room / GIB:.1f} GiB per chip"
-    found, sizes, needed = fitting[-1]
-    keys = " ".join(f"--config.mesh.{axis}={size}" for axis, size in sizes.items())
-    return (
-        f"a smaller slice would fit by estimate: {found}, up to {needed / GIB:.1f} of {room / GIB:.1f} GiB per chip; to be sure: "
-        f"--mode=compile --config.topology={found} {keys}"
-    )
+    if fitting:
+        lines.append(line("a smaller slice", fitting[-1]))
+    elif options:
+        least = f"{options[0][0]} would take up to {options[0][2] / GIB:.1f} of {room / GIB:.1f} GiB per chip"
+        micro = "; a smaller training.micro_batch lowers what a training step takes" if accounts[0].chip.gpu else ""
+        lines.append(f"no smaller slice by estimate: {least}{micro}")
+    as_it_is = fitting[-1][0] if fitting else topology if all(a.fits for a in accounts) else ""
+    chips = _chips(as_it_is.split(":")[1]) if as_it_is else math.inf
+    for dtype, saved in (savings or {}).items():
+        fitting = [option for option in smaller(topology, mesh, accounts, saved) if option[2] <= room]
+        if fitting and (fewer := _chips(fitting[-1][0].split(":")[1])) < chips:
+            chips = fewer
+            keys = [f"--config.{key}.dtype={dtype}" for key, name in (("target", "train_step"), ("sampler", "sampler")) if saved.get(name)]
+            lines.append(line(f"with frozen weights in {dtype} a slice", fitting[-1], keys))
+    return "\n".join(lines)
 
 
 def _chips(grid: str) -> int:

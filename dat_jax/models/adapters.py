@@ -28,9 +28,10 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PLAIN = {"use_dora": (None, False), "bias": (None, "none"), "fan_in_fan_out": (None, False), "modules_to_save": (None, [])}
 
 
-def save_adapter(lora: Lora, config: ModelConfig, folder: str, base: str) -> None:
+def save_adapter(lora: Lora, config: ModelConfig, folder: str, base: str, base_dtype: str = "") -> None:
     """Write adapter_config.json and adapter_model.safetensors (float32) for a base model given by folder or hub id.
 
+    base_dtype: the precision that the base had in training, told in the file's metadata: PEFT takes no key that it does not know.
     Where a checkpoint fuses matrices (Phi-3), the factors of the parts become one pair of as many times the rank: A stacked, B block
     by block, which is the same update. Every process calls this, process 0 writes.
     """
@@ -50,7 +51,7 @@ def save_adapter(lora: Lora, config: ModelConfig, folder: str, base: str) -> Non
             a, b = _pair([(host[part]["a"][layer], host[part]["b"][layer]) for part in parts])
             tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a, b
     with remote.written(folder) as target:
-        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"} | ({"base_dtype": base_dtype} if base_dtype else {}))
         (target / WEIGHTS).chmod(0o644)
         (target / CONFIG).write_text(json.dumps(_config(lora, ranks, base), indent=2) + "\n")
         manifest.write(target / MANIFEST, {}, manifest.of_folder(target, lambda name: name.startswith("adapter_")))

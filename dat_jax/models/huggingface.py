@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from dat_jax.data import files, manifest
 from dat_jax.data.answers import checksum, short_name
-from dat_jax.models import families, quantized, remote, tensors, weights
+from dat_jax.models import families, prequantized, quantized, remote, tensors, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import gemma
 from dat_jax.models.quantized import Quantized
@@ -134,15 +134,14 @@ def weights_identity(source: str) -> str | None:
 
 
 def read_fields(folder: pathlib.Path) -> dict[str, Any]:
-    """Return the contents of config.json; ValueError when the file is absent or no JSON object, or the weights are quantized."""
+    """Return the contents of config.json; ValueError when the file is absent or no JSON object, or the weights are of a format not read."""
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     fields = files.read_json(str(path))
     if not isinstance(fields, dict):
         raise ValueError(f"{path} holds {type(fields).__name__}; a JSON object is needed")
-    if fields.get("quantization_config"):
-        raise ValueError(f"{path} has a quantization_config; load the unquantized model")
+    prequantized.check_config(fields, str(path))
     return fields
 
 
@@ -208,7 +207,8 @@ def written_fields(model: Model, dtype: str) -> dict[str, Any]:
         fields = families.describe(model.config)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             fields[name] = None if model.tokenizer is None else getattr(model.tokenizer, name)
-    fields.pop("dtype", None)
+    for name in ("dtype", "quantization_config"):  # what is written is not quantized
+        fields.pop(name, None)
     return fields | {"torch_dtype": dtype}
 
 

@@ -140,6 +140,12 @@ def of_stack(matrices_LxIxO: Any, kind: str) -> Quantized:
     return Quantized(codes, scales, kind=kind)
 
 
+def precision(params: Any) -> str:
+    """Return how a model's layers are kept: one of KINDS, or the dtype of its embedding."""
+    kinds = [weight.kind for weight in params.get("layers", {}).values() if isinstance(weight, Quantized)]
+    return kinds[0] if kinds else str(params["embedding"].dtype)
+
+
 def abstract(kind: str, shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: jax.sharding.Mesh | None) -> Quantized:
     """Return codes and scales of matrices LxIxO as shapes, with shardings when a mesh is given; ValueError where nf4 has no blocks.
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dat_jax.data.files import read_json
-from dat_jax.models import quantized, weights
+from dat_jax.models import prequantized, quantized, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.families import Names, Part
 from dat_jax.models.quantized import Quantized
@@ -48,7 +48,10 @@ class Checkpoint:
 
 @contextlib.contextmanager
 def opened(folder: pathlib.Path) -> Iterator[Checkpoint]:
-    """Open all safetensors files of a folder; ValueError when there are none or the index disagrees with them."""
+    """Open all safetensors files of a folder; ValueError when there are none or the index disagrees with them.
+
+    Matrices that are quantized already stand there in float32, or are an error, see `prequantized.decoded`.
+    """
     index = folder / INDEX
     listed = _weight_map(index) if index.exists() else None
     files = sorted(set(listed.values())) if listed is not None else sorted(path.name for path in folder.glob("*.safetensors"))
@@ -70,7 +73,7 @@ def opened(folder: pathlib.Path) -> Iterator[Checkpoint]:
                 slices[key], homes[key] = handle.get_slice(key), name
         if listed is not None and set(listed) != set(slices):
             raise ValueError(f"{index} and its files disagree on {_some(set(listed) ^ set(slices))}")
-        yield Checkpoint(folder, slices, homes)
+        yield Checkpoint(folder, prequantized.decoded(slices, folder), homes)
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:

@@ -49,7 +49,7 @@ def run(inputs: Inputs, mesh) -> None:
         # Factors that were trained on top of a checkpoint are no adapter of the base model: the merged folder alone is right.
         factors = None if inputs.config.target.checkpoint else lora
         if factors is not None:
-            adapters.save_adapter(factors, target.config, str(adapter), inputs.config.target.model)
+            adapters.save_adapter(factors, target.config, str(adapter), inputs.config.target.model, inputs.config.target.dtype)
         if jax.process_index() == 0:  # last: its presence says that the folder is complete
             for written in (adapter, folder) if factors is not None else (folder,):
                 files.write_text(written / "README.md", text)

@@ -1,7 +1,6 @@
 """Prompts: draws, judges and selects the pool x ~ p(x | y) of the training behaviors, before training and again during it."""
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,12 +45,16 @@ def run(inputs: Inputs, mesh) -> None:
     sampler = load_model(inputs.config.sampler, mesh)
     for folder, draw, _ in todo:
         draw(inputs, sampler, folder, 0)
-    # All is drawn and saved. The sampler's layers leave the memory before the target comes into it.
-    sampler = dataclasses.replace(sampler, params={"embedding": sampler.params["embedding"]})
+    sampler = without_layers(sampler)  # all is drawn and saved; they leave the memory before the target comes into it
     asked = needs_target(inputs.config.sampler) or any(choose is sample_utility.draw_utility for *_, choose in todo)
     target = load_target(inputs.config, mesh) if asked else None
     for folder, _, choose in todo:
         choose(inputs, sampler, target, folder, 0, mesh)
+
+
+def without_layers(sampler: Model) -> Model:
+    """Returns what of a sampler a pool is recognised by when all of it is drawn."""
+    return dataclasses.replace(sampler, params={"embedding": sampler.params["embedding"]})
 
 
 def samples_of(inputs: Inputs, sampler: Model, folder: epath.Path, round: int) -> tuple[list[PromptRecord], dict[str, float]]:
@@ -160,8 +163,3 @@ def say_consistent(inputs: Inputs, records: Sequence[PromptRecord]) -> None:
     if without := {record.behavior_id for record in records} - {record.behavior_id for record in fit}:
         names = ", ".join(sorted(without)[:3])
         logging.warning("sample, seed %d: no sampled prompt is consistent for %d behaviors: %s", inputs.seed, len(without), names)
-
-
-def lazy_sampler(inputs: Inputs, mesh):
-    """Returns a function that loads the sampler when it is first called, and keeps it."""
-    return functools.cache(lambda: load_model(inputs.config.sampler, mesh))

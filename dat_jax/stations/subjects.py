@@ -130,9 +130,12 @@ def check_sources(config: ConfigDict) -> None:
         require_checkpoint(config.target.checkpoint)
 
 
-def check_devices(config: ConfigDict, platform: str) -> None:
-    """Raises ValueError for a kernel that the devices do not have."""
-    for key in ("target", "sampler") if needs_sampler(config) else ("target",):
+def check_devices(config: ConfigDict, platform: str, sampler: bool | None = None) -> None:
+    """Raises ValueError for a kernel that the devices do not have; sampler: whether one runs, by default whether the run draws prompts.
+
+    A precision that they do not have is none: XLA computes it in a wider one.
+    """
+    for key in ("target", "sampler") if (needs_sampler(config) if sampler is None else sampler) else ("target",):
         if config[key].attention == "splash" and platform != "tpu":
             raise ValueError(
                 f"config.{key}.attention is 'splash', a kernel for TPUs, and the devices are of kind {platform!r}; allowed: xla"

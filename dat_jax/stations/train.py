@@ -15,13 +15,14 @@ from dat_jax.data import manifest, pipeline, utility
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import PromptRecord, read_pool
 from dat_jax.data.rewrites import forms
+from dat_jax.diffusion import pool
 from dat_jax.judges.judge import Exchange, Verdicts
 from dat_jax.methods.method import Method
 from dat_jax.models import lora as lora_lib
 from dat_jax.models.huggingface import Model
 from dat_jax.report.progress import steps_file
 from dat_jax.stations import adapting, sample, sample_utility
-from dat_jax.stations.inputs import Inputs
+from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.subjects import load_target
 from dat_jax.training import loop
 from dat_jax.training.best import BROKEN
@@ -92,7 +93,9 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
     config, offline = inputs.config, inputs.folder / "prompts"
     behaviors = own_refusals(inputs, target, mesh) if method.refusals == "own" else inputs.behaviors
     share = method.share(method.read_settings(config))
-    sampler = sample.lazy_sampler(inputs, mesh)  # loaded for the first refreshed round, kept for the others
+
+    def sampler() -> Model:  # read anew for each round: between two it would lie beside the training for hours
+        return load_model(config.sampler, mesh)
 
     def sampled(round: int, params, lora) -> list[PromptRecord]:
         if round == 0:
@@ -101,6 +104,9 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
         current, folder = loop.merged(target, params, lora), offline / f"round_{round}"
         before = offline / f"round_{round - 1}" if round > 1 else offline
         drawing = adapting.of_round(inputs, sampler, current, before, folder, round, mesh)
+        if not pool.complete(folder):
+            sample.samples_of(inputs, drawing, folder, round)
+        drawing = sample.without_layers(drawing)  # its work is done: the target judges alone
         return sample.draw_pool(inputs, drawing, current, folder, round, mesh, target)
 
     def rows(round: int, params, lora) -> pipeline.AdversarialRows:

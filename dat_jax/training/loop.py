@@ -19,7 +19,7 @@ from dat_jax.data import files as data_files
 from dat_jax.data import manifest, pipeline
 from dat_jax.data.conversations import Conversations
 from dat_jax.data.metrics import Metrics
-from dat_jax.models import huggingface
+from dat_jax.models import huggingface, quantized
 from dat_jax.models import lora as lora_lib
 from dat_jax.models import weights as weights_lib
 from dat_jax.models.config import ModelConfig
@@ -175,7 +175,7 @@ def train(
     """
     folder, training, data, name = epath.Path(folder), config.training, config.data, method.name
     about = {"method": name, "seed": seed, "steps": training.steps, **origin(model)}
-    about |= {"lora_rank": training.lora.rank, "lora_alpha": training.lora.alpha}
+    about |= {"lora_rank": training.lora.rank, "lora_alpha": training.lora.alpha, "base_dtype": quantized.precision(model.params)}
     if config.target.checkpoint:  # what the model came from besides its folder
         about["checkpoint"] = beside(config.target.checkpoint, folder)
     if (folder / FINISHED).exists():
@@ -302,7 +302,19 @@ def restore(model: Model, folder, mesh) -> tuple[Any, lora_lib.Lora | None]:
         raise ValueError(f"{folder} was trained from {trained!r}, and the target is {model.source!r}; set config.target.model to it")
     shapes = abstract_trainable(model.config, about["lora_rank"], about["lora_alpha"], mesh)
     trainable = checkpoints_lib.load_trainable(folder / "checkpoints", shapes, found)
+    if about["lora_rank"]:
+        warn_of_base(folder, about, quantized.precision(model.params))
     return weights(model.params if about["lora_rank"] else None, trainable)
+
+
+def warn_of_base(folder: epath.Path, about: dict[str, Any], here: str) -> None:
+    """Warns where factors lie on a base in other bits than they were trained on; checkpoints of earlier versions do not say on which."""
+    learned = about.get("base_dtype", here)
+    if learned != here and {learned, here} & set(quantized.KINDS):
+        logging.warning(
+            "%s: its factors were trained on a base in %s, and lie on one in %s here, which is another model; to evaluate or serve the one "
+            "that was trained: config.target.dtype = %r", folder, learned, here, learned,
+        )  # fmt: skip
 
 
 def origin(model: Model) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """The programs of a run as they are compiled, against the formulas, and the page and JSON that come of an account."""
 
 import json
+import pathlib
+import runpy
 
 import jax
 import pytest
 
 from dat_jax import compilation, sharding
-from dat_jax.compilation import chips, costs, hlo, memory, programs, published, report, table
+from dat_jax.compilation import chips, costs, hlo, memory, programs, published, report, table, whole_run
 from dat_jax.config import defaults
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 MODEL = ModelConfig(vocab_size=96, width=32, layers=3, heads=4, kv_heads=2, mlp_width=80, remat=False)
 
 
@@ -64,6 +67,16 @@ def test_topologies_that_cannot_be():
     for name in ("v5e", "v4:2x2x1", "v5litepod:4x4", ""):
         with pytest.raises(ValueError, match=r"config.topology is .*allowed: v5e, v5p, v6e, tpu7x"):
             chips.chip(name)
+
+
+@pytest.mark.parametrize("key", ["target", "sampler"])
+def test_a_kernel_that_the_chip_lacks_is_named_before_anything_is_compiled(key):
+    config = configuration()
+    config.topology, config.sampler.model = "h100:1x1", "GSAI-ML/LLaDA-8B-Base"
+    config.target.attention = config.sampler.attention = "xla"
+    config[key].attention = "splash"
+    with pytest.raises(ValueError, match=rf"config.{key}.attention is 'splash', .* of kind 'gpu'; allowed: xla"):
+        compilation.run(config)
 
 
 def test_a_train_step_says_whose_it_is(monkeypatch):
@@ -167,3 +180,24 @@ def test_the_readme_table(tmp_path, capsys):
     assert table.main([f"--workdir={tmp_path}", "configs/mine.py"]) == 0
     row = "| Sampler | sampler: 8 rows | v5e:4x4 | 2x1x8 | xla | 2.0 of 16.0 GiB | 5 GB | 1.20 | 0.50 s | 81 % |"
     assert row in capsys.readouterr().out
+
+
+def test_a_run_that_the_compiler_fails_at_is_a_row(tmp_path, capsys, monkeypatch):
+    def failing(config, workdir, only):
+        raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic | failed\nat a line")
+
+    monkeypatch.setattr(compilation, "run", failing)
+    monkeypatch.setattr(table, "RUNS", (table.Run(str(CONFIGS / "llama3_tpu.py"), table.FOUR | table.NF4, ("train_step",)),))
+    assert table.main([f"--workdir={tmp_path}"]) == 1
+    row = "| Meta-Llama-3-8B-Instruct, nf4 | the compiler fails: INTERNAL: Mosaic / failed at a line | v5e:2x2 | 1x1x4 | xla |"
+    assert row + " - |" * 5 in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_the_runs_of_the_tables_are_changes_of_shipped_configs():
+    runs = (*table.RUNS, *table.GPU_RUNS)
+    assert len({run.folder for run in runs}) == len(runs)
+    for run in runs:
+        config = runpy.run_path(str(CONFIGS.parent / run.path))["get_config"]()
+        config.update_from_flattened_dict(run.changes)
+        assert bool(chips.chip(config.topology).gpu) == (run in table.GPU_RUNS)
+        assert config.target.attention == "xla" or config.topology not in whole_run.WITHOUT_SPLASH

@@ -3,11 +3,12 @@
 import pytest
 
 from dat_jax.attacks import ATTACKS
-from dat_jax.compilation import chips, table, whole_run
+from dat_jax.compilation import chips, programs, table, whole_run
 from dat_jax.compilation.costs import Cost
 from dat_jax.compilation.memory import Memory
 from dat_jax.compilation.report import Account
 from dat_jax.config import defaults
+from dat_jax.models.config import ModelConfig
 
 GIB = 2**30
 
@@ -42,11 +43,43 @@ def test_how_often_each_program_runs(config):
     assert {part.name: part.times for part in parts} == {
         "training, 2 methods": 100,
         "sampling prompts": 100 * 64 / 32 * 1.5,  # 8 draws of the bound for 16 denoising steps
+        "sampling: the target's answers": 100,  # the selection asks for them, 64 at a time
         "sampling utility prompts": 7,
+        "sampling utility prompts: the target's answers": 4,
         "answers": 3 * (4 + 5 * 4 + 13 + 4 + 4 + 4),
         "embedding attacks": 3 * (4 + 4),
     }
     assert left_out == ["gcg", "tense"]
+
+
+def test_what_a_run_does_besides_is_counted_or_named(config):
+    plain = {part.name for part in whole_run.parts(config)[0]}
+    assert whole_run.uncounted(config) == ["the contrasts of data.unsafe or data.borderline"]
+    config.training.update({"watch_every": 20, "watch_prompts": 100, "methods": ("self_consistency", "dat", "dat_lat")})
+    config.sampler.update({"refresh_every": 25, "consistency": 1.0})
+    config.data.update(
+        {"benign": "absent.jsonl", "borderline": "absent.jsonl", "eval_behaviors": "absent.csv", "tasks": ("arc=absent.csv",)}
+    )
+    config.evaluation.update({"judges": ("refusal_prefix", "harmbench:plain"), "compare": ("other",)})
+    found = {part.name: part.times for part in whole_run.parts(config)[0]}
+    assert {name: times for name, times in found.items() if name not in plain} == {
+        "training, 3 methods": 150,
+        "training: watched prompts": 3 * 3 * 2 * 2,  # after steps 20, 40 and 50; two sets of 100, 64 at a time
+        "training: own refusals": 2,
+        "sampling again": 2 * 300,  # two methods train on samples, from step 26 on on others
+        "sampling again: the target's answers": 2 * 100,
+    }
+    assert found["answers"] == 4 * (4 + 5 * 4 + 13 + 4 + 4 + 4 + 4)  # three methods and the other model; the benign prompts are 4 batches
+    besides = ["sampler.consistency", "evaluation.measures: harmful, tasks", "the judges harmbench:plain"]
+    assert whole_run.uncounted(config) == besides
+    config.sampler.selection, config.utility.keep = "likelihood", "likelihood"
+    assert not [part.name for part in whole_run.parts(config)[0] if "target's answers" in part.name]
+    page = whole_run.text(
+        {"times": {}, "hours": {}, "chip_hours": 0, "dollars": 0, "not_counted": [], "without_program": besides}, chips.CHIPS["v5e"]
+    )
+    assert page.endswith(
+        "none of these programs does it: sampler.consistency; evaluation.measures: harmful, tasks; the judges harmbench:plain"
+    )
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -67,6 +100,7 @@ def test_the_behaviors_are_counted_where_the_file_is_there(config, tmp_path):
 
 
 def test_hours_chip_hours_and_dollars(config):
+    config.sampler.selection, config.utility.keep = "likelihood", "all"  # the target is not asked
     seconds = {"train_step": 36.0, "sampler": 12.0, "decoder": 3600 / 147, "embedding_attack": 150.0}
     bound = whole_run.record(*whole_run.parts(config), [account(name, s) for name, s in seconds.items()])
     hours = {"training, 2 methods": 1.0, "sampling prompts": 1.0, "sampling utility prompts": 84 / 3600, "answers": 1.0}
@@ -97,3 +131,36 @@ def test_a_smaller_slice_gives_up_copies_of_the_weights_first():
     assert whole_run.advice("v5e:2x2", {"data": 1, "fsdp": 1, "tensor": 4}, accounts).startswith("no smaller slice by estimate: v5e:1x1")
     assert whole_run.advice("v5e:1x1", {"data": 1, "fsdp": 1, "tensor": 1}, accounts) == ""
     assert whole_run.smaller("v5e:4x4", {"data": 1, "fsdp": 1, "tensor": 1}, accounts) == []
+
+
+def test_fewer_bits_are_advised_where_they_fit_on_less():
+    """A train step of 4 + 6 GiB on 8 chips is one of 8 + 12 on 4. In nf4 it has 24 / 4 less of arguments there: 14."""
+    mesh, accounts = {"data": 1, "fsdp": 2, "tensor": 4}, [account("train_step", 1.0, 4.0, 6.0), account("sampler", 1.0, 3.0, 1.0)]
+    savings = {"int8": {"train_step": 4.0 * GIB, "sampler": 0.0}, "nf4": {"train_step": 24.0 * GIB, "sampler": 4.0 * GIB}}
+    one, two, three = (
+        whole_run.advice("v5e:2x4", mesh, accounts, which, ("target",)) for which in (None, {"int8": savings["int8"]}, savings)
+    )
+    assert one == two and one.startswith("no smaller slice by estimate: v5e:2x2 would take up to 20.0 of 15.8 GiB") and "\n" not in one
+    assert three.split("\n")[1] == (
+        "with frozen weights in nf4 a slice would fit by estimate: v5e:2x2, up to 14.0 of 15.8 GiB per chip; to be sure: --mode=compile "
+        "--config.topology=v5e:2x2 --config.mesh.data=1 --config.mesh.fsdp=1 --config.mesh.tensor=4 --config.target.attention=xla "
+        "--config.target.dtype=nf4 --config.sampler.dtype=nf4"
+    )
+    full = [account("train_step", 1.0, 4.0, 12.0)]  # it does not fit where it is
+    said = whole_run.advice("v5e:2x4", mesh, full, savings, ("target",)).split("\n")[1]
+    assert said.startswith("with frozen weights in int8 a slice would fit by estimate: v5e:2x4, up to 15.5 of") and "attention" not in said
+    gpu = whole_run.advice("h100:1x2", {"data": 1, "fsdp": 2, "tensor": 1}, [account("train_step", 1.0, 30.0, 30.0, "h100")])
+    assert gpu.endswith("a smaller training.micro_batch lowers what a training step takes")
+
+
+def test_what_fewer_bits_save_is_the_matrices(config, monkeypatch):
+    model = ModelConfig(vocab_size=40, width=64, layers=3, heads=2, kv_heads=1, mlp_width=128, compute_dtype="bfloat16")
+    monkeypatch.setattr(programs, "architecture", lambda group: model)
+    config.target.dtype, config.sampler.dtype = "bfloat16", "int8"
+    matrices = 3 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128)
+    outputs = 3 * (64 + 2 * 32 + 64 + 2 * 128 + 64)
+    saved = programs.savings(config)
+    assert saved["int8"]["decoder"] == matrices * 2 - (matrices + 4 * outputs) and saved["int8"]["sampler"] == 0
+    assert saved["nf4"]["train_step"] == matrices * (2 - 4.25 / 8)
+    config.training.lora.rank = 0
+    assert programs.savings(config) == {}

@@ -135,6 +135,22 @@ def spoilt(name, value):
     return change
 
 
+STATE = "weight.quant_state.bitsandbytes__nf4"
+
+
+def text(content):
+    return np.frombuffer(content.encode(), np.uint8)
+
+
+def quantized(beside, codes=np.zeros((8, 1), np.uint8)):
+    """q of the first layer as codes, and tensors beside it."""
+
+    def change(found):
+        found |= {Q: codes} | {Q.replace("weight", name): x for name, x in beside.items()}
+
+    return change
+
+
 def of_adapter(what, message, fields=None, factors=None, weights=True):
     """A PEFT folder for LLAMA."""
     module = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
@@ -163,6 +179,7 @@ def of_tokenizer(name, content, message):
     return Row(TOKENIZER, f"{name}: {short(content)}", run, message)
 
 
+PLAIN = "; allowed: the model that is not quantized (...), or bitsandbytes's int8, nf4 or fp4"
 LONG = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0], "original_max_position_embeddings": 8}
 Q = "model.layers.0.self_attn.q_proj.weight"
 
@@ -181,7 +198,8 @@ ROWS = [
     of_text('{"model_type": "gpt2"}', "FOLDER: model_type 'gpt2' is not supported; supported: ..."),
     of_text('{"a":' * 100_000, 'FOLDER/config.json: lists or objects inside each other too deeply'),
     of_text('{"vocab_size": ' + "9" * 5000 + "}", 'FOLDER/config.json: a number has more digits than are read'),
-    of_config("llama", {"quantization_config": {"bits": 4}}, 'FOLDER/config.json has a quantization_config; load the unquantized model'),
+    of_config("llama", {"quantization_config": {"bits": 4}}, f'FOLDER/config.json has a quantization_config without a quant_method{PLAIN}'),
+    of_config("llama", {"quantization_config": {"quant_method": "gptq"}}, f"FOLDER/config.json has a quantization_config of quant_method 'gptq'{PLAIN}"),
     of_config("llama", {"num_hidden_layers": 10**9}, 'FOLDER: config.json has num_hidden_layers=1000000000; allowed: an integer from 1 to 4096'),
     of_config("llama", {"num_hidden_layers": 0}, 'FOLDER: config.json has num_hidden_layers=0; allowed: an integer from 1 to 4096'),
     of_config("llama", {"num_hidden_layers": -1}, 'FOLDER: config.json has num_hidden_layers=-1; allowed: an integer from 1 to 4096'),
@@ -262,6 +280,13 @@ ROWS = [
     of_tensors("a tensor of another shape", 'the tensors in FOLDER do not fit its config.json: shapes model.layers.0.self_attn.q_proj.weight (4, 5) instead of (4, 4)', set_(Q, np.ones((4, 5), np.float32))),
     of_tensors("a tensor of another rank", 'the tensors in FOLDER do not fit its config.json: shapes model.norm.weight (2, 2) instead of (4,)', set_("model.norm.weight", np.ones((2, 2), np.float32))),
     of_tensors("a tensor of integers", 'the tensors in FOLDER do not fit its config.json: kinds other than F32, F16, BF16: model.norm.weight is I32', set_("model.norm.weight", np.ones(4, np.int32))),
+    of_tensors("GPTQ's or AWQ's tensors", "FOLDER: tensor 'model.layers.0.self_attn.q_proj.qweight' is of a checkpoint quantized by GPTQ or AWQ" + PLAIN, set_(Q.replace("weight", "qweight"), np.zeros((1, 4), np.int32))),
+    of_tensors("int8 rows with too few scales", "FOLDER: tensor 'model.layers.0.self_attn.q_proj.SCB' is F32 of (3,); allowed: F32 or F16 or BF16 of (4,)", quantized({"SCB": np.ones(3, np.float32)}, np.zeros((4, 4), np.int8))),
+    of_tensors("int8 in the layout of an old GPU", "FOLDER: model.layers.0.self_attn.q_proj.weight_format is 2; allowed: 0, rows as they are; ...", quantized({"SCB": np.ones(4, np.float32), "weight_format": np.array(2, np.uint8)}, np.zeros((4, 4), np.int8))),
+    of_tensors("nf4 whose description is no JSON", "FOLDER: tensor '...q_proj.weight.quant_state.bitsandbytes__nf4' is not JSON: ...; allowed: what bitsandbytes writes", quantized({STATE: text("{")})),
+    of_tensors("nf4 whose description has no shape", "FOLDER: tensor '...q_proj.weight.quant_state.bitsandbytes__nf4' says {...}; allowed: shape of two sizes, ...", quantized({STATE: text('{"blocksize": 64}')})),
+    of_tensors("nf4 without absmax", "FOLDER: tensor 'model.layers.0.self_attn.q_proj.weight.absmax' is missing beside the others of its matrix; ...", quantized({STATE: text('{"blocksize": 64, "shape": [4, 4]}')})),
+    of_tensors("nf4 of another matrix", "FOLDER: tensor 'model.layers.0.self_attn.q_proj.weight' is U8 of (8, 1); allowed: U8 of (16, 1)", quantized({STATE: text('{"blocksize": 64, "shape": [4, 8]}')})),
     of_tensors("an empty file of tensors", "the tensors in FOLDER do not fit its config.json: missing lm_head.weight, model.embed_tokens.weight, model.layers.0.input_layernorm.weight, model.layers.0.mlp.down_proj.weight, model.layers.0.mlp.gate_proj.weight and 7 more; not part of a 'llama' model: x", lambda found: {"x": np.ones(0, np.float32)}),
     of_tensors("NaN in a matrix", "FOLDER/model.safetensors: tensor 'model.layers.0.self_attn.q_proj.weight' holds NaN or infinity; allowed: finite numbers", spoilt(Q, nan)),
     of_tensors("infinity in the embedding", "FOLDER/model.safetensors: tensor 'model.embed_tokens.weight' holds NaN or infinity; allowed: finite numbers", spoilt("model.embed_tokens.weight", inf)),

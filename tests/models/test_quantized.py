@@ -11,6 +11,8 @@ import numpy as np
 import optax
 import pytest
 from etils import epath
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from scipy import stats
 
 from dat_jax import models, sharding
@@ -114,6 +116,27 @@ def test_reading_quantizes_what_the_files_hold(folder, loaded):
         np.testing.assert_array_equal(model.params["embedding"], exact["embedding"])
         shapes = weights.abstract(CONFIG, kind)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), model.params) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+
+
+def test_a_folder_of_several_files_and_of_fused_matrices_is_the_same(folder, loaded, tmp_path):
+    """Files of a few tensors each with an index, and Phi-3's layout: q, k and v in one tensor, gate and up in another."""
+    models.save(models.load(str(folder)), str(tmp_path / "many"), shard_bytes=1 << 17)
+    files = sorted((tmp_path / "many").glob("*.safetensors"))
+    fused = {}
+    (tmp_path / "fused").mkdir()
+    for file in files:
+        fused |= load_file(file)
+    for layer in range(CONFIG.layers):
+        for home, module, parts in (("self_attn", "qkv_proj", "qkv"), ("mlp", "gate_up_proj", ("gate", "up"))):
+            place = f"model.layers.{layer}.{home}."
+            fused[place + f"{module}.weight"] = np.concatenate([fused.pop(f"{place}{part}_proj.weight") for part in parts])
+    save_file(fused, tmp_path / "fused" / "model.safetensors")
+    fields = json.loads((folder / "config.json").read_text()) | {"model_type": "phi3", "pad_token_id": 0}
+    (tmp_path / "fused" / "config.json").write_text(json.dumps(fields))
+    assert len(files) > 4
+    for kind, model in loaded.items():
+        for name in ("many", "fused"):
+            jax.tree.map(np.testing.assert_array_equal, models.load(str(tmp_path / name), dtype=kind).params, model.params)
 
 
 def test_a_host_never_holds_the_whole_model(tmp_path):
@@ -232,8 +255,22 @@ def test_the_export_is_made_from_the_original_weights(folder, tmp_path, monkeypa
         np.testing.assert_allclose(found[name], original[name] + update, atol=1e-5)
     said = json.loads((tmp_path / "seed_0" / "export" / "cat-adapter" / "adapter_config.json").read_text())
     assert said["base_model_name_or_path"] == str(folder)
+    with safe_open(tmp_path / "seed_0" / "export" / "cat-adapter" / "adapter_model.safetensors", "np") as file:
+        assert file.metadata()["base_dtype"] == "nf4"
     assert "layers in nf4" in (tmp_path / "seed_0" / "export" / "cat" / "README.md").read_text()
     assert config.target.dtype == "nf4"
+
+
+def test_factors_on_a_base_in_other_bits_are_warned_of(loaded, caplog):
+    told = []
+    for about in ({"base_dtype": "nf4"}, {"base_dtype": "float32"}, {}):
+        for here in (quantized.precision(loaded["nf4"].params), "float32", "bfloat16"):
+            caplog.clear()
+            loop.warn_of_base(epath.Path("cat"), about, here)
+            told.append(caplog.text)
+    assert [bool(text) for text in told] == [False, True, True, True, False, False, False, False, False]
+    assert "on a base in nf4, and lie on one in float32 here" in told[1] and "config.target.dtype = 'nf4'" in told[1]
+    assert "on a base in float32, and lie on one in nf4 here" in told[3]
 
 
 @pytest.mark.parametrize(

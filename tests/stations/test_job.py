@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from dat_jax import models, sharding, stations
 from dat_jax.config import validate
-from dat_jax.stations import sample, subjects
+from dat_jax.stations import sample, subjects, train
 from dat_jax.stations.inputs import read_inputs
 
 
@@ -72,13 +73,16 @@ def test_refreshed_rounds_are_drawn_for_the_current_target_and_survive_a_kill(co
     config.sampler.refresh_every = 2
     config.training.update({"steps": 6, "save_every": 3, "watch_every": 0, "learning_rate": 0.05})
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    loaded, asked, draw = [], [], sample.draw_pool
+    loaded, layers, asked, draw = [], [], [], sample.samples_of
     undefended = models.load(config.target.model).params["layers"]["q"]
     text = {behavior.id: behavior.text for behavior in read_inputs(config, tmp_path, 0).behaviors}
 
     def spy_load(group, mesh, load=sample.load_model):
         loaded.append(group.model)
-        return load(group, mesh)
+        model = load(group, mesh)
+        if group.model == config.sampler.model:
+            layers.append(weakref.ref(model.params["layers"]["q"]))
+        return model
 
     def spy_target(config, mesh, load=sample.load_target):
         held = [array for array in jax.live_arrays() if array.shape == undefended.shape and id(array) not in before]
@@ -87,16 +91,17 @@ def test_refreshed_rounds_are_drawn_for_the_current_target_and_survive_a_kill(co
 
     def label_by_weights(inputs, model, attempts, requests, judge, mesh):
         assert requests == [text[attempt.behavior] for attempt in attempts]
+        assert layers and not any(layer() is not None for layer in layers)  # the target judges alone
         same = bool((model.params["layers"]["q"] == undefended).all())
         asked.append("undefended" if same else "current")
         return ["refuse" if same else "comply"] * len(attempts)
 
-    def killed_in_round_2(inputs, sampler, target, folder, round, mesh, undefended_model):
+    def killed_in_round_2(inputs, sampler, folder, round):
         if round == 2:
             raise KeyboardInterrupt
-        return draw(inputs, sampler, target, folder, round, mesh, undefended_model)
+        return draw(inputs, sampler, folder, round)
 
-    for module in (sample, subjects):
+    for module in (sample, subjects, train):
         monkeypatch.setattr(module, "load_model", spy_load)
     monkeypatch.setattr(sample, "ask", label_by_weights)
     monkeypatch.setattr(sample, "load_target", spy_target)
@@ -106,14 +111,14 @@ def test_refreshed_rounds_are_drawn_for_the_current_target_and_survive_a_kill(co
     offline = {p.name: p.read_bytes() for p in (whole / "seed_0" / "prompts").iterdir() if p.is_file()}
     loaded.clear()
     assert stations.run("train", config, str(whole)) == 0
-    assert loaded == [config.target.model, config.sampler.model]  # the sampler once, for both rounds
+    assert loaded == [config.target.model, *[config.sampler.model] * 2]  # the sampler once for each round
     assert asked == ["undefended", "current", "current"]
 
-    monkeypatch.setattr(sample, "draw_pool", killed_in_round_2)
+    monkeypatch.setattr(sample, "samples_of", killed_in_round_2)
     with pytest.raises(KeyboardInterrupt):
         stations.run("train", config, str(cut))
     assert not (cut / "seed_0" / "prompts" / "round_2").exists()
-    monkeypatch.setattr(sample, "draw_pool", draw)
+    monkeypatch.setattr(sample, "samples_of", draw)
     assert stations.run("train", config, str(cut)) == 0
     assert asked == ["undefended", "current", "current"] + ["current"] * 2  # round 1 was not drawn again
     assert json.loads((cut / "seed_0" / "dat" / "finished.json").read_text())["resumed_at"] == 3

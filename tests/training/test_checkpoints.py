@@ -139,3 +139,11 @@ def test_checksums_follow_a_save_by_themselves(tmp_path, caplog):
             time.sleep(0.02)
         manifest.check(tmp_path / "c" / "1" / CHECKSUMS)
     np.testing.assert_array_equal(np.asarray(restored(tmp_path / "c").optimizer["m"]), 1.0)
+
+
+def test_the_precision_of_the_base_is_the_runs(folder):
+    """A checkpoint of a version that did not record it goes on; one that did does not on another base."""
+    assert restored(folder, ABOUT | {"base_dtype": "nf4"}).step == 3
+    checkpoints_lib.same_run("c", ABOUT | {"base_dtype": "nf4"}, ABOUT | {"base_dtype": "nf4"})
+    with pytest.raises(ValueError, match="c was made with base_dtype = 'nf4', now it is 'float32'; use a new folder"):
+        checkpoints_lib.same_run("c", ABOUT | {"base_dtype": "nf4"}, ABOUT | {"base_dtype": "float32"})

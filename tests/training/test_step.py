@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,16 @@ from dat_jax.checkpoints import TrainState
 from dat_jax.config import defaults
 from dat_jax.data.conversations import lay_out
 from dat_jax.data.pipeline import Batch
-from dat_jax.methods import cat, circuit_breakers
+from dat_jax.methods import capo, cat, circuit_breakers, lat, refusal_sft
 from dat_jax.models import lora as lora_lib
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.training import loop
-from dat_jax.training.network import Network, chunk_length
+from dat_jax.training.network import Found, Network, chunk_length
 from dat_jax.training.perturbation import Perturbation
 from dat_jax.training.step import StepConfig, losses, optimizer, train_step
+from dat_jax.training.step import in_parts as in_turns
 
 MODEL = ModelConfig(vocab_size=37, width=16, layers=2, heads=2)
 P, R = 6, 4
@@ -222,3 +224,44 @@ def test_a_batch_in_parts_gives_the_update_and_metrics_of_the_whole(rank, parts,
     assert metrics.keys() == told.keys() >= {"loss/total", "loss/away", "nll/refusal", "attack/gain", "attack/norm", "gradient_norm"}
     for name in told:
         np.testing.assert_allclose(metrics[name], told[name], rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_parts_are_the_whole_under_clipping_and_adamw(params):
+    """LAT's two updates on one perturbation: AdamW's first moments of clipped gradients, and the weights where these are no rounding."""
+    training = defaults().training
+    training.update({"steps": 10, "warmup": 0.0, "learning_rate": 1e-2, "clip": 0.05})
+    how = Perturbation(steps=2, sites=(0, 1), radius=0.5, absolute_radius=True, optimizer="normalized")
+    adam, config = optimizer(training), dataclasses.replace(CONFIG, model=SMALL, updates=2, settings=lat.Settings(how))
+    config = dataclasses.replace(config, inner=lat.inner, loss=lat.loss)
+    factors = lora_lib.initialize(jax.random.key(1), SMALL, 4, 16.0)
+    factors = factors.replace(factors=jax.tree.map(lambda x: x + 0.05, factors.factors))
+    (one, told), (two, found) = (
+        step_fn(fresh(factors, adam), params, MANY, jax.random.key(0), config=dataclasses.replace(config, parts=parts), optimizer=adam)
+        for parts in (1, 4)
+    )
+    assert told["gradient_norm"] > 2 * training.clip  # it was clipped
+    for name in told:
+        np.testing.assert_allclose(found[name], told[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    moments = (optax.tree.get(state.optimizer, "mu") for state in (one, two))
+    for whole, part, before, wanted, after in zip(*map(jax.tree.leaves, (*moments, factors, one.trainable, two.trainable))):
+        np.testing.assert_allclose(part, whole, atol=1e-3 * np.abs(whole).max())
+        sure = np.abs(whole) > 0.05 * np.abs(whole).max()
+        assert np.abs(wanted - before)[sure].min() > 1e-3
+        np.testing.assert_allclose(after[sure], wanted[sure], atol=2e-4)
+
+
+@pytest.mark.parametrize("module", [refusal_sft, capo, circuit_breakers])  # a program of each loss, forward alone
+def test_which_losses_are_the_mean_of_their_parts(module, params):
+    """Circuit breakers average over the tokens of all rows together, as their reference does: docs/gpu.md says so."""
+    settings = circuit_breakers.Settings(layers=(1,)) if module is circuit_breakers else module.METHOD.settings()
+    networks = [Network(weights, None, SMALL, P, progress=0.5) for weights in (jax.tree.map(lambda x: 1.1 * x, params), params)]
+    zero = Found(delta={0: jnp.zeros((1, P, SMALL.width))}, nll_before_B=jnp.zeros(()), metrics={})
+
+    @jax.jit
+    def loss(batch):
+        return module.loss(*networks, batch, zero, jax.random.key(0), settings)[0]
+
+    parts, _ = in_turns(MANY, jax.random.key(0), 4)
+    mean = np.mean([loss(jax.tree.map(operator.itemgetter(number), parts)) for number in range(4)])
+    off = abs(mean / loss(MANY) - 1)
+    assert off > 1e-3 if module is circuit_breakers else off < 1e-5

@@ -77,6 +77,7 @@ def answer(line: str) -> dict[str, str]:
 def main(seconds: float) -> None:
     """Answers until the input ends, which it does with the process that started this one."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # libtpu has its process ignore it, and what that process starts does so too
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends this process, also in the middle of one long operation
         found = json.dumps(answer(line))

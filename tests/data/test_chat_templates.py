@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import signal
 import time
 
 import pytest
@@ -66,6 +67,16 @@ def test_a_template_that_does_not_end_is_one_line(hurried, template, reason):
     assert str(caught.value).endswith(f"is not rendered: {reason}; allowed: a template that ends soon")
     assert time.monotonic() - started < 60
     assert chat_templates.render(tokenizer("{{ messages[0].role }}"), CHAT, True) == "user"  # by a new process, where it was ended
+
+
+def test_the_limit_on_time_holds_where_the_program_ignores_its_signal(hurried):
+    """As libtpu has it ignored; what a process ignores, those that it starts ignore, too."""
+    before = signal.signal(signal.SIGPROF, signal.SIG_IGN)
+    try:
+        with pytest.raises(ValueError, match=r"it takes more than 0\.2 seconds"):
+            chat_templates.render(tokenizer(LOOPS), CHAT, True)
+    finally:
+        signal.signal(signal.SIGPROF, before or signal.SIG_IGN)  # None: it was not Python that said what to do
 
 
 def test_a_process_that_was_ended_from_outside_is_started_anew(hurried):

@@ -138,9 +138,14 @@ def apart_from(held_out: Sequence[str], ignored: frozenset[str] = frozenset()) -
     return apart
 
 
+def apart_from_held_out(values: flags.FlagValues) -> Callable[[str], bool]:
+    """Returns whether a request is apart from every behavior of --held_out."""
+    return apart_from([behavior.text for behavior in load_behaviors(values.held_out)] if values.held_out else [])
+
+
 def training_rewrites(values: flags.FlagValues, inflect: Callable[[str, str], str]) -> list[dict[str, str]]:
     """The behaviors of --behaviors in every form, as config.data.train_rewrites: what a method without a sampler can train on."""
-    apart = apart_from([behavior.text for behavior in load_behaviors(values.held_out)] if values.held_out else [])
+    apart = apart_from_held_out(values)
     behaviors = load_behaviors(values.behaviors, values.targets) if values.behaviors else []
     return [row for behavior in behaviors if apart(behavior.text) for row in in_forms(behavior, FORMS, inflect)]
 
@@ -175,7 +180,7 @@ def harmful(values: flags.FlagValues, inflect: Callable[[str, str], str], draw: 
     requests = [(seed["value"], []) for seed in yaml.safe_load(in_wheel(values.wheels, "pyrit", ".*/adv_bench.prompt"))["seeds"]]
     if values.behaviors:
         requests += [(behavior.text, list(behavior.targets)) for behavior in load_behaviors(values.behaviors, values.targets)]
-    apart = apart_from([behavior.text for behavior in load_behaviors(values.held_out)] if values.held_out else [])
+    apart = apart_from_held_out(values)
     kept = [(request, openings) for request, openings in requests if apart(request)]
     rows = []
     for request, openings in kept:
@@ -198,7 +203,7 @@ def harmless(values: flags.FlagValues, inflect: Callable[[str, str], str], draw:
     for file in CHATS:
         data = yaml.safe_load(in_wheel(values.wheels, "chatterbot_corpus", f"chatterbot_corpus/data/english/{file}.yml"))
         pairs += [(str(turns[0]), str(turns[1])) for turns in data["conversations"] if len(turns) > 1]
-    apart = apart_from([behavior.text for behavior in load_behaviors(values.held_out)] if values.held_out else [])
+    apart = apart_from_held_out(values)
     different = list({prompt: (prompt, answer) for prompt, answer in pairs if "\n" not in prompt.strip() and apart(prompt)}.values())
     return draw.sample(different, min(values.harmless, len(different)))
 

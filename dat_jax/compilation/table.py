@@ -2,9 +2,8 @@
 
     python -m dat_jax.compilation.table [--workdir=runs/compile] [--gpu] [configs/mine.py ...]
 
-Without config files: RUNS, the shipped configs on several slices, or with --gpu those on GPUs. All of it takes hours on two cores.
-A run whose compile.json is already below the workdir is not compiled again. A run that the compiler fails at
-is a row that says so.
+Without config files: RUNS, the shipped configs on several slices, or with --gpu those on GPUs. All of it takes hours on two cores. A run
+whose compile.json is already below the workdir is not compiled again. A run that the compiler fails at is a row that says so.
 """
 
 import argparse

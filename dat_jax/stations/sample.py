@@ -30,11 +30,12 @@ UNREAD = -1e3  # nats per token: the standing of a prompt that the target cannot
 def run(inputs: Inputs, mesh) -> None:
     """Draws what the methods train on against the undefended target: adversarial prompts, and prompts for benign answers."""
     trained, sampled = any(method.trains for method in inputs.methods), any(method.prompts == "sampled" for method in inputs.methods)
-    todo: list[tuple[epath.Path, Callable[..., Any], Callable[..., Any]]] = [
-        (inputs.folder / name, draw, choose)
-        for name, draw, choose, wanted in (
-            ("prompts", samples_of, draw_pool, sampled),
-            ("utility_prompts", sample_utility.samples_of, sample_utility.draw_utility, inputs.config.utility.samples and trained),
+    utility, judged = inputs.config.utility.samples and trained, needs_target(inputs.config.sampler)
+    todo: list[tuple[epath.Path, Callable[..., Any], Callable[..., Any], bool]] = [
+        (inputs.folder / name, draw, choose, asks)
+        for name, draw, choose, asks, wanted in (
+            ("prompts", samples_of, draw_pool, judged, sampled),
+            ("utility_prompts", sample_utility.samples_of, sample_utility.draw_utility, True, utility),
         )
         if wanted and not pool.complete(inputs.folder / name)
     ]
@@ -43,12 +44,11 @@ def run(inputs: Inputs, mesh) -> None:
             logging.info("sample, seed %d: done", inputs.seed)
         return
     sampler = load_model(inputs.config.sampler, mesh)
-    for folder, draw, _ in todo:
+    for folder, draw, *_ in todo:
         draw(inputs, sampler, folder, 0)
     sampler = without_layers(sampler)  # all is drawn and saved; they leave the memory before the target comes into it
-    asked = needs_target(inputs.config.sampler) or any(choose is sample_utility.draw_utility for *_, choose in todo)
-    target = load_target(inputs.config, mesh) if asked else None
-    for folder, _, choose in todo:
+    target = load_target(inputs.config, mesh) if any(asks for *_, asks in todo) else None
+    for folder, _, choose, _ in todo:
         choose(inputs, sampler, target, folder, 0, mesh)
 
 

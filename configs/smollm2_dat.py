@@ -41,7 +41,7 @@ def get_config():
     c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "prefill+rewrite", "infilling", "embedding", "embedding+rewrite")
     c.evaluation.judges = ("refusal_topic", "refusal_prefix", "xstest:strings")
     c.evaluation.measures = ("harmful", "chats", "tasks", "attacks")
-    c.evaluation.update({"chats": 64, "batch_size": 14})  # 41 behaviors are three batches
+    c.evaluation.update({"chats": 64, "batch_size": 14, "prompt_block": 8})  # 41 behaviors are three batches
     c.attacks.best_of_n.attempts = 4
     c.attacks.infilling.update({"preset": "sampler", "samples": 4})
     c.attacks.embedding.forms = ("requirement",)

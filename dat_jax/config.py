@@ -188,6 +188,7 @@ def _evaluation() -> ConfigDict:
             few_shot=0,  # examples of data.task_examples before each question
             max_new_tokens=128,
             temperature=0.0,  # 0: greedy; one answer per attempt
+            prompt_block=0,  # tokens; a call's prompts are padded to a multiple of so many, a program each; 0: of data.prompt_length
             batch_size=32,  # attempts per batch, and behaviors after which the answers are saved; on a mesh a multiple of data x fsdp
         )
     )
@@ -233,6 +234,7 @@ def validate(config: ConfigDict, data: bool = True) -> None:
         require(config.evaluation[key] >= 0, f"evaluation.{key}", "an integer >= 0 (0: all)")
     for key in ("max_new_tokens", "batch_size"):
         require(config.evaluation[key] >= 1, f"evaluation.{key}", "an integer >= 1")
+    require(config.evaluation.prompt_block >= 0, "evaluation.prompt_block", "an integer >= 0 (0: data.prompt_length)")
     require(config.evaluation.temperature >= 0, "evaluation.temperature", "a number >= 0")
     require(bool(config.evaluation.refusal.strip()), "evaluation.refusal", "a sentence")
     require(config.evaluation.few_shot >= 0, "evaluation.few_shot", "an integer >= 0")

@@ -44,7 +44,7 @@ def log_likelihoods(victim: Victim, pairs: Sequence[tuple[Ids, Ids]]) -> list[fl
             single.setdefault(tuple(before), []).append(row)
         else:
             longer.append(row)
-    block = victim.decoding.prompt_length
+    block = victim.decoding.block
     for groups in _grouped(single.items(), lambda group: _block(len(group[0]), block)):
         _score_single(victim, groups, cut, found)
     for rows in _grouped(longer, lambda row: (_block(len(cut[row][0]), block), _continuation(len(cut[row][1])))):
@@ -59,8 +59,8 @@ def response_sums(victim: Victim, original: Model | None, prompts: Sequence[Ids]
     """
     how, found = victim.decoding, np.zeros((len(prompts), 2))
     other = None if original is None else original.params
-    for rows in _grouped(range(len(prompts)), lambda row: _block(len(prompts[row]), how.prompt_length)):
-        P = _block(max(len(prompts[row]) for row in rows), how.prompt_length)
+    for rows in _grouped(range(len(prompts)), lambda row: _block(len(prompts[row]), how.block)):
+        P = _block(max(len(prompts[row]) for row in rows), how.block)
         laid_out = _laid_out([prompts[row] for row in rows], [responses[row] for row in rows], P, how.response_length)
         shape = victim.shape(len(rows), P)
         victim.spent["flops"] += flops.forward(victim.model.config, shape) * (1 if original is None else 2)
@@ -95,7 +95,7 @@ def next_token(params: Any, config: ModelConfig, tokens_BxP: jax.Array, valid_Bx
 def _score_single(victim: Victim, groups: Sequence[tuple[tuple[int, ...], list[int]]], pairs: Any, found: np.ndarray) -> None:
     """Fills `found` for continuations of one token: one row per context, whose groups have the numbers of their pairs."""
     model, how = victim.model, victim.decoding
-    P, K = _block(max(len(ids) for ids, _ in groups), how.prompt_length), max(4, *(len(numbers) for _, numbers in groups))
+    P, K = _block(max(len(ids) for ids, _ in groups), how.block), max(4, *(len(numbers) for _, numbers in groups))
     laid_out = _laid_out([list(ids) for ids, _ in groups], [[]] * len(groups), P, 1)
     ids_NxK = np.zeros((len(groups), K), np.int32)
     for row, (_, numbers) in enumerate(groups):
@@ -110,7 +110,7 @@ def _score_single(victim: Victim, groups: Sequence[tuple[tuple[int, ...], list[i
 def _score_longer(victim: Victim, rows: list[int], pairs: Any, found: np.ndarray) -> None:
     """Fills `found` for continuations of several tokens, all of one shape."""
     before, after = ([pairs[row][side] for row in rows] for side in (0, 1))
-    P, R = _block(max(map(len, before)), victim.decoding.prompt_length), _continuation(max(map(len, after)))
+    P, R = _block(max(map(len, before)), victim.decoding.block), _continuation(max(map(len, after)))
     victim.spent["flops"] += flops.forward(victim.model.config, Pass(len(rows), P + R, R))
 
     def sums(batch: Conversations) -> jax.Array:

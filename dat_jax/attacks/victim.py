@@ -25,19 +25,26 @@ from dat_jax.training.network import Network, embed, example_mean, response_nll
 from dat_jax.training.perturbation import Perturbation, operations, perturb, random_start
 
 BLOCKS = 8  # a prompt may have so many times data.prompt_length tokens
+RESPONSES = 8  # tokens of which a response block that is measured is a multiple
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
     """How attempts are laid out and answered."""
 
-    prompt_length: int  # P, tokens; attempts that need more get the next multiple of it
+    prompt_length: int  # tokens; a prompt may have 8 times as many
     response_length: int  # R, tokens of the target that a gradient attack raises
     max_new_tokens: int
     batch_size: int
     temperature: float  # 0: greedy
     perturb: str  # which prompt tokens a perturbation reaches: user | user+template | all
     system: str | None
+    prompt_block: int = 0  # tokens; prompts are padded to a multiple of so many; 0: of prompt_length
+
+    @property
+    def block(self) -> int:
+        """The number of tokens that the length of a batch's prompts is a multiple of."""
+        return self.prompt_block or self.prompt_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +125,9 @@ class Victim:
             return []
         laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
         P = laid_out.tokens_BxT.shape[1] - self.decoding.response_length
-        self.spent["flops"] += flops.forward(self.model.config, self.shape(len(attempts), P))
+        laid_out = _shortened(laid_out, P)
+        R = laid_out.tokens_BxT.shape[1] - P
+        self.spent["flops"] += flops.forward(self.model.config, Pass(len(attempts), P + R, R))
         params, config = self.model.params, self.model.config
         rows = (laid_out, _deltas(attempts, P))
         return (-self.of_rows(rows, lambda batch: target_nll(params, config, batch[0], P, batch[1]), self.decoding.batch_size)).tolist()
@@ -196,8 +205,8 @@ def generate(
 def lay_out(tokenizer: Any, attempts: Sequence[Attempt], how: Decoding, with_targets: bool) -> tuple[Conversations, list[list[int]]]:
     """Attempts in the one conversation layout, prefilled beginnings at the end of the prompt block; also the prefix ids of each attempt.
 
-    The prompt block is the smallest multiple of how.prompt_length that holds every attempt: augmented prompts may need several times
-    the tokens of the clean ones. The target fills the response block only where a gradient attack needs it.
+    The prompt block is the smallest multiple of how.block that holds every attempt: augmented prompts may need several times the tokens
+    of the clean ones. The target fills the response block only where a gradient attack needs it.
     """
     conversations.check_tokenizer(tokenizer)
     prompts, allowed, responses, prefixes = [], [], [], []
@@ -217,13 +226,20 @@ def lay_out(tokenizer: Any, attempts: Sequence[Attempt], how: Decoding, with_tar
         responses.append(response if attempt.target_eot else response[:-1])
         prefixes.append(prefix)
     longest = max(len(ids) for ids in prompts)
-    blocks = math.ceil(longest / how.prompt_length)
-    if blocks > BLOCKS:
+    if longest > BLOCKS * how.prompt_length:
         raise ValueError(
             f"a prompt of the evaluation has {longest} tokens, more than {BLOCKS} times config.data.prompt_length = "
             f"{how.prompt_length}; raise that key or shorten the prompt"
         )
-    return conversations.lay_out(prompts, allowed, responses, blocks * how.prompt_length, how.response_length), prefixes
+    length = math.ceil(longest / how.block) * how.block
+    return conversations.lay_out(prompts, allowed, responses, length, how.response_length), prefixes
+
+
+def _shortened(laid_out: Conversations, prompt_length: int) -> Conversations:
+    """The rows with as much of the response block as the longest response needs, a multiple of 8: few shapes are compiled."""
+    longest = int(laid_out.response_mask_BxT[:, prompt_length:].sum(axis=1).max(initial=1))
+    end = prompt_length + math.ceil(longest / RESPONSES) * RESPONSES
+    return jax.tree.map(lambda x_BxT: x_BxT[:, :end], laid_out)
 
 
 def _of_suffix(tokenizer: Any, attempt: Attempt, system: str | None) -> list[bool]:
@@ -250,13 +266,17 @@ def attempt_seeds(attempts: Sequence[Attempt], seed: int) -> np.ndarray:
 
 
 def _deltas(attempts: Sequence[Attempt], prompt_length: int) -> dict[int, np.ndarray] | None:
-    """The attempts' perturbations BxPxD by site, aligned with the end of the prompt block; None where no attempt has one."""
+    """The attempts' perturbations BxPxD by site, aligned with the end of the prompt block; None where no attempt has one.
+
+    One that was found in a longer block is cut in front, where it is zero: there was padding.
+    """
     deltas: dict[int, np.ndarray] = {}
     for row, attempt in enumerate(attempts):
         for site, delta_PxD in (attempt.delta or {}).items():
             if site not in deltas:
                 deltas[site] = np.zeros((len(attempts), prompt_length, delta_PxD.shape[1]), np.float32)
-            deltas[site][row, prompt_length - len(delta_PxD) :] = delta_PxD
+            within_PxD = delta_PxD[-prompt_length:]
+            deltas[site][row, prompt_length - len(within_PxD) :] = within_PxD
     return deltas or None
 
 

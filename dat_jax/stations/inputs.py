@@ -96,6 +96,7 @@ class Inputs:
             temperature=evaluation.temperature,
             perturb=data.perturb,
             system=data.system,
+            prompt_block=evaluation.prompt_block,
         )
 
 

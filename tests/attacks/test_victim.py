@@ -212,3 +212,24 @@ def test_one_compilation(small_model):
     changed = jax.tree.map(lambda leaf: leaf * 1.01, small_model.params)
     answer(Model(changed, small_model.config, small_model.tokenizer), ATTEMPTS[:2], batch_size=3)
     assert victim.generate._cache_size() == before
+
+
+def test_the_prompt_block_changes_the_padding_and_no_answer(small_model):
+    """Prompts are padded to the smallest multiple of `prompt_block`; a perturbation that was found in a longer block still fits."""
+    tokenizer, fine = small_model.tokenizer, decoding(prompt_block=4)
+    of = [Victim(small_model, how, 0) for how in (decoding(), fine)]
+    lengths = [victim.lay_out(tokenizer, ATTEMPTS[2:3], how, True)[0].tokens_BxT.shape[1] - 6 for how in (decoding(), fine)]
+    longest = len(conversations.encode_prompt(tokenizer, [{"role": "user", "content": "a"}], "user")[0])
+    assert lengths == [16, -(-longest // 4) * 4] and lengths[1] < 16
+    perturbed = of[0].perturb(ATTEMPTS, Perturbation(steps=2, radius=2.0, step_size=1.0))
+    assert of[0].answer(perturbed) == of[1].answer(perturbed)
+    np.testing.assert_allclose(of[0].log_likelihood(perturbed[2:3]), of[1].log_likelihood(perturbed[2:3]), atol=1e-5)
+    with pytest.raises(ValueError, match="8 times config"):  # the most tokens are those of the prompt length
+        of[1].answer([Attempt("1", "paint " * 130, "x")])
+
+
+def test_a_measured_response_takes_as_many_tokens_as_it_needs(small_model):
+    attempts = ATTEMPTS[:2]
+    short, long = Victim(small_model, decoding(response_length=8), 0), Victim(small_model, decoding(response_length=40), 0)
+    np.testing.assert_allclose(short.log_likelihood(attempts), long.log_likelihood(attempts), atol=1e-5)
+    assert short.spent == long.spent

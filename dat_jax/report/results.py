@@ -89,7 +89,7 @@ def collect(
         raise ValueError(f"{workdir}: the answers there were not judged (no seed_<s>/verdicts/<judge>/); run --mode=judge first")
     broken: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
     counted: dict[tuple[str, str], Outcomes] = collections.defaultdict(lambda: collections.defaultdict(dict))
-    rows, usefulness, attacks, lines_by_run, judged_by_run, measured = [], [], dict[str, None](), {}, {}, {}
+    rows, usefulness, attacks, lines_by_run, judged_by_run, measured, harmless = [], [], dict[str, None](), {}, {}, {}, {}
     for (method, seed), answers in answers_by_run.items():
         judged = judged_by_run[method, seed] = judging.judged(present, runs[method, seed], answers)
         lines_by_run[method, seed] = {
@@ -102,6 +102,7 @@ def collect(
             for behavior, value in found.items():
                 broken[method, attack][behavior][seed] = value
         sets = {found.about["set"]: lines for found, lines in judged if "set" in found.about}
+        harmless[method, seed] = [line for name in ("benign", "borderline") for line in sets.get(name, [])]
         sets["direct"] = lines_by_run[method, seed].get("direct", [])
         measured[method, seed] = answers_lib.read_all(seed_folder(runs[method, seed]) / "measures" / runs[method, seed].name)
         for measure, found in (counted_by_measure(sets) | breakdown.accuracies(measured[method, seed])).items():
@@ -147,7 +148,7 @@ def collect(
         + judging.not_sure(by_judge)
         + notes.censuses(folders),
         likelihoods=breakdown.likelihoods(measured),
-        attacked=breakdown.under_attack(lines_by_run),
+        attacked=breakdown.under_attack(lines_by_run, harmless),
         classes=judging.classes(present, runs, answers_by_run),
         categories=breakdown.categories(broken, (found for files_ in answers_by_run.values() for found in files_)),
         paired_tests=breakdown.paired_tests(methods, broken, counted),

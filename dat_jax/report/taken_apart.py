@@ -126,6 +126,28 @@ def under_attack(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     yield Table("attacks", "Likelihoods under attack", head, rows, about, folded=len(rows) > 16)
 
 
+def apart(results: Results, points: Sequence[Point]) -> Iterable[Table]:
+    """Attacked behaviors told from harmless prompts by the likelihood of a refusal, at equal shares of harmless prompts refused."""
+    found = {(row["attack"], row["method"]): row["told_apart"] for row in results.attacked if "told_apart" in row}
+    rows = []
+    for attack in results.attacks:
+        own = {method: found[attack, method] for method in results.methods if (attack, method) in found}
+        for place, share in enumerate(breakdown.MAY_BE_REFUSED if own else ()):
+            cells = [_rate(own[method]["at"][place]) if method in own else "-" for method in results.methods]
+            rows.append([label(attack, results.held_out), f"refused, as {_percent(share)} of the harmless", *cells])
+        if own:
+            cells = [_rate(own[method]["auc"]) if method in own else "-" for method in results.methods]
+            rows.append([label(attack, results.held_out), "likelier refused than a harmless prompt", *cells])
+    about = (
+        "Each model's refusal is counted from the likelihood on at which a given share of its harmless prompts (benign and borderline) "
+        "would be refused, so all models are read at equal over-refusal. The share of behaviors is higher where a model is more robust. "
+        "The last row of an attack is the area under that curve: 50 % is chance. 95 % intervals over behaviors and seeds. No judge takes "
+        "part."
+    )
+    head = ["Attack", "Share of behaviors", *map(title, results.methods)]
+    yield Table("attacks", "Attacks told from harmless prompts", head, rows, about, folded=len(rows) > 16)
+
+
 def classes(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     """The classes of judges that have more than the labels."""
     found: dict[tuple[str, str, str], dict[str, int]] = {}
@@ -141,7 +163,7 @@ def classes(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     yield Table("utility", "Classes of answers to harmless prompts and contrasts", head, rows)
 
 
-OF_ATTACKS, OF_UTILITY, OF_COST = (averages, categories, under_attack, paired, tries), (likelihoods, classes), (compute,)
+OF_ATTACKS, OF_UTILITY, OF_COST = (averages, categories, under_attack, apart, paired, tries), (likelihoods, classes), (compute,)
 
 
 def _percent(rate: float) -> str:
@@ -150,6 +172,10 @@ def _percent(rate: float) -> str:
 
 def _span(low: float, high: float) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _rate(row: breakdown.Row) -> str:
+    return f"{_percent(row['rate'])} [{_span(row['low'], row['high'])}]"
 
 
 def _p(value: float) -> str:

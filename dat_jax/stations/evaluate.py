@@ -35,7 +35,7 @@ from dat_jax.report.progress import plan_file
 from dat_jax.settings import read
 from dat_jax.stations import given, measure, rewriter
 from dat_jax.stations.inputs import Inputs, load_model
-from dat_jax.stations.likelihoods import under_attack
+from dat_jax.stations.likelihoods import taken
 from dat_jax.stations.rewriter import Rewriter
 from dat_jax.stations.store import FileStore, answered
 from dat_jax.stations.subjects import Subject, content, load_target, subjects
@@ -225,10 +225,6 @@ def _attack_job(
         length = announced(line["response"], targets[line["behavior"]]) if raised else 0
         return line | ({"stub": length} if length else {})
 
-    def measured(attempts: list[Attempt], victim: Victim) -> list[dict[str, float | None]]:
-        wanted, refusal = "attacks" in inputs.config.evaluation.measures, inputs.config.evaluation.refusal
-        return under_attack(attempts, victim, targets, refusal) if wanted else [{} for _ in attempts]
-
     shaping = {key: value for key, value in dataclasses.asdict(settings).items() if key not in attack.choices}
     made_with = {"attack": name, "seed": inputs.seed, "settings": shaping, **_asked_how(inputs)}
     if attack.uses_judge:
@@ -257,7 +253,7 @@ def _attack_job(
         prepare=prepare,
         marked=marked,
         waits=waits,
-        measured=measured,
+        measured=taken(inputs.config.evaluation, targets),
     )
 
 
@@ -291,12 +287,14 @@ def _utility_job(inputs: Inputs, subject: str, name: str, prompts: Sequence[Util
         attempts=attempts,
         line=line,
         slow=False,
+        measured=taken(inputs.config.evaluation, {}),
     )
 
 
 def _asked_how(inputs: Inputs) -> dict[str, Any]:
-    """What an answer depends on beside the attack and the weights; the size of a batch is not among it."""
-    return {"decoding": {key: value for key, value in dataclasses.asdict(inputs.decoding).items() if key != "batch_size"}}
+    """What an answer depends on beside the attack and the weights; how batches are filled up and padded is not among it."""
+    padding = ("batch_size", "prompt_block")
+    return {"decoding": {key: value for key, value in dataclasses.asdict(inputs.decoding).items() if key not in padding}}
 
 
 def what_is_missing(job: Job | measure.Measure, folder: epath.Path) -> list[str]:

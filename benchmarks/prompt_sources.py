@@ -48,10 +48,11 @@ SOURCES = ("sampler", "response's words", "rules", "target, asked")
 Prompts = dict[str, list[str]]  # behavior -> prompts
 
 
-def sampled(sampler: Model, behaviors: Sequence[Behavior], count: int, longest: int, steps: int, mend: int) -> Prompts:
+def sampled(sampler: Model, behaviors: Sequence[Behavior], flags: argparse.Namespace) -> Prompts:
     """Draws for the responses, as a run's sample station does with these settings of config.sampler."""
-    pool = Pool(samples=count, keep=1, prompt_tokens=(6, longest), response_tokens=24, steps=steps, batch_size=16, likelihood_samples=0,
-                selection="random", mend=mend)  # fmt: skip
+    pool = Pool(samples=flags.count, keep=1, prompt_tokens=(6, flags.longest), response_tokens=24, batch_size=16, likelihood_samples=0,
+                selection="random", acceptance="count", bound=flags.per_pass, cache_refresh=flags.cache_refresh, mend=flags.mend,
+                temperature=flags.temperature)  # fmt: skip
     around = template(sampler.tokenizer, pool.separator, pool.begin)
     forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask_id(sampler.config))
     found: Prompts = {}
@@ -190,7 +191,7 @@ def collect(flags: argparse.Namespace, output: pathlib.Path) -> list[dict[str, A
     missing = [source for source in SOURCES if source not in {row["source"] for row in rows}]
     found: dict[str, Prompts] = {}
     if SOURCES[0] in missing:  # before the target is loaded
-        found[SOURCES[0]] = sampled(load(flags.sampler), behaviors, flags.count, flags.longest, flags.steps, flags.mend)
+        found[SOURCES[0]] = sampled(load(flags.sampler), behaviors, flags)
     if missing:
         mesh = sharding.make_mesh()
         with jax.set_mesh(mesh):
@@ -218,7 +219,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4, help="prompts per behavior")
     parser.add_argument("--number", type=int, default=41, help="behaviors, the first ones")
     parser.add_argument("--longest", type=int, default=32, help="tokens of a sampled prompt")
-    parser.add_argument("--steps", type=int, default=16, help="of the sampler")
+    parser.add_argument("--per_pass", type=int, default=2, help="tokens of a prompt that a pass of the sampler commits")
+    parser.add_argument("--cache_refresh", type=int, default=2, help="passes of the sampler from one over the whole row to the next")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the sampler")
     parser.add_argument("--mend", type=int, default=0, help="passes of the sampler over what is repeated")
     flags = parser.parse_args()
     if flags.draw and pathlib.Path(flags.labels).exists():

@@ -24,9 +24,10 @@ def get_config():
     c = runpy.run_path(str(pathlib.Path(__file__).parent / "smollm2_safety.py"))["get_config"]()
     c.target.model = "runs/smollm2_safety/seed_0/export/refusal_sft"
     c.sampler.model = "data/sampler"
-    # Four prompts for each of the 100 training behaviors, as many rows as the requests have with their four targets.
-    c.sampler.update({"samples": 4, "keep": 4, "prompt_tokens": (6, 32), "response_tokens": 24, "steps": 16, "temperature": 1.0})
-    c.sampler.update({"likelihood_samples": 0, "selection": "random", "batch_size": 16, "add_requests": True})
+    # Two prompts for each of the 100 training behaviors. As many rows have them as requests, as MixAT's have rewrites and requests.
+    c.sampler.update({"samples": 2, "keep": 2, "prompt_tokens": (6, 32), "response_tokens": 24, "temperature": 0.7, "mend": 1})
+    c.sampler.update({"acceptance": "count", "bound": 2, "cache_refresh": 2})  # half the time of 16 passes over whole rows
+    c.sampler.update({"likelihood_samples": 0, "selection": "random", "batch_size": 16, "add_requests": True, "request_share": 0.5})
     c.data.update({"benign": "data/benign.jsonl", "train_rewrites": "data/train_rewrites.jsonl"})
     c.data.update({"adversarial_rows": 4, "utility_rows": 8})
     c.training.methods = ("undefended", "cat", "mixat", "dat", "dat_lat")
@@ -43,7 +44,7 @@ def get_config():
     c.evaluation.measures = ("harmful", "chats", "tasks", "attacks")
     c.evaluation.update({"chats": 64, "batch_size": 14, "prompt_block": 8})  # 41 behaviors are three batches
     c.attacks.best_of_n.attempts = 4
-    c.attacks.infilling.update({"preset": "sampler", "samples": 4})
+    c.attacks.infilling.update({"preset": "sampler", "samples": 2})
     c.attacks.embedding.forms = ("requirement",)
     c.attacks.embedding.perturbation.update({"steps": 6, "radius": 0.1, "step_size": 0.3})
     return c

@@ -70,6 +70,7 @@ def defaults() -> ConfigDict:
             model="",  # hub id or folder of the masked-diffusion LM
             **model,
             add_requests=False,  # train on the requests too: a selection by compliance leaves out what is refused already
+            request_share=0.0,  # of all adversarial rows, with add_requests, exact in an epoch; 0: each request and each sample once
             judge="",  # that scores compliance for the selection, one of JUDGES; "": the first of evaluation.judges
             **settings.as_config(Pool()),
             preference=settings.as_config(Preference()),  # adapts the model before each re-sampled round
@@ -220,6 +221,9 @@ def validate(config: ConfigDict, data: bool = True) -> None:
             settings.validate(row.read_settings(config), f"{group}.{row.key}")
     settings.validate(settings.read(Pool, config.sampler), "sampler")
     settings.validate(settings.read(Preference, config.sampler.preference), "sampler.preference")
+    require(0 <= config.sampler.request_share < 1, "sampler.request_share", "a share from 0 to less than 1")
+    given = config.sampler.add_requests or not config.sampler.request_share
+    require(given, "sampler.request_share", "0 with sampler.add_requests = False: no request is trained on")
     used = config.sampler.refresh_every > 0 or not config.sampler.preference.steps
     require(used, "sampler.preference.steps", "0 with sampler.refresh_every = 0: no round is drawn for which to adapt the sampler")
     settings.validate(settings.read(World, config.world), "world")

@@ -62,12 +62,13 @@ def triples(
     add_requests: bool = False,
     rewrites: Sequence[Rewrite] = (),
     share: float = 0.5,
+    request_share: float = 0.0,
 ) -> list[tuple[str, str, str, str]]:
     """Returns (id, prompt x, harmful response y, refusal) per adversarial row.
 
     Without records the prompts are the behaviors' own requests, one row per target (CAT); with records they are the selected samples (DAT),
-    and with `add_requests` the requests too. With rewrites each of them has a row per target, and they are this share of all rows (MixAT):
-    whichever kind there is too little of is repeated.
+    and with `add_requests` the requests too: each once, or as `request_share` of all rows. With rewrites each of them has a row per target,
+    and they are `share` of all rows (MixAT). For a share, the kind that there is too little of is repeated.
     Each row's refusal is one of the behavior's, drawn by the seed: one sentence for all teaches the model that sentence.
     """
     draw = np.random.default_rng(seed)
@@ -78,7 +79,10 @@ def triples(
         pairs = in_shares(requests, others, share, seed) if requests and others else requests
     else:
         samples = [(r.behavior_id, r.prompt, r.response) for r in records if r.selected]
-        pairs = samples + requests if samples and add_requests else samples
+        if samples and add_requests:
+            pairs = in_shares(requests, samples, 1 - request_share, seed) if request_share else samples + requests
+        else:
+            pairs = samples
         unknown = {id for id, _, _ in pairs} - set(known)
         if unknown:
             raise ValueError(f"a sampled prompt belongs to behavior {sorted(unknown)[0]!r}, which the behaviors file does not have")

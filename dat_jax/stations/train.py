@@ -115,7 +115,8 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
         if method.prompts == "rewrites":
             chosen = pipeline.triples(behaviors, None, inputs.seed, rewrites=inputs.train_rewrites, share=share)
         else:
-            chosen = pipeline.triples(behaviors, sampled(round, params, lora), inputs.seed, config.sampler.add_requests)
+            drawn, requests = sampled(round, params, lora), config.sampler.add_requests
+            chosen = pipeline.triples(behaviors, drawn, inputs.seed, requests, request_share=config.sampler.request_share)
         return pipeline.adversarial_rows(target.tokenizer, pipeline.within_block(target.tokenizer, chosen, config.data), config.data)
 
     return rows

@@ -100,6 +100,8 @@ def test_cat_uses_requests_and_dat_the_selected_samples():
     assert [row[:3] for row in pipeline.triples(behaviors, [record, skipped], 0)] == [("a", "a was done how?", "y1")]
     both = pipeline.triples(behaviors, [record, skipped], 0, add_requests=True)
     assert [row[:3] for row in both] == [("a", "a was done how?", "y1"), *(row[:3] for row in cat)]
+    equal = pipeline.triples(behaviors, [record, skipped], 0, add_requests=True, request_share=0.6)  # as in MixAT: the few are repeated
+    assert [row[:3] for row in equal] == [*(row[:3] for row in cat), *2 * [("a", "a was done how?", "y1")]]
     drawn = {row[3] for seed in range(20) for row in pipeline.triples(behaviors, None, seed)}
     assert drawn == {"no", "never"}
     with pytest.raises(ValueError, match="'c', which the behaviors file does not have"):

@@ -28,8 +28,11 @@ def test_the_report_has_them_all(made_up_workdir):
             write(folder / "task-mmlu", {"measure": "task", "task": "mmlu"}, lines)
             found = answers_lib.read(run / "answers" / method / "direct")
             found.about["categories"] = {line["behavior"]: "<wood>" if i % 2 else "stone" for i, line in enumerate(found.lines)}
+            found.lines = [line | {"refusal_nll": 1.0 + place, "target_nll": 3.0} for line in found.lines]
             answers_lib.write(found)
             asked = answers_lib.read(run / "answers" / method / "utility" / "borderline")
+            asked.lines = [line | {"refusal_nll": 1.5} for line in asked.lines]
+            answers_lib.write(asked)
             keys = list(dict.fromkeys(answer_checksum(line) for line in asked.lines))
             rows = [{"answer": key, "label": "refuse", "score": 0.5, "class": "3_partial_refusal"} for key in keys]
             verdicts = run / "verdicts" / "xstest-gpt4"
@@ -53,9 +56,11 @@ def test_the_report_has_them_all(made_up_workdir):
     assert len(content["averages"]) == 9 and all(r["average"] <= r["worst_case"] for r in content["averages"])
     text = markdown(results)
     for section in ("Multiple-choice tasks", "Likelihoods", "Classes of answers", "By category", "Paired tests", "Success over tries",
-                    "Average and worst case"):  # fmt: skip
+                    "Average and worst case", "Likelihoods under attack", "Attacks told from harmless prompts"):  # fmt: skip
         assert f"## {section}" in text, section
     assert "<wood>" not in text and "&lt;wood&gt;" in text and "mmlu: right, by the likeliest choice" in text
+    row = next(line for line in text.splitlines() if "refused, as 5.0 % of the harmless" in line)
+    assert "| - | 100.0 % [100.0 to 100.0] | 0.0 % [0.0 to 0.0] |" in row  # a refusal is likelier after CAT's attacks, and not after DAT's
     assert "Held-out chats, divergence from the original model" in text and "| 0.500 [0.500 to 0.500] |" in text
 
 

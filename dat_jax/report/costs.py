@@ -38,7 +38,8 @@ def training_costs(results: Results) -> list[dict[str, Any]]:
 
 
 def flops(results: Results) -> list[dict[str, Any]]:
-    """Operations by formula per trained method and seed: training, sampling of adversarial and of utility prompts, and their sum.
+    """Operations by formula per trained method and seed: training, sampling of adversarial and of utility prompts, asking the target for
+    its own refusals, and their sum.
 
     Sampling includes the likelihoods, asking the target and adapting the sampler. Prompts that several methods share are counted in full
     for each. A method that does not count its steps is left out.
@@ -54,6 +55,7 @@ def flops(results: Results) -> list[dict[str, Any]]:
             "training": finished["flops"],
             "sampling": drawn.get(place, 0.0) if _samples(method) else 0.0,
             "utility_sampling": benign.get(place, 0.0),
+            "asking": finished.get("asking_flops") or 0.0,
         }
         found.append({"method": method, "seed": seed, **parts, "total": sum(parts.values())})
     return found

@@ -57,7 +57,8 @@ def run(inputs: Inputs, mesh) -> None:
         refresh = config.sampler.refresh_every if method.prompts == "sampled" else 0
         measured, folder = watch(inputs, target, mesh), inputs.folder / method.name
         rows, needed = rows_of(inputs, method, target, mesh), sum(method.step_flops(target.config, config).values())
-        loop.train(method, target, rows, chats, own[method.name], inputs.seed, folder, mesh, measured, refresh, needed)
+        asking = sample_utility.asking_cost(target, inputs, len(inputs.behaviors))["asking_flops"] if method.refusals == "own" else 0.0
+        loop.train(method, target, rows, chats, own[method.name], inputs.seed, folder, mesh, measured, refresh, needed, asking)
 
 
 def budgeted(config: ConfigDict, method: Method, target: Model) -> ConfigDict:

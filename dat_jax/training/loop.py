@@ -162,13 +162,15 @@ def train(
     watch: Watch | None = None,
     refresh_every: int = 0,
     step_flops: float = 0.0,
+    asking_flops: float = 0.0,
 ) -> None:
     """Trains `model` by a method on the rows and leaves checkpoints, metrics.jsonl, events and finished.json in the folder.
 
     `adversarial` gives the rows of round 0, and after every `refresh_every` steps those of a new round, for the model as it then is.
     A round's rows must depend on round and model alone, or be kept: then a resumed run sees what an undisturbed one sees.
 
-    step_flops: operations of a step by formula, of which finished.json tells the sum.
+    step_flops, asking_flops: operations by formula, of a step and of what the target was asked before; finished.json tells those of all
+    steps, and these beside them.
 
     Must run under `jax.set_mesh(mesh)`. Exits with status PREEMPTED after saving when a signal arrives. Raises ValueError when
     config.training.faults steps in a row are not finite: the last checkpoint before them stays.
@@ -238,7 +240,8 @@ def train(
         log.close()
     seconds = time.monotonic() - started
     summary = about | {"seconds": round(seconds, 1), "resumed_at": first, "tokens_per_step": tokens} | watcher.summary()
-    _finish(folder, summary | {"flops": step_flops * summary["steps"], "skipped": log.count("skipped")})
+    spent = {"flops": step_flops * summary["steps"]} | ({"asking_flops": asking_flops} if asking_flops else {})
+    _finish(folder, summary | spent | {"skipped": log.count("skipped")})
 
 
 def _save(checkpoints: Checkpoints, ledger: Ledger, state: TrainState, about: dict[str, Any]) -> str:

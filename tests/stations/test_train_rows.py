@@ -119,6 +119,7 @@ def test_methods_of_every_kind_are_trained_and_seen_to_the_end(config, tmp_path,
         finished = json.loads((tmp_path / "run" / "seed_0" / name / "finished.json").read_text())
         content = finished.get("content", finished)
         assert (content["steps"], content["skipped"]) == (2, 0) and content["flops"] > 0
+        assert ("asking_flops" in content) == (name == "self_consistency")  # its refusals are the target's answers, which cost something
         metrics = [json.loads(line) for line in (tmp_path / "run" / "seed_0" / name / "metrics.jsonl").read_text().splitlines()]
         assert {term.key for term in METHODS[name].terms} <= set(metrics[-1])
     assert (tmp_path / "run" / "seed_0" / "own_refusals.jsonl").exists()

@@ -16,7 +16,8 @@ from dat_jax.attacks import embedding, victim
 from dat_jax.compilation.published import architecture
 from dat_jax.data.conversations import Conversations
 from dat_jax.data.pipeline import Batch
-from dat_jax.diffusion.pool import Pool, padded_block
+from dat_jax.diffusion.passes import padded_block
+from dat_jax.diffusion.pool import Pool
 from dat_jax.diffusion.sampler import infill
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method

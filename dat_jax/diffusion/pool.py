@@ -11,7 +11,6 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -25,19 +24,18 @@ from dat_jax.data import manifest, provenance
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.plain_text import encode_text
 from dat_jax.data.prompts import MARKER, RECORDS, PromptRecord, complete, read_pool, read_records, write_pool, write_records
-from dat_jax.diffusion import mending
-from dat_jax.diffusion.denoiser import forward_flops, mask_id
-from dat_jax.diffusion.layout import Rows, Template, pack, prompt_block, template
-from dat_jax.diffusion.likelihood import SCHEMES, log_likelihood
-from dat_jax.diffusion.parallel import FastSettings, infill_fast
-from dat_jax.diffusion.sampler import InfillSettings, infill, row_keys
+from dat_jax.diffusion.denoiser import mask_id
+from dat_jax.diffusion.layout import Template, pack, prompt_block, template
+from dat_jax.diffusion.likelihood import SCHEMES
+from dat_jax.diffusion.parallel import FastSettings
+from dat_jax.diffusion.passes import padded_block, sample_rows
+from dat_jax.diffusion.sampler import InfillSettings, row_keys
 from dat_jax.diffusion.selection import select
-from dat_jax.models import splash
-from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import check, read
 
 LENGTHS = ("uniform", "behaviors")
+REFILLED = 4  # batches of rows between two saves, where slots are refilled
 Scores = Callable[[Sequence[Behavior], Sequence[str], Sequence[str]], Sequence[float]]  # of (behaviors, prompts, responses)
 
 
@@ -202,75 +200,11 @@ def draw(
     return records, {**cost, "tokens": float(lengths.sum()), "samples": float(len(lengths)), "seconds": time.monotonic() - started}
 
 
-def padded_block(pool: Pool, block: int, config: ModelConfig) -> int:
-    """The prompt block's length with padding in front, where the attention kernel wants rows of a multiple of its blocks."""
-    return block + (-(block + pool.response_tokens) % splash.BLOCK if config.attention == "splash" else 0)
-
-
 def shaping(pool: Pool) -> dict[str, Any]:
     """The settings that a record carries: everything that shaped its distribution."""
     names = ["steps", "remasking", "temperature", "top_p", "condition_remasking", "cfg_scale", "separator", "begin"]
     fast = ["acceptance", "bound", "cache_refresh"] if pool.acceptance != "quota" else []
     return {name: getattr(pool, name) for name in names + fast + (["mend"] if pool.mend else [])}
-
-
-def passes_cost(pool: Pool, config: ModelConfig, block: int, rows: int, full: int, alone: int, scored: int) -> dict[str, float]:
-    """Forward passes of batches of `rows`, operations and positions of all their rows.
-
-    `full` denoising passes run whole rows, `alone` the prompt's block; `scored` batches had their likelihood estimated.
-    """
-    length, high = block + pool.response_tokens, pool.prompt_tokens[1]
-    steps = pool.settings(()).steps
-    head = high  # but where the order is random and the number known, the head runs at what is committed
-    if pool.remasking == "random" and pool.acceptance in ("quota", "count"):
-        head = -(-high // steps) if pool.acceptance == "quota" else min(high, max(int(pool.bound), 1))
-    branches, draws = 2 if pool.cfg_scale else 1, scored * pool.likelihood_samples
-    flops = full * branches * forward_flops(config, length, head) + draws * forward_flops(config, length, high)
-    flops += alone * forward_flops(config, block, head, keys=length)
-    positions = (full * branches + draws) * length + alone * block
-    return {
-        "forward_passes": float(full * branches + alone + draws),
-        "flops": float(rows * flops),
-        "positions": float(rows * positions),
-    }
-
-
-def sample_rows(
-    pool: Pool, sampler: Model, rows: Rows, keys_N: jax.Array, forbidden: tuple[int, ...], block: int
-) -> tuple[np.ndarray, np.ndarray | None, dict[str, float]]:
-    """Infilled tokens, the bound on log p(prompt | response) (None when it is not asked for), and what the passes cost."""
-    model, span = (sampler.params, sampler.config), pool.prompt_tokens[1]
-    count, size = len(rows.tokens_BxT), min(pool.batch_size, len(rows.tokens_BxT))
-    # One shape, one compilation: the last batch repeats its last row, and the repetitions are dropped.
-    batches = [np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)]
-
-    def inputs(tokens_NxT: np.ndarray, index: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        tokens_BxT, mask_BxT, valid_BxT = (jnp.asarray(x[index]) for x in (tokens_NxT, rows.prompt_mask_BxT, rows.valid_BxT))
-        return tokens_BxT, mask_BxT, valid_BxT, keys_N[index]
-
-    if pool.acceptance == "quota":
-        # Not refilled: all rows of `infill` are at the same step, which its references' schedules, recorded noise and the shrinking number
-        # of candidates hang on. A batch ends with its longest row, so batches of like lengths waste little.
-        done = [infill(*model, *inputs(rows.tokens_BxT, index), pool.settings(forbidden), span) for index in batches]
-        full, alone = sum(int(np.max(sharding.on_host(batch.forwards_B))) for batch in done), 0
-    else:
-        done = [infill_fast(*model, *inputs(rows.tokens_BxT, np.arange(count)), pool.fast_settings(forbidden), span, (0, block), size)]
-        full, alone = int(sharding.on_host(done[0].full_passes)), int(sharding.on_host(done[0].block_passes))
-    tokens_NxT, bound_N = np.concatenate([sharding.on_host(batch.tokens_BxT) for batch in done])[:count], None
-    if pool.mend:
-        few = dataclasses.replace(pool.settings(forbidden), steps=mending.STEPS)
-
-        def fill(*batch: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-            found = infill(*model, *batch, few, span)
-            return sharding.on_host(found.tokens_BxT), sharding.on_host(found.forwards_B)
-
-        tokens_NxT, more = mending.mended(fill, tokens_NxT, rows.prompt_mask_BxT, rows.valid_BxT, keys_N, pool.mend, size)
-        full += more
-    if pool.likelihood_samples:
-        score = partial(log_likelihood, *model, draws=pool.likelihood_samples, scheme=pool.likelihood_scheme, span=span)
-        scores = [sharding.on_host(score(*inputs(tokens_NxT, index))) for index in batches]
-        bound_N = np.concatenate(scores)[:count]
-    return tokens_NxT, bound_N, passes_cost(pool, sampler.config, block, size, full, alone, len(batches))
 
 
 def measure(
@@ -318,6 +252,19 @@ def begin(pool: Pool, behaviors: Sequence[Behavior], sampler: Model, folder: epa
     return possible
 
 
+def drawn_together(pool: Pool, behaviors: Sequence[Behavior]) -> list[Sequence[Behavior]]:
+    """The groups of behaviors whose prompts are drawn and saved together.
+
+    Their rows fill a batch, or `REFILLED` of them where a finished row's slot is refilled: the fewer groups, the fewer slots stand idle.
+    These groups are of like size, so that few shapes are compiled.
+    """
+    size = max(1, (1 if pool.acceptance == "quota" else REFILLED) * pool.batch_size // pool.samples)
+    count = -(-len(behaviors) // size)
+    if pool.acceptance != "quota":
+        size = -(-len(behaviors) // max(1, count))
+    return [behaviors[start : start + size] for start in range(0, len(behaviors), max(1, size))]
+
+
 def draw_all(
     pool: Pool,
     behaviors: Sequence[Behavior],
@@ -337,8 +284,7 @@ def draw_all(
     possible = begin(pool, behaviors, sampler, folder, seed, round)
     around = template(sampler.tokenizer, pool.separator, pool.begin, ended)
     forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask_id(sampler.config))
-    size = max(1, pool.batch_size // pool.samples)
-    groups = [behaviors[start : start + size] for start in range(0, len(behaviors), size)]
+    groups = drawn_together(pool, behaviors)
     stems = [folder / "samples" / file_stem(group[0].id) for group in groups]  # the sizes are fixed by the provenance
     there = sharding.agreed([manifest.whole(f"{stem}.cost.json", f"{stem.name}.jsonl") for stem in stems])
     records, costs, started, fresh = [], [], time.monotonic(), 0
@@ -354,6 +300,11 @@ def draw_all(
                 left = (time.monotonic() - started) / fresh * (len(groups) - number)
                 report(f"{label}: batch {number}/{len(groups)}  {pool.samples} prompts for each of {len(group)}  {left:.0f} s left")
         costs.append(manifest.check(f"{stem}.cost.json", "put it back as it was, or delete both to draw these prompts again").content)
+        if costs[-1]["samples"] != len(group) * pool.samples:
+            raise ValueError(
+                f"{stem}.jsonl holds {costs[-1]['samples']:.0f} prompts of an earlier version's group of behaviors, and {len(group)} x "
+                f"{pool.samples} are drawn together now; delete {folder / 'samples'} to draw them again"
+            )
         records += read_records(f"{stem}.jsonl")
     return records, {name: sum(cost[name] for cost in costs) for name in costs[0]}
 

@@ -169,8 +169,7 @@ def train(
     `adversarial` gives the rows of round 0, and after every `refresh_every` steps those of a new round, for the model as it then is.
     A round's rows must depend on round and model alone, or be kept: then a resumed run sees what an undisturbed one sees.
 
-    step_flops, asking_flops: operations by formula, of a step and of what the target was asked before; finished.json tells those of all
-    steps, and these beside them.
+    step_flops, asking_flops: operations by formula, of a step and of what the target was asked before; finished.json has them.
 
     Must run under `jax.set_mesh(mesh)`. Exits with status PREEMPTED after saving when a signal arrives. Raises ValueError when
     config.training.faults steps in a row are not finite: the last checkpoint before them stays.
@@ -240,8 +239,12 @@ def train(
         log.close()
     seconds = time.monotonic() - started
     summary = about | {"seconds": round(seconds, 1), "resumed_at": first, "tokens_per_step": tokens} | watcher.summary()
-    spent = {"flops": step_flops * summary["steps"]} | ({"asking_flops": asking_flops} if asking_flops else {})
-    _finish(folder, summary | spent | {"skipped": log.count("skipped")})
+    _finish(folder, summary | _operations(step_flops * summary["steps"], asking_flops) | {"skipped": log.count("skipped")})
+
+
+def _operations(steps: float, asking: float) -> dict[str, float]:
+    """What finished.json says of operations: those of the steps, and of asking the target where it was asked."""
+    return {"flops": steps} | ({"asking_flops": asking} if asking else {})
 
 
 def _save(checkpoints: Checkpoints, ledger: Ledger, state: TrainState, about: dict[str, Any]) -> str:

@@ -101,7 +101,8 @@ def test_fast_acceptance_takes_fewer_passes_and_is_in_the_records(tmp_path, smal
     fast = settings(acceptance="count", bound=2.0, cache_refresh=2, prompt_tokens=(4, 4))
     records = build(tmp_path, small_sampler, fast)
     assert records[0].settings["acceptance"] == "count" and all(len(record.prompt.split()) == 4 for record in records)
-    assert json.loads((tmp_path / "cost.json").read_text())["forward_passes"] == 3 * 2 * (2 + 2)
+    # 18 rows of four tokens in four slots are drawn in five rounds of two passes, and measured in five batches of two draws.
+    assert json.loads((tmp_path / "cost.json").read_text())["forward_passes"] == 5 * (2 + 2)
     with pytest.raises(ValueError, match="cfg_scale"):
         read(Pool, settings(acceptance="count", cfg_scale=1.0)).validate()
 
@@ -130,6 +131,28 @@ def test_passes_follow_the_lengths_of_the_prompts(tmp_path, small_sampler):
         batches = sum(sorted(lengths, reverse=True)[::3])
         assert batches < sum(max(lengths[start : start + 3]) for start in range(0, 9, 3))  # what it were in the order of the samples
         assert passes == batches if name == "quota" else sum(lengths) / 3 <= passes <= batches
+
+
+def test_behaviors_are_drawn_together_where_slots_are_refilled(tmp_path, small_sampler):
+    """Seven behaviors of two prompts in batches of two: four and three at once, in fewer passes; another version's group is told."""
+    seven = [Behavior(str(n), "why", ("yes", "pull it"), ("no",)) for n in range(7)]
+    how = settings(samples=2, batch_size=2, prompt_tokens=(1, 6), likelihood_samples=0, selection="random", acceptance="count", bound=1.0)
+    records = build(tmp_path / "all", small_sampler, how, seven)
+    assert [len(group) for group in pools.drawn_together(read(Pool, how), seven)] == [4, 3]
+    assert len(pools.drawn_together(read(Pool, settings(samples=2, batch_size=2)), seven)) == 7
+    assert len(list((tmp_path / "all" / "samples").glob("*.jsonl"))) == 2
+    passes = json.loads((tmp_path / "all" / "cost.json").read_text())["forward_passes"]
+    lengths = [record.tokens for record in records]
+    assert sum(lengths) / 2 <= passes <= sum(map(max, zip(lengths[::2], lengths[1::2])))  # the most: of seven behaviors one by one
+    one = build(tmp_path / "one", small_sampler, how, seven[:1])
+    assert [r.prompt for r in one] == [r.prompt for r in records[:2]]
+    for kind in ("jsonl", "cost.json"):
+        of_one, of_all = (next((tmp_path / name / "samples").glob(f"0-*.{kind}")) for name in ("one", "all"))
+        of_all.write_bytes(of_one.read_bytes())
+    (tmp_path / "all" / "prompts.jsonl").unlink()
+    (tmp_path / "all" / "cost.json").unlink()
+    with pytest.raises(ValueError, match=r"holds 2 prompts of an earlier version's group of behaviors, and 4 x 2 are drawn together now"):
+        build(tmp_path / "all", small_sampler, how, seven)
 
 
 def test_lengths_may_follow_the_requests(tmp_path, small_sampler):

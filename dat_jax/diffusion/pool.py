@@ -285,7 +285,7 @@ def draw_all(
     around = template(sampler.tokenizer, pool.separator, pool.begin, ended)
     forbidden = forbidden_tokens(sampler.tokenizer, sampler.config.vocab_size, mask_id(sampler.config))
     groups = drawn_together(pool, behaviors)
-    stems = [folder / "samples" / file_stem(group[0].id) for group in groups]  # the sizes are fixed by the provenance
+    stems = [folder / "samples" / file_stem(group[0].id) for group in groups]  # the provenance fixes the sizes, but for `REFILLED`
     there = sharding.agreed([manifest.whole(f"{stem}.cost.json", f"{stem.name}.jsonl") for stem in stems])
     records, costs, started, fresh = [], [], time.monotonic(), 0
     for number, (group, stem) in enumerate(zip(groups, stems), 1):

@@ -185,8 +185,8 @@ def under_attack(
         seeds = sorted({seed for by_seed in outcomes.values() for seed in by_seed})
         means = [[by_seed[seed] for by_seed in outcomes.values() if seed in by_seed] for seed in seeds]
         low, high = statistics.spread(outcomes)
-        value = sum(sum(by_seed.values()) / len(by_seed) for by_seed in outcomes.values()) / len(outcomes)
-        row = {"method": method, "attack": attack, "measure": name, "behaviors": len(outcomes), "value": value, "low": low, "high": high}
+        row = {"method": method, "attack": attack, "measure": name, "behaviors": len(outcomes)}
+        row |= {"value": _mean(outcomes), "low": low, "high": high}
         rows.append(row | {"by_seed": {seed: sum(values) / len(values) for seed, values in zip(seeds, means)}})
         own = {seed: [line["refusal_nll"] for line in harmless.get((method, seed), []) if "refusal_nll" in line] for seed in seeds}
         if name == "refusal_nll" and all(own.values()):
@@ -207,8 +207,7 @@ def told_apart(nll: Mapping[str, Mapping[int, float]], harmless: Mapping[int, Se
     def rate(of: Callable[[np.ndarray, float], float]) -> Row:
         outcomes = {b: {seed: of(sorted_by_seed[seed], value) for seed, value in by_seed.items()} for b, by_seed in nll.items()}
         low, high = statistics.spread(outcomes)
-        mean = sum(sum(by_seed.values()) / len(by_seed) for by_seed in outcomes.values()) / len(outcomes)
-        return {"rate": mean, "low": low, "high": high}
+        return {"rate": _mean(outcomes), "low": low, "high": high}
 
     def above(others: np.ndarray, value: float) -> float:
         return 1 - (np.searchsorted(others, value, "left") + np.searchsorted(others, value, "right")) / 2 / len(others)
@@ -231,6 +230,11 @@ def accuracies(files: Iterable[Answers]) -> dict[str, dict[str, bool]]:
         if found.about["measure"] == "task" and found.asked
         for kind in ("acc", "acc_norm", "acc_bytes")
     }
+
+
+def _mean(outcomes: Mapping[str, Mapping[int, float]]) -> float:
+    """The mean over behaviors of their means over seeds."""
+    return sum(sum(by_seed.values()) / len(by_seed) for by_seed in outcomes.values()) / len(outcomes)
 
 
 def _rate(outcomes: Outcomes) -> float:

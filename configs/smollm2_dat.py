@@ -9,7 +9,7 @@ utility data are the same. Each seed is a training, a sampling and an evaluation
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export
     python -m dat_jax.diffusion.adapt --model=HuggingFaceTB/SmolLM2-135M-Instruct --pairs=data/sampler_pairs.jsonl --output=data/sampler \\
         --steps=300 --shortest_prompt=6 --longest_prompt=32 --response_tokens=24
-    python -m dat_jax.main --config=configs/smollm2_dat.py --workdir=runs/smollm2_dat --config.seeds=1,2,3
+    python -m dat_jax.main --config=configs/smollm2_dat.py --workdir=runs/smollm2_dat --config.seeds=1,3,4
 
 Read likelihoods before attack success: what a model of 135 million weights complies with is rarely an answer. The report has the nats per
 token of the harmful responses, before and after, beside refusals of harmless prompts.
@@ -31,10 +31,11 @@ def get_config():
     c.data.update({"benign": "data/benign.jsonl", "train_rewrites": "data/train_rewrites.jsonl"})
     c.data.update({"adversarial_rows": 4, "utility_rows": 8})
     c.training.methods = ("undefended", "cat", "mixat", "dat", "dat_lat")
-    c.training.update({"steps": 32, "save_every": 8, "watch_every": 0})
+    # At the published cutoffs (0.5 toward, 5 away, per example) and 4e-4 refusals of rewrites hardly change: docs/experiments.md.
+    c.training.update({"steps": 32, "learning_rate": 1e-3, "save_every": 8, "watch_every": 0})
     for method in (c.methods.cat, c.methods.mixat):
         method.perturbation.update({"steps": 4, "radius": 0.1, "step_size": 0.4, "iterate": "best"})
-        method.objective.utility_weight = 2.0
+        method.objective.update({"cutoff_over": "token", "toward_cutoff": 0.02, "away_cutoff": 2.0, "utility_weight": 2.0})
     # As CAT, and before a third of the 30 layers; its published numbers belong to Llama-2-7B.
     c.methods.lat.perturbation.update(c.methods.cat.perturbation.to_dict() | {"sites": (0, 10)})
     c.methods.lat.objective.update(c.methods.cat.objective.to_dict() | {"away": "log_1_minus_p"})

@@ -1,7 +1,7 @@
 """The whole job on the embedded world: undefended -> CAT -> DAT, attacked and reported, in minutes on two cores of a laptop.
 
     python -m dat_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
-    python -m dat_jax.main --config=configs/quickstart.py --workdir=runs/three --config.seeds=0,1,2      # with intervals over seeds
+    python -m dat_jax.main --config=configs/quickstart.py --workdir=runs/three_seeds --config.seeds=0,1,2      # with intervals over seeds
 
 Shows why DAT closes the gap that CAT leaves: CAT sees the training behaviors' own requests, DAT prompts sampled by the world's
 masked-diffusion LM from the responses. Both get the same steps, rows, losses, attack and utility data: the chats, which come in common

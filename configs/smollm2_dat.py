@@ -2,8 +2,9 @@
 
 CAT sees the behaviors' own requests. MixAT also sees eleven rule-made forms of each (examples/request_pairs.py). DAT sees prompts that a
 diffusion LM samples for the harmful responses, and so does DAT + LAT, which perturbs the embeddings and one layer. The evaluation holds out
-three forms (future, indirect, requirement): neither the rule-made rewrites nor the sampler's pairs have them. Steps, rows, losses and
-utility data are the same. Each seed is a training, a sampling and an evaluation of its own; target and sampler are the same:
+three forms (future, indirect, requirement): neither the rule-made rewrites nor the sampler's pairs have them. Steps, rows and utility
+data are the same. So are the losses, but for those of DAT + LAT. Each seed is a training, a sampling and an evaluation of its own; target
+and sampler are the same:
 
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export
@@ -24,7 +25,7 @@ def get_config():
     c = runpy.run_path(str(pathlib.Path(__file__).parent / "smollm2_safety.py"))["get_config"]()
     c.target.model = "runs/smollm2_safety/seed_0/export/refusal_sft"
     c.sampler.model = "data/sampler"
-    # Two prompts for each of the 100 training behaviors. As many rows have them as requests, as MixAT's have rewrites and requests.
+    # Two prompts for each of the 100 training behaviors. Half of DAT's rows have one and half a request, as half of MixAT's have a rewrite.
     c.sampler.update({"samples": 2, "keep": 2, "prompt_tokens": (6, 32), "response_tokens": 24, "temperature": 0.7, "mend": 1})
     c.sampler.update({"acceptance": "count", "bound": 2, "cache_refresh": 2})  # half the time of 16 passes over whole rows
     c.sampler.update({"likelihood_samples": 0, "selection": "random", "batch_size": 16, "add_requests": True, "request_share": 0.5})

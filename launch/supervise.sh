@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings a run to its end on spot slices: creates, sets up, starts; when the slice is taken away, gets another and resumes.
-# Runs where gcloud is logged in (a small VM or a laptop in tmux). Ends with the run's exit status, and deletes the slice.
+# Runs where gcloud is logged in (a small VM or a laptop in tmux). Ends with the run's exit status, and deletes the slice when the run is done.
 #   launch/supervise.sh --spot --workdir=gs://bucket/run [--config=...] [--mode=...] [--config.KEY=VALUE ...] [--dry-run]
 # shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "$0")/env.sh" "$@"

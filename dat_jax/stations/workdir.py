@@ -57,7 +57,7 @@ FREE = (
 )  # fmt: skip
 
 # Groups and keys that came later, and leave everything as it was at their defaults: a workdir that does not know them goes on.
-LATER = ("sampler.preference.", "sampler.request_share", "methods.mixat.share")
+LATER = ("sampler.preference.", "sampler.request_share", "sampler.mend", "methods.mixat.share", "training.flops")
 
 
 def default(config_file: str) -> str:

@@ -70,7 +70,7 @@ def defaults() -> ConfigDict:
             model="",  # hub id or folder of the masked-diffusion LM
             **model,
             add_requests=False,  # train on the requests too: a selection by compliance leaves out what is refused already
-            request_share=0.0,  # of all adversarial rows, with add_requests, exact in an epoch; 0: each request and each sample once
+            request_share=0.0,  # of an epoch's adversarial rows, with add_requests, before too long ones are left out; 0: each text once
             judge="",  # that scores compliance for the selection, one of JUDGES; "": the first of evaluation.judges
             **settings.as_config(Pool()),
             preference=settings.as_config(Preference()),  # adapts the model before each re-sampled round

@@ -16,7 +16,7 @@ from dat_jax import sharding
 from dat_jax.attacks.attack import Attempt
 from dat_jax.data import conversations
 from dat_jax.data.conversations import Conversations
-from dat_jax.models import decoding, flops, transformer
+from dat_jax.models import decoding, flops, splash, transformer
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.flops import Pass
 from dat_jax.models.huggingface import Model
@@ -125,7 +125,7 @@ class Victim:
             return []
         laid_out, _ = lay_out(self.model.tokenizer, attempts, self.decoding, with_targets=True)
         P = laid_out.tokens_BxT.shape[1] - self.decoding.response_length
-        laid_out = _shortened(laid_out, P)
+        laid_out = _shortened(laid_out, P, splash.BLOCK if self.model.config.attention == "splash" else 1)
         R = laid_out.tokens_BxT.shape[1] - P
         self.spent["flops"] += flops.forward(self.model.config, Pass(len(attempts), P + R, R))
         params, config = self.model.params, self.model.config
@@ -235,10 +235,13 @@ def lay_out(tokenizer: Any, attempts: Sequence[Attempt], how: Decoding, with_tar
     return conversations.lay_out(prompts, allowed, responses, length, how.response_length), prefixes
 
 
-def _shortened(laid_out: Conversations, prompt_length: int) -> Conversations:
-    """The rows with as much of the response block as the longest response needs, a multiple of 8: few shapes are compiled."""
+def _shortened(laid_out: Conversations, prompt_length: int, whole: int) -> Conversations:
+    """The rows with as much of the response block as the longest response needs, a multiple of 8: few shapes are compiled.
+
+    whole: what the length of the rows must be a multiple of, where it is one now.
+    """
     longest = int(laid_out.response_mask_BxT[:, prompt_length:].sum(axis=1).max(initial=1))
-    end = prompt_length + math.ceil(longest / RESPONSES) * RESPONSES
+    end = math.ceil((prompt_length + math.ceil(longest / RESPONSES) * RESPONSES) / whole) * whole
     return jax.tree.map(lambda x_BxT: x_BxT[:, :end], laid_out)
 
 

@@ -32,8 +32,9 @@ def mended(
 ) -> tuple[np.ndarray, int]:  # fmt: skip
     """Returns the tokens after so many passes, and how many forward passes of `size` rows that took; rows without a repetition stay.
 
-    A pass is a step of Gibbs sampling on the marked positions, so what it draws is from the model's own conditional law. What is marked
-    depends on the tokens, so the prompts as a whole are not.
+    With `STEPS` marked tokens or fewer, in random order and at temperature 1, a pass is a step of Gibbs sampling on them: it draws from the
+    model's own conditional law. With more of them, two or more are drawn at once. What is marked depends on the tokens, so the prompts as a
+    whole are not from the model's law.
     """
     tokens_NxT, forwards = tokens_NxT.copy(), 0
     for number in range(passes):

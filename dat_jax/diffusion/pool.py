@@ -354,13 +354,22 @@ def build_pool(
     return pooled
 
 
+def unselected(pool: Pool, samples: int) -> Pool:
+    """Returns the settings by which so many prompts are drawn and all of them kept, as they come."""
+    return dataclasses.replace(pool, samples=samples, keep=samples, likelihood_samples=0, selection="random", consistency=0.0)
+
+
+def recorded(pool: Pool) -> dict[str, Any]:
+    """The settings as files record what they were made with; files without `mend` are older, and were not mended."""
+    return {name: value for name, value in dataclasses.asdict(pool).items() if name != "mend" or value}
+
+
 def made_with(pool: Pool, behaviors: Sequence[Behavior], sampler: Model, possible: np.ndarray, seed: int, round: int) -> dict[str, Any]:
     """What a pool depends on. The sampler is known by its sizes and a sum over weights, not by its path, so that a folder may move."""
     texts = json.dumps([[behavior.id, *behavior.targets] for behavior in behaviors]).encode()
-    settings = {name: value for name, value in dataclasses.asdict(pool).items() if name != "mend" or value}
     weights = f"{float(jnp.sum(jnp.abs(sampler.params['embedding'].astype(jnp.float32)))):.4e}"
     return {
-        "behaviors": f"{zlib.crc32(texts):08x}", **settings, "model_type": sampler.config.model_type,
+        "behaviors": f"{zlib.crc32(texts):08x}", **recorded(pool), "model_type": sampler.config.model_type,
         "vocab_size": sampler.config.vocab_size, "weights": weights, "seed": seed, "round": round,
         "lengths": f"{zlib.crc32(json.dumps(possible.tolist()).encode()):08x}",
     }  # fmt: skip

@@ -13,7 +13,6 @@ import numpy as np
 
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.chats import first_exchanges
-from dat_jax.diffusion.pool import Pool
 from dat_jax.settings import check
 
 KEEP = ("agree", "judge", "likelihood", "all")
@@ -56,10 +55,3 @@ def benign_answers(chats: Sequence[Sequence[dict[str, str]]], limit: int) -> lis
     if not limit or limit >= len(found):
         return found
     return [found[i] for i in np.linspace(0, len(found) - 1, limit).round().astype(int)]
-
-
-def utility_pool(pool: Pool, settings: SampledUtility) -> Pool:
-    """Returns the settings by which prompts for benign answers are drawn: the pool's, without likelihoods, consistency and selection."""
-    return dataclasses.replace(
-        pool, samples=settings.samples, keep=settings.samples, likelihood_samples=0, selection="random", consistency=0.0
-    )

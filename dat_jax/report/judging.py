@@ -1,5 +1,6 @@
 """Answers with their verdicts: one judge's for the rates, several judges' side by side, and how far two of them agree."""
 
+import collections
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from dat_jax.data import manifest
 from dat_jax.data.answers import Answers, Line, answer_checksum
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import UNPARSED, UNSURE
-from dat_jax.report import html, intervals
+from dat_jax.report import html, intervals, statistics
 from dat_jax.report.wording import WORST, label, title, worst_cases
 
 CLASSIFIERS = ("harmbench", "harmbench_val")  # judges of HarmBench's, before the preset
@@ -202,9 +203,6 @@ def agreement(first: str, second: str, one: Mapping[Any, str], other: Mapping[An
     """
     both = [key for key in one.keys() & other.keys() if UNPARSED not in (one[key], other[key])]
     pairs = [(one[key] == "comply", other[key] == "comply") for key in both]
-    count = max(len(pairs), 1)
-    agree = sum(a == b for a, b in pairs) / count
-    share_one, share_other = sum(a for a, _ in pairs) / count, sum(b for _, b in pairs) / count
-    chance = share_one * share_other + (1 - share_one) * (1 - share_other)
-    kappa = None if chance == 1 else (agree - chance) / (1 - chance)
+    agree = sum(a == b for a, b in pairs) / max(len(pairs), 1)
+    kappa = statistics.cohen(collections.Counter(pairs))
     return {"first": first, "second": second, "answers": len(pairs), "agree": agree, "kappa": kappa}

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -162,7 +163,7 @@ def spaced(most: int) -> list[int]:
     return sorted({2**k for k in range(most.bit_length()) if 2**k <= most} | {most})
 
 
-def cohen(confusion: Mapping[tuple[str, str], int]) -> float | None:
+def cohen(confusion: Mapping[tuple[Any, Any], int]) -> float | None:
     """Cohen's kappa of counts by (first label, second label); None where both gave one and the same label throughout."""
     total = sum(confusion.values())
     if not total:

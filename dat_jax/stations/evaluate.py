@@ -27,13 +27,14 @@ from dat_jax.data.answers import checksum, file_name
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.openings import announced
 from dat_jax.data.utility import UtilityPrompt
-from dat_jax.diffusion.pool import Pool
+from dat_jax.diffusion.pool import Pool, unselected
 from dat_jax.judges import JUDGES
 from dat_jax.judges.judge import Exchange, Verdict, Verdicts
 from dat_jax.models.huggingface import Model
 from dat_jax.report.progress import plan_file
 from dat_jax.settings import read
 from dat_jax.stations import given, measure, rewriter
+from dat_jax.stations.clock import Clock
 from dat_jax.stations.inputs import Inputs, load_model
 from dat_jax.stations.likelihoods import taken
 from dat_jax.stations.rewriter import Rewriter
@@ -59,7 +60,7 @@ class Job:
     prepare: Callable[[list[Any]], None] = lambda items: None  # what can be done before a model is loaded
     marked: Callable[[answers_lib.Line], answers_lib.Line] = lambda line: line  # a line with what of it is judged
     waits: bool = False  # whether its attempts are answers of the same model that are not there yet
-    measured: Callable[[list[Attempt], Victim], list[answers_lib.Line]] = lambda attempts, victim: [{} for _ in attempts]  # fields of lines
+    measured: Callable[[list[Attempt], Victim], list[answers_lib.Line]] | None = None  # fields of lines, taken beside the answers
 
     def of_model(self, identity: str) -> "Job":
         """The same job, its file made with a certain model: another one under the same name is noticed before it is loaded."""
@@ -107,7 +108,8 @@ def run(inputs: Inputs, mesh) -> None:
             _unless_stopped(stopped, job, job.prepare, [job.items[item] for item in missing])
         writer.release()
         model = subject.load(loaded_target)
-        victim, weights, clock = Victim(model, inputs.decoding, inputs.seed, mesh), fingerprint(model), Clock(todo)
+        victim, weights = Victim(model, inputs.decoding, inputs.seed, mesh), fingerprint(model)
+        clock = Clock([(job.slow, len(missing)) for job, missing in todo])
         waiting = [job.file for job, _ in todo if job.waits]
         for job, missing in todo:
             if not job.waits:
@@ -194,7 +196,7 @@ def _attack_job(
 
     @functools.cache
     def sampler_of(mesh: Any) -> tuple[Model, Pool]:
-        return load_model(inputs.config.sampler, mesh), given.as_configured(settings.samples, read(Pool, inputs.config.sampler))
+        return load_model(inputs.config.sampler, mesh), unselected(read(Pool, inputs.config.sampler), settings.samples)
 
     def attempts(behaviors: list[Behavior], victim: Victim, store: Any) -> list[Attempt]:
         judge = judge_of(victim.mesh)
@@ -232,18 +234,15 @@ def _attack_job(
     if attack.uses_rewriter:
         made_with["rewriter"] = writer.identity
     if attack.uses_sampler:
-        made_with["sampler"] = given.drawn_with(inputs, given.as_configured(settings.samples, read(Pool, inputs.config.sampler)))
+        made_with["sampler"] = given.drawn_with(inputs, unselected(read(Pool, inputs.config.sampler), settings.samples))
     about = {"made_with": made_with, "attack": name, "title": attack.title, "surface": attack.surface, "held_out": held_out}
-    about |= {"curve": attack.curve, "targets": {behavior.id: behavior.targets[0] for behavior in inputs.eval_behaviors}}
-    if any(behavior.category for behavior in inputs.eval_behaviors):
-        about["categories"] = {behavior.id: behavior.category for behavior in inputs.eval_behaviors}
-    if by_hash := [behavior.id for behavior in inputs.eval_behaviors if behavior.by_hash]:
-        about["by_hash"] = by_hash
-    about["made_targets"] = attack.uses_target and any(behavior.made_target for behavior in inputs.eval_behaviors)
+    about |= {"curve": attack.curve, "made_targets": attack.uses_target and any(b.made_target for b in inputs.eval_behaviors)}
+    # The likelihoods of a curve's points would stand in no table.
+    measured = None if attack.curve else taken(inputs.config.evaluation, targets)
     return Job(
         name=name,
         file=file_name(name),
-        about=about,
+        about=about | _of_behaviors(inputs.eval_behaviors) | _refusal(inputs, measured),
         items={behavior.id: behavior for behavior in inputs.eval_behaviors},
         checksums={b.id: checksum(b.text, b.targets[0], prompts.get(b.id, [])) for b in inputs.eval_behaviors},
         attempts=attempts,
@@ -253,8 +252,23 @@ def _attack_job(
         prepare=prepare,
         marked=marked,
         waits=waits,
-        measured=taken(inputs.config.evaluation, targets),
+        measured=measured,
     )
+
+
+def _of_behaviors(behaviors: Sequence[Behavior]) -> dict[str, Any]:
+    """What a file of answers tells of its behaviors, for judges and tables that read nothing else."""
+    found: dict[str, Any] = {"targets": {behavior.id: behavior.targets[0] for behavior in behaviors}}
+    if any(behavior.category for behavior in behaviors):
+        found["categories"] = {behavior.id: behavior.category for behavior in behaviors}
+    if by_hash := [behavior.id for behavior in behaviors if behavior.by_hash]:
+        found["by_hash"] = by_hash
+    return found
+
+
+def _refusal(inputs: Inputs, measured: Any) -> dict[str, str]:
+    """The sentence whose likelihood is measured, where it is: a file has those of one."""
+    return {"refusal": inputs.config.evaluation.refusal} if measured else {}
 
 
 def _judged(judge: Verdicts, spent: dict[str, float], exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -278,16 +292,17 @@ def _utility_job(inputs: Inputs, subject: str, name: str, prompts: Sequence[Util
         found = {"method": subject, "set": name, "seed": inputs.seed, "id": prompt.id, "form": prompt.form, "prompt": prompt.prompt}
         return found | {"expected": prompt.response, "response": response, "exact": exact}
 
+    measured = taken(inputs.config.evaluation, {})
     return Job(
         name=f"utility {name}",
         file=f"utility/{name}",
-        about={"made_with": {"set": name, "seed": inputs.seed, **_asked_how(inputs)}, "set": name},
+        about={"made_with": {"set": name, "seed": inputs.seed, **_asked_how(inputs)}, "set": name, **_refusal(inputs, measured)},
         items=items,
         checksums={prompt.id: checksum(prompt.prompt, prompt.response, prompt.form) for prompt in prompts},
         attempts=attempts,
         line=line,
         slow=False,
-        measured=taken(inputs.config.evaluation, {}),
+        measured=measured,
     )
 
 
@@ -309,6 +324,8 @@ def what_is_missing(job: Job | measure.Measure, folder: epath.Path) -> list[str]
         remedy = "delete that file to answer again, or use another --workdir"
         made_with, wanted = (_by_content(about["made_with"]) for about in (found.about, job.about))
         provenance.compare(f"{found.stem}.json", made_with, wanted, remedy)
+        if {"refusal"} <= found.about.keys() & job.about.keys():
+            provenance.compare(f"{found.stem}.json", *({"refusal": about["refusal"]} for about in (found.about, job.about)), remedy)
         shared = {item: job.checksums[item] for item in job.items if item in found.done}
         provenance.compare(f"{found.stem}.json", found.done, shared, f"the text was edited since; {remedy}", name="the checksum of ")
     there = sharding.agreed([item in found.done for item in job.items])
@@ -325,14 +342,15 @@ def _by_content(made_with: dict[str, Any]) -> dict[str, Any]:
     return made_with | inside | ({"model": content(made_with["model"])} if "model" in made_with else {})
 
 
-def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, weights: str, clock: "Clock", name: str) -> None:
+def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, weights: str, clock: Clock, name: str) -> None:
     """Makes and answers a job's attempts, batch of behaviors by batch, and saves each."""
     found = answers_lib.read(folder / job.file)
     if found.about:
         remedy = "it holds answers of other weights; delete it to answer again, or use another --workdir"
         provenance.compare(f"{found.stem}.json", {"weights": found.about["weights"]}, {"weights": weights}, remedy)
     cost = {"answers": 0, "flops": 0.0, "seconds": 0.0} | found.about.get("cost", {})  # of earlier calls
-    found.about = job.about | {"weights": weights, "asked": list(job.items), "done": dict(found.done)}
+    sentence = {key: value for key, value in found.about.items() if key == "refusal"}  # of lines that earlier calls measured
+    found.about = sentence | job.about | {"weights": weights, "asked": list(job.items), "done": dict(found.done)}
     found.lines = [job.marked(line) for line in found.lines]  # one way of judging in a file, also where an earlier version began it
     rank, size = {item: place for place, item in enumerate(job.items)}, len(missing) if job.together else victim.decoding.batch_size
     for start in range(0, len(missing), size):
@@ -346,10 +364,10 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
 
         # What is answered is kept within the batch, too: best-of-N has thousands of answers to one.
         part = FileStore(folder / f"{job.file}.answered.npz", batch)
-        texts = answered(victim, attempts, part, [found.about["made_with"], weights], progress)
+        texts = answered(victim, attempts, part, [found.about["made_with"], weights], progress, whole=job.measured is not None)
         spent = {kind: number - before.get(kind, 0) for kind, number in victim.spent.items() if number != before.get(kind)}
         spent["seconds"] = round(time.monotonic() - started, 2)
-        measured = job.measured(attempts, victim)
+        measured = job.measured(attempts, victim) if job.measured else [{}] * len(attempts)
         found.lines += [job.line(attempt, text) | more for attempt, text, more in zip(attempts, texts, measured)]
         found.lines.sort(key=lambda line: rank.get(answers_lib.item_of(line), len(rank)))
         found.about["done"] |= {item: job.checksums[item] for item in batch}
@@ -358,7 +376,7 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         answers_lib.write(found)
         store.clear()
         part.clear()
-        clock.note(job, len(batch))
+        clock.note(job.slow, len(batch))
     logging.info("%s: %d answers; %s", name, len(found.asked), clock.left())
 
 
@@ -366,35 +384,3 @@ def fingerprint(model: Model) -> str:
     """A checksum of a sample of every weight, spread over all of its rows, columns and layers."""
     samples = [leaf[tuple(slice(None, None, max(1, size // 8)) for size in leaf.shape)] for leaf in jax.tree.leaves(model.params)]
     return f"{zlib.crc32(b''.join(sharding.on_host(sample).astype(np.float32).tobytes() for sample in samples)):08x}"
-
-
-class Clock:
-    """Time left, from the seconds per behavior of the latest job of a kind: attacks that search cost many times plain text."""
-
-    def __init__(self, todo: Sequence[tuple[Job, list[str]]]):
-        """`todo`: all that is to be answered."""
-        self._left = {kind: sum(len(missing) for job, missing in todo if job.slow == kind) for kind in (False, True)}
-        self._pace: dict[bool, float] = {}
-        self._last = self._spoken = time.monotonic()
-
-    def note(self, job: Job, items: int) -> None:
-        """Counts behaviors or prompts as done, which took all the time since the last call."""
-        now = time.monotonic()
-        self._pace[job.slow], self._last, self._spoken = (now - self._last) / items, now, now
-        self._left[job.slow] -= items
-
-    def quiet_for(self, seconds: float) -> bool:
-        """Whether nothing was said for so long; the question counts as speaking."""
-        if time.monotonic() - self._spoken < seconds:
-            return False
-        self._spoken = time.monotonic()
-        return True
-
-    def left(self) -> str:
-        """The time for what is left, in words."""
-        if not any(self._left.values()):
-            return "finished"
-        seconds = sum(count * self._pace.get(kind, 0.0) for kind, count in self._left.items())
-        if not seconds:
-            return "time left not known yet"
-        return f"{'about' if all(kind in self._pace for kind, count in self._left.items() if count) else 'more than'} {seconds:.0f} s left"

@@ -84,17 +84,12 @@ def of_test_cases(inputs: Inputs) -> list[Attempt]:
     return list(dict.fromkeys(found))
 
 
-def as_configured(samples: int, sampler: Pool) -> Pool:
-    """How an attack draws so many prompts per behavior where config.sampler says how: all of them are tried, so none is chosen."""
-    return dataclasses.replace(sampler, samples=samples, keep=samples, likelihood_samples=0, selection="random", consistency=0.0)
-
-
 def preset(settings: Infilling, sampler: Pool) -> Pool:
     """How prompts are drawn: as `config.sampler` says, or as one of the two public presets.
 
     A row of a preset is masks and then the ids of ANSWER and the target as one text: no BOS, no EOS, nothing cut; see `of_behaviors`.
     """
-    drawn = as_configured(settings.samples, sampler)
+    drawn = pool.unselected(sampler, settings.samples)
     if settings.preset == "sampler":
         return drawn
     length = int(settings.preset.partition("/")[0])
@@ -129,7 +124,7 @@ def of_infilling(inputs: Inputs, mesh) -> list[Attempt]:
 
 def drawn_with(inputs: Inputs, how: Pool) -> dict[str, Any]:
     """What sampled prompts depend on beside the seed and the behaviors."""
-    return {"sampler": str(inputs.config.sampler.model).rstrip("/").split("/")[-1], **dataclasses.asdict(how)}
+    return {"sampler": str(inputs.config.sampler.model).rstrip("/").split("/")[-1], **pool.recorded(how)}
 
 
 def drawn(inputs: Inputs, settings: Infilling, mesh) -> dict[str, list[str]]:

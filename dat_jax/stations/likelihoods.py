@@ -11,11 +11,11 @@ from dat_jax.attacks.victim import Victim
 Fields = dict[str, float | None]  # of a line of answers: target_nll, refusal_nll
 
 
-def taken(evaluation: ConfigDict, targets: Mapping[str, str]) -> Callable[[Sequence[Attempt], Victim], list[Fields]]:
-    """What is measured of attempts on these behaviors, or of harmless prompts where there are no targets; nothing by default."""
-    if "attacks" in evaluation.measures:
-        return lambda attempts, victim: under_attack(attempts, victim, targets, evaluation.refusal)
-    return lambda attempts, victim: [{} for _ in attempts]
+def taken(evaluation: ConfigDict, targets: Mapping[str, str]) -> Callable[[Sequence[Attempt], Victim], list[Fields]] | None:
+    """What is measured of attempts on these behaviors, or of harmless prompts where there are no targets; None by default."""
+    if "attacks" not in evaluation.measures:
+        return None
+    return lambda attempts, victim: under_attack(attempts, victim, targets, evaluation.refusal)
 
 
 def under_attack(attempts: Sequence[Attempt], victim: Victim, targets: Mapping[str, str], refusal: str) -> list[Fields]:

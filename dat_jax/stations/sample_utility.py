@@ -16,7 +16,7 @@ from dat_jax.data import conversations, manifest, provenance
 from dat_jax.data.behaviors import Behavior
 from dat_jax.data.prompts import RECORDS, PromptRecord, write_records
 from dat_jax.diffusion import pool
-from dat_jax.diffusion.utility import SampledUtility, benign_answers, utility_pool
+from dat_jax.diffusion.utility import SampledUtility, benign_answers
 from dat_jax.judges.judge import Exchange
 from dat_jax.models import flops
 from dat_jax.models.flops import Pass
@@ -31,7 +31,8 @@ REMEDY = "put it back as it was, or delete both to ask the target again"  # of i
 def samples_of(inputs: Inputs, sampler: Model, folder: epath.Path, round: int) -> tuple[list[PromptRecord], dict[str, float]]:
     """Returns the prompts for the benign answers as they are drawn, with their cost; what is drawn stays."""
     settings = read(SampledUtility, inputs.config.utility)
-    drawn_as, answers = utility_pool(read(pool.Pool, inputs.config.sampler), settings), benign_answers(inputs.chats, settings.answers)
+    drawn_as = pool.unselected(read(pool.Pool, inputs.config.sampler), settings.samples)
+    answers = benign_answers(inputs.chats, settings.answers)
     return pool.draw_all(drawn_as, answers, sampler, folder, inputs.seed, round, logging.info, "utility prompts")
 
 
@@ -115,8 +116,11 @@ def reading_cost(target: Model, inputs: Inputs) -> float:
 
 def within(target: Model, prompts: Sequence[str], config) -> list[int]:
     """Returns which prompts have text and fit the target's prompt block, and says how many do not."""
-    different = dict.fromkeys(prompt for prompt in prompts if prompt)
-    lengths = {prompt: conversations.prompt_tokens(target.tokenizer, [{"role": "user", "content": prompt}]) for prompt in different}
+
+    def length(prompt: str) -> int:
+        return conversations.prompt_tokens(target.tokenizer, [{"role": "user", "content": prompt}], config.data.system)
+
+    lengths = {prompt: length(prompt) for prompt in dict.fromkeys(prompt for prompt in prompts if prompt)}
     fits = [i for i, prompt in enumerate(prompts) if prompt and lengths[prompt] <= config.data.prompt_length]
     if long := sum(map(bool, prompts)) - len(fits):
         logging.warning("sample: %d of %d prompts are too long for the target", long, len(prompts))

@@ -44,7 +44,10 @@ from dat_jax.stations import subjects
 
 CONFIG, INPUTS = "config.json", "inputs.json"
 # The user's files, in a run that trains: what is trained on, and what a checkpoint is chosen by.
-TRAINED_ON = ("data.behaviors", "data.targets", "data.safe_responses", "data.chats", "data.watch_behaviors", "data.watch_targets")
+TRAINED_ON = (
+    "data.behaviors", "data.targets", "data.safe_responses", "data.train_rewrites", "data.chats", "data.watch_behaviors",
+    "data.watch_targets",
+)  # fmt: skip
 BACK = "put it back as it was, or use another --workdir"
 MODELS = ("target.model", "target.checkpoint", "sampler.model")
 

@@ -10,6 +10,7 @@ CAT, arXiv 2405.15589, eq. 4; reference behavior: `src/embedding_attack.py` of C
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -140,16 +141,20 @@ def radii(rows: int, how: Perturbation, unit: jax.Array, key: jax.Array | None) 
 def random_start(network: Network, rows: Conversations, how: Perturbation, keys_B: jax.Array) -> Delta:
     """Returns a point of each row's balls to start a restart from, BxPxD by site: for each token a random direction and a random length.
 
-    The length is uniform up to the radius.
+    The length is uniform up to the radius. A token's numbers go by its distance from the end of the prompt block, with which prompts are
+    aligned: however far the block is padded in front, the start is the same.
     """
-    shape = (network.prompt_length, network.config.width)
+    P, D = network.prompt_length, network.config.width
 
     def draw(key: jax.Array) -> jax.Array:
-        towards_PxD, length_Px1 = jax.random.normal(key, shape), jax.random.uniform(jax.random.fold_in(key, 1), (shape[0], 1))
+        from_the_end_P = jnp.arange(P)[::-1]
+        keys_2xP = [jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, number)))(from_the_end_P) for number in (0, 1)]
+        towards_PxD = jax.vmap(partial(jax.random.normal, shape=(D,)))(keys_2xP[0])
+        length_Px1 = jax.vmap(partial(jax.random.uniform, shape=(1,)))(keys_2xP[1])
         return length_Px1 * towards_PxD / jnp.linalg.norm(towards_PxD, axis=-1, keepdims=True)
 
     def at(site: int, unit: jax.Array) -> jax.Array:
-        # Site 0 draws by the row's key itself, in which number 1 is the lengths'; a deeper site by a number of its own behind that.
+        # Site 0 draws by the row's key itself, in which 0 and 1 are directions and lengths; a deeper site by a number of its own behind.
         keys = jax.vmap(lambda key: jax.random.fold_in(key, site + 1))(keys_B) if site else keys_B
         return how.radius * unit * jnp.where(mask_BxPx1, jax.vmap(draw)(keys), 0.0)
 

@@ -111,6 +111,11 @@ def test_a_random_start_lies_in_the_ball_and_belongs_to_the_behavior(asked):
         assert (norms(attempt) > 0).sum() == words and norms(attempt).max() <= 0.5 * unit * (1 + 1e-5)
     (alone,) = asked.perturb(requests(BEHAVIORS[1:]), Perturbation(steps=0, radius=0.5), restart=1)
     np.testing.assert_array_equal(alone.delta[0], starts[1].delta[0])  # whatever stands in the batch beside it
+    unpadded = dataclasses.replace(asked, decoding=dataclasses.replace(asked.decoding, prompt_block=1))
+    (short,) = unpadded.perturb(requests(BEHAVIORS[1:]), Perturbation(steps=0, radius=0.5), restart=1)
+    length = len(short.delta[0])
+    assert length < len(alone.delta[0]) and not np.any(alone.delta[0][:-length])
+    np.testing.assert_array_equal(short.delta[0], alone.delta[0][-length:])  # and however far it is padded
     assert not np.any(asked.perturb(requests(BEHAVIORS), Perturbation(steps=0, radius=0.5))[0].delta[0])
 
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from dat_jax.diffusion.pool import Pool
-from dat_jax.diffusion.utility import SampledUtility, benign_answers, utility_pool
+from dat_jax.diffusion.pool import Pool, unselected
+from dat_jax.diffusion.utility import SampledUtility, benign_answers
 from dat_jax.settings import validate
 
 CHATS = [
@@ -23,7 +23,7 @@ def test_each_different_answer_is_sampled_for_once():
 
 def test_benign_prompts_are_drawn_as_the_others_without_likelihoods():
     pool = Pool(samples=64, keep=8, likelihood_samples=16, selection="combined", steps=7)
-    benign = utility_pool(pool, SampledUtility(samples=3))
+    benign = unselected(pool, 3)
     assert (benign.samples, benign.likelihood_samples, benign.selection) == (3, 0, "random")
     assert dataclasses.replace(benign, samples=64, keep=8, likelihood_samples=16, selection="combined") == pool
     benign.validate("sampler")

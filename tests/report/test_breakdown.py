@@ -30,9 +30,10 @@ def test_the_report_has_them_all(made_up_workdir):
             found.about["categories"] = {line["behavior"]: "<wood>" if i % 2 else "stone" for i, line in enumerate(found.lines)}
             found.lines = [line | {"refusal_nll": 1.0 + place, "target_nll": 3.0} for line in found.lines]
             answers_lib.write(found)
-            asked = answers_lib.read(run / "answers" / method / "utility" / "borderline")
-            asked.lines = [line | {"refusal_nll": 1.5} for line in asked.lines]
-            answers_lib.write(asked)
+            for harmless in ("benign", "borderline"):
+                asked = answers_lib.read(run / "answers" / method / "utility" / harmless)
+                asked.lines = [line | {"refusal_nll": 1.5} for line in asked.lines]
+                answers_lib.write(asked)
             keys = list(dict.fromkeys(answer_checksum(line) for line in asked.lines))
             rows = [{"answer": key, "label": "refuse", "score": 0.5, "class": "3_partial_refusal"} for key in keys]
             verdicts = run / "verdicts" / "xstest-gpt4"

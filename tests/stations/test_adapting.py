@@ -19,6 +19,7 @@ from dat_jax.diffusion import pool, preference
 from dat_jax.methods import METHODS
 from dat_jax.settings import dotted
 from dat_jax.stations import evaluate, sample, train, workdir
+from dat_jax.stations.clock import Clock
 from dat_jax.stations.inputs import read_inputs
 from dat_jax.stations.rewriter import Rewriter
 
@@ -121,7 +122,7 @@ def test_an_attack_gets_the_sampler_and_all_behaviors_at_once(config, tmp_path, 
         mesh=None, spent=spent, decoding=types.SimpleNamespace(batch_size=1), answer=lambda found, *_: ["no"] * len(found)
     )
     missing = evaluate.what_is_missing(job, tmp_path / "answers")
-    evaluate.answer(job, missing, tmp_path / "answers", victim, "w", evaluate.Clock([(job, missing)]), "dat")
+    evaluate.answer(job, missing, tmp_path / "answers", victim, "w", Clock([(job.slow, len(missing))]), "dat")
     assert seen == [[behavior.id for behavior in inputs.eval_behaviors]] and len(seen[0]) == 3
     assert evaluate.what_is_missing(job, tmp_path / "answers") == []
 

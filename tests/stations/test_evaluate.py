@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import types
 
 import jax
 import numpy as np
@@ -500,22 +499,12 @@ def test_no_behaviors(small_model, answer):
         answer(small_model, eval_behaviors=[])
 
 
-def test_the_clock_knows_attacks_that_search_from_plain_text(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(evaluate, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-    job = evaluate.Job("direct", "direct", {}, {}, {}, None, None, slow=False)
-    slow = dataclasses.replace(job, slow=True)
-    clock = evaluate.Clock([(job, ["1", "2", "3", "4"]), (slow, ["1", "2"])])
-    assert clock.left() == "time left not known yet"
-    now[0] += 4.0
-    clock.note(job, 2)
-    assert clock.left() == "more than 4 s left"  # two plain ones at two seconds each, and nobody knows of the slow ones
-    now[0] += 30.0
-    clock.note(slow, 1)
-    assert clock.left() == "about 34 s left"
-    assert not clock.quiet_for(10.0)
-    now[0] += 11.0
-    assert clock.quiet_for(10.0) and not clock.quiet_for(10.0)
-    clock.note(job, 2)
-    clock.note(slow, 1)
-    assert clock.left() == "finished"
+def test_a_file_has_likelihoods_of_one_refusal(small_model, answer, config, folder):
+    config.evaluation.update({"attacks": ("direct",), "measures": ("attacks",), "refusal": "i can not help ."})
+    answer(small_model, eval_behaviors=BEHAVIORS[:1])
+    config.evaluation.update({"measures": ()})
+    answer(small_model)  # what is added without the measure forgets nothing
+    assert about(folder / "direct.jsonl")["refusal"] == "i can not help ."
+    config.evaluation.update({"measures": ("attacks",), "refusal": "no ."})
+    with pytest.raises(ValueError, match=r"direct\.json was made with refusal = 'i can not help \.', now it is 'no \.'; delete that file"):
+        answer(small_model)

@@ -80,6 +80,7 @@ def test_presets_are_the_published_ones():
         assert (made.samples, made.prompt_tokens, made.steps) == (7, (length, length), length)
         assert (made.remasking, made.temperature, made.condition_remasking) == ("low_confidence", 0.0, 1.0)
         assert (made.separator, made.begin) == ("", False)
+    assert "mend" not in pool.recorded(made) and pool.recorded(dataclasses.replace(made, mend=1))["mend"] == 1  # as before it was a setting
     kept = given.preset(attack.Infilling(samples=7, preset="sampler"), own)
     assert kept == dataclasses.replace(own, samples=7, keep=7, likelihood_samples=0, selection="random", consistency=0.0)
 

@@ -1,6 +1,7 @@
 """Prompts sampled for benign answers: drawn in batches, kept where the target is consistent, added to every method's utility rows."""
 
 import json
+import types
 
 import jax
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from dat_jax import sharding, stations
 from dat_jax.attacks.attack import Attempt
 from dat_jax.attacks.victim import Victim
-from dat_jax.data import pipeline
+from dat_jax.data import conversations, pipeline
 from dat_jax.stations import inputs as inputs_lib
 from dat_jax.stations import sample, sample_utility, train
 from dat_jax.stations.subjects import load_target
@@ -123,6 +124,18 @@ def test_inconsistent_prompts_are_left_out(brought, tmp_path):
 def test_training_without_them_says_what_to_do(brought, tmp_path):
     with pytest.raises(ValueError, match=r"utility_prompts/prompts\.jsonl: no utility prompts were sampled yet; run --mode=sample first"):
         stations.run("train", brought, str(tmp_path))
+
+
+def test_a_prompt_fits_where_it_fits_with_the_system_prompt(small_model, tmp_path):
+    """What is kept here is what the training keeps, which lays the rows out with it."""
+    data = types.SimpleNamespace(system="paint the wood", prompt_length=0)
+    prompts = ["wash", "paint the wood with a brush"]
+    data.prompt_length = conversations.prompt_tokens(small_model.tokenizer, [{"role": "user", "content": prompts[0]}], data.system)
+    rows = [("1", prompt, "y", "no") for prompt in prompts]
+    kept = pipeline.within_block(small_model.tokenizer, rows, data)
+    assert [rows[index] for index in sample_utility.within(small_model, prompts, types.SimpleNamespace(data=data))] == kept == rows[:1]
+    data.system = None
+    assert len(sample_utility.within(small_model, prompts, types.SimpleNamespace(data=data))) > 1
 
 
 def test_adversarial_prompts_are_compared_with_the_request(brought, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from dat_jax.data.behaviors import load_behaviors
 from dat_jax.judges.judge import Verdict
 from dat_jax.methods import METHODS
-from dat_jax.stations import inputs, sample_utility, train
+from dat_jax.stations import inputs, sample_utility, train, workdir
 
 
 def lines(path, *rows):
@@ -26,9 +26,11 @@ def read(config, tmp_path):
     return reading
 
 
-def test_rewrites_of_the_training_behaviors_are_read_or_made_by_rules(read, tmp_path):
+def test_rewrites_of_the_training_behaviors_are_read_or_made_by_rules(read, config, tmp_path):
     path = lines(tmp_path / "r.jsonl", {"id": "paint_drum", "rewrite": "past", "prompt": "How was the drum painted?"})
     assert [r.prompt for r in read(train_rewrites=path).train_rewrites] == ["How was the drum painted?"]
+    (known,) = workdir.contents(config)["data.train_rewrites"]  # a training that goes on does so on the same rewrites
+    assert known["file"] == path
     made = read(train_rewrites="").train_rewrites
     assert {r.behavior for r in made} == {f"{verb}_{thing}" for verb in ("paint", "wash", "fold") for thing in ("drum", "gate")}
     assert {r.form for r in made} == {"past", "future", "polite", "indirect", "story"}

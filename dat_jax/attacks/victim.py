@@ -46,6 +46,10 @@ class Decoding:
         """The number of tokens that the length of a batch's prompts is a multiple of."""
         return self.prompt_block or self.prompt_length
 
+    def recorded(self) -> dict[str, Any]:
+        """What an answer depends on beside the attempt and the weights; how batches are filled up and padded is not among it."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in ("batch_size", "prompt_block")}
+
 
 @dataclasses.dataclass(frozen=True)
 class Victim:

@@ -228,7 +228,7 @@ def _attack_job(
         return line | ({"stub": length} if length else {})
 
     shaping = {key: value for key, value in dataclasses.asdict(settings).items() if key not in attack.choices}
-    made_with = {"attack": name, "seed": inputs.seed, "settings": shaping, **_asked_how(inputs)}
+    made_with = {"attack": name, "seed": inputs.seed, "settings": shaping, "decoding": inputs.decoding.recorded()}
     if attack.uses_judge:
         made_with |= JUDGES[inputs.headline].fingerprint(inputs.config)
     if attack.uses_rewriter:
@@ -292,11 +292,11 @@ def _utility_job(inputs: Inputs, subject: str, name: str, prompts: Sequence[Util
         found = {"method": subject, "set": name, "seed": inputs.seed, "id": prompt.id, "form": prompt.form, "prompt": prompt.prompt}
         return found | {"expected": prompt.response, "response": response, "exact": exact}
 
-    measured = taken(inputs.config.evaluation, {})
+    measured, made_with = taken(inputs.config.evaluation, {}), {"set": name, "seed": inputs.seed, "decoding": inputs.decoding.recorded()}
     return Job(
         name=f"utility {name}",
         file=f"utility/{name}",
-        about={"made_with": {"set": name, "seed": inputs.seed, **_asked_how(inputs)}, "set": name, **_refusal(inputs, measured)},
+        about={"made_with": made_with, "set": name, **_refusal(inputs, measured)},
         items=items,
         checksums={prompt.id: checksum(prompt.prompt, prompt.response, prompt.form) for prompt in prompts},
         attempts=attempts,
@@ -304,12 +304,6 @@ def _utility_job(inputs: Inputs, subject: str, name: str, prompts: Sequence[Util
         slow=False,
         measured=measured,
     )
-
-
-def _asked_how(inputs: Inputs) -> dict[str, Any]:
-    """What an answer depends on beside the attack and the weights; how batches are filled up and padded is not among it."""
-    padding = ("batch_size", "prompt_block")
-    return {"decoding": {key: value for key, value in dataclasses.asdict(inputs.decoding).items() if key not in padding}}
 
 
 def what_is_missing(job: Job | measure.Measure, folder: epath.Path) -> list[str]:

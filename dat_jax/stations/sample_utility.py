@@ -84,20 +84,21 @@ def asked(victim: Victim, attempts: Sequence[Attempt], path: epath.Path, name: s
 
     name: of the prompts, in lines of progress.
 
-    Raises ValueError where what was saved was damaged, or answers other prompts.
+    Raises ValueError where what was saved was damaged, answers other prompts or was decoded otherwise.
     """
     marker, answers = path.parent / f"{path.stem}.json", []
-    prompts = manifest.of_json([attempt.prompt for attempt in attempts])
+    about = {"prompts": manifest.of_json([attempt.prompt for attempt in attempts]), "decoding": victim.decoding.recorded()}
     if sharding.agreed(manifest.whole(marker, path.name)):
         found = manifest.load(marker, REMEDY)
-        provenance.compare(marker, found.content, {"prompts": prompts}, REMEDY)
+        # An earlier version did not note the decoding.
+        provenance.compare(marker, found.content, {key: about[key] for key in about if key in found.content}, REMEDY)
         answers = [row["answer"] for row in found.rows(path.name, ("answer",), REMEDY)]
     size = 16 * victim.decoding.batch_size
     for start in range(len(answers), len(attempts), size):
         answers += victim.answer(attempts[start : start + size])
         if jax.process_index() == 0:
             entry = manifest.write_rows(path, ({"answer": answer} for answer in answers), grows=True)
-            manifest.write(marker, {"prompts": prompts}, {path.name: entry})
+            manifest.write(marker, about, {path.name: entry})
         logging.info("%s: %d of %d answered by the target", name, len(answers), len(attempts))
     return answers
 

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import logging
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
 
-from dat_jax import judges
+from dat_jax import judges, sharding
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import Attempt, Context
 from dat_jax.attacks.victim import Victim
@@ -126,14 +127,15 @@ def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfR
 def own_refusals(inputs: Inputs, target: Model, mesh) -> list[Behavior]:
     """Returns the behaviors with the target's own answer to the plain request as refusal, where the judge takes that for one.
 
-    The others keep the refusals that they have, and are counted. The answers are kept in own_refusals.jsonl. Every process must call.
+    The others keep the refusals that they have, and are counted. The answers are kept in own_refusals.jsonl, their labels beside it. Every
+    process must call.
     ValueError naming the methods where no answer is a refusal: they would learn the given refusals alone, under another name.
     """
     attempts = [Attempt(b.id, b.text, b.targets[0]) for b in inputs.behaviors]
     victim = Victim(target, inputs.decoding, inputs.seed, mesh)
     answers = sample_utility.asked(victim, attempts, inputs.folder / "own_refusals.jsonl", "own refusals")
     exchanges = [Exchange(a.behavior, a.prompt, a.prompt, "", answer) for a, answer in zip(attempts, answers)]
-    labels = [verdict.label for verdict in judges.load(inputs.harmless_judge, inputs.config)(exchanges)]
+    labels = _labels(inputs, exchanges)
     refused = {a.behavior: answer for a, answer, label in zip(attempts, answers, labels) if label == "refuse"}
     if not refused:
         wanted = ", ".join(method.name for method in inputs.methods if method.refusals == "own")
@@ -144,6 +146,17 @@ def own_refusals(inputs: Inputs, target: Model, mesh) -> list[Behavior]:
         )
     logging.info("own refusals: %d of %d behaviors; the others keep the given ones", len(refused), len(attempts))
     return [dataclasses.replace(b, refusals=(refused[b.id],)) if b.id in refused else b for b in inputs.behaviors]
+
+
+def _labels(inputs: Inputs, exchanges: Sequence[Exchange]) -> list[str]:
+    """A judge's labels of the target's own answers, which are kept: a training that goes on has the same rows, whatever the judges are."""
+    path, answers = inputs.folder / "own_refusals_judged.json", manifest.of_json([exchange.response for exchange in exchanges])
+    if sharding.agreed(path.exists()) and (kept := manifest.read(path))["answers"] == answers:
+        return kept["labels"]
+    labels = [verdict.label for verdict in judges.load(inputs.harmless_judge, inputs.config)(exchanges)]
+    if jax.process_index() == 0:
+        manifest.write(path, {"answers": answers, "judge": inputs.harmless_judge, "labels": labels})
+    return labels
 
 
 def watch(inputs: Inputs, target: Model, mesh) -> Watch:

@@ -94,7 +94,10 @@ def test_an_interrupted_asking_goes_on(brought, tmp_path, monkeypatch):
     interrupt = True
     with pytest.raises(KeyboardInterrupt):
         draw(brought, tmp_path / "cut")
-    interrupt = False
+    interrupt, brought.evaluation.max_new_tokens = False, brought.evaluation.max_new_tokens + 1
+    with pytest.raises(ValueError, match=r"own_answers\.json was made with decoding\.max_new_tokens = 4, now it is 5; put it back"):
+        draw(brought, tmp_path / "cut")
+    brought.evaluation.max_new_tokens -= 1
     draw(brought, tmp_path / "cut")
     whole = list(asked)
     asked.clear()

@@ -83,6 +83,9 @@ def test_own_answers_that_are_refusals_become_the_refusals(config, tmp_path, mon
     given = {b.id: b.refusals for b in load_behaviors(config.data.behaviors, config.data.targets)}
     assert asked == [b.text for b in found.behaviors]
     assert {b.id: b.refusals for b in behaviors} == given | {"paint_drum": ("No, I will not.",)}
+    monkeypatch.setattr(train.judges, "load", lambda *_: pytest.fail("another judge would change the rows of a training that goes on"))
+    assert train.own_refusals(found, None, None) == behaviors
+    monkeypatch.setattr(train.judges, "load", lambda *_: judge)
     monkeypatch.setattr(sample_utility, "asked", lambda victim, attempts, path, name: ["Gladly."] * len(attempts))
     message = r"config\.training\.methods names self_consistency, which learns the target's own refusals, and refusal_prefix takes none "
     with pytest.raises(ValueError, match=message + r"of its answers to the 6 training requests for one .*own_refusals\.jsonl.*; allowed:"):

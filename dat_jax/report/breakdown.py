@@ -188,9 +188,10 @@ def under_attack(
         row = {"method": method, "attack": attack, "measure": name, "behaviors": len(outcomes)}
         row |= {"value": _mean(outcomes), "low": low, "high": high}
         rows.append(row | {"by_seed": {seed: sum(values) / len(values) for seed, values in zip(seeds, means)}})
-        own = {seed: [line.get("refusal_nll") for line in harmless.get((method, seed), [])] for seed in seeds}
+        asked = {seed: harmless.get((method, seed), []) for seed in seeds}
+        own = {seed: [line["refusal_nll"] for line in prompts if "refusal_nll" in line] for seed, prompts in asked.items()}
         # One set of harmless prompts for all attacks and models: where some were not measured, a threshold would be put on others.
-        if name == "refusal_nll" and all(own.values()) and not any(None in values for values in own.values()):
+        if name == "refusal_nll" and all(asked[seed] and len(own[seed]) == len(asked[seed]) for seed in seeds):
             rows[-1]["told_apart"] = told_apart(outcomes, own)
     return rows
 

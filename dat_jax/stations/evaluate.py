@@ -319,7 +319,8 @@ def what_is_missing(job: Job | measure.Measure, folder: epath.Path) -> list[str]
         made_with, wanted = (_by_content(about["made_with"]) for about in (found.about, job.about))
         provenance.compare(f"{found.stem}.json", made_with, wanted, remedy)
         if {"refusal"} <= found.about.keys() & job.about.keys():
-            provenance.compare(f"{found.stem}.json", *({"refusal": about["refusal"]} for about in (found.about, job.about)), remedy)
+            kept, now = ({"refusal": about["refusal"]} for about in (found.about, job.about))
+            provenance.compare(f"{found.stem}.json", kept, now, remedy)
         shared = {item: job.checksums[item] for item in job.items if item in found.done}
         provenance.compare(f"{found.stem}.json", found.done, shared, f"the text was edited since; {remedy}", name="the checksum of ")
     there = sharding.agreed([item in found.done for item in job.items])

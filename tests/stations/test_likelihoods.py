@@ -79,8 +79,8 @@ def test_attacks_are_told_from_harmless_prompts_at_the_same_share_refused():
     assert second["auc"]["rate"] == pytest.approx(first["auc"]["rate"])
     for row, count in zip(first["at"], (2, 4, 8)):  # 5, 10 and 20 % of 40
         assert row["rate"] == pytest.approx(np.mean(attacked <= np.sort(harmless)[count - 1]))
-    half = of["cat", 0] + [{"refusal_nll": None}, {}]  # prompts that were added, and not measured
-    assert all("told_apart" not in rows_of({("cat", 0): lines["cat", 0]}, {("cat", 0): half[:41 + n]})[0] for n in (0, 1))
+    half = {("cat", 0): [*of["cat", 0], {}]}  # a prompt that was added, and not measured
+    assert "told_apart" not in rows_of({("cat", 0): lines["cat", 0]}, half)[0]
     few = rows_of({("cat", 0): lines["cat", 0]}, {("cat", 0): [{"refusal_nll": 1.5}]})[0]["told_apart"]
     assert few["at"][0]["rate"] == np.mean(attacked < 1.5)
 

@@ -10,6 +10,7 @@ import pytest
 
 from dat_jax import report, stations
 from dat_jax.attacks.attack import Attempt
+from dat_jax.attacks.victim import Decoding
 from dat_jax.data import manifest
 from dat_jax.stations import evaluate, own_answers, sample_utility
 from dat_jax.stations.subjects import content, identity
@@ -220,7 +221,7 @@ def test_the_targets_own_answers_are_checked_when_an_asking_goes_on(tmp_path, ho
         calls.append([attempt.prompt for attempt in attempts])
         return [f"answer to {attempt.prompt}" for attempt in attempts]
 
-    victim = types.SimpleNamespace(decoding=types.SimpleNamespace(batch_size=1), answer=answer)
+    victim = types.SimpleNamespace(decoding=Decoding(8, 8, 8, 1, 0.0, "user", None), answer=answer)
     attempts, path = [Attempt(str(i), f"p{i}", "") for i in range(20)], tmp_path / "own_answers.jsonl"
     whole = sample_utility.asked(victim, attempts, path)
     assert sample_utility.asked(victim, attempts, path) == whole and len(calls) == 2

@@ -25,14 +25,14 @@ def get_config():
     c = runpy.run_path(str(pathlib.Path(__file__).parent / "smollm2_safety.py"))["get_config"]()
     c.target.model = "runs/smollm2_safety/seed_0/export/refusal_sft"
     c.sampler.model = "data/sampler"
-    # Two prompts for each of the 100 training behaviors. Half of DAT's rows have one and half a request, as half of MixAT's have a rewrite.
+    # Two prompts for each of the 100 training behaviors. Half of DAT's rows are requests, and half of MixAT's.
     c.sampler.update({"samples": 2, "keep": 2, "prompt_tokens": (6, 32), "response_tokens": 24, "temperature": 0.7, "mend": 1})
     c.sampler.update({"acceptance": "count", "bound": 2, "cache_refresh": 2})  # half the time of 16 passes over whole rows
     c.sampler.update({"likelihood_samples": 0, "selection": "random", "batch_size": 16, "add_requests": True, "request_share": 0.5})
     c.data.update({"benign": "data/benign.jsonl", "train_rewrites": "data/train_rewrites.jsonl"})
     c.data.update({"adversarial_rows": 4, "utility_rows": 8})
     c.training.methods = ("undefended", "cat", "mixat", "dat", "dat_lat")
-    # At the published cutoffs (0.5 toward, 5 away, per example) and 4e-4 refusals of rewrites hardly change: docs/experiments.md.
+    # At the published cutoffs (0.5 toward, 5 away, per example) and 4e-4, refusals of rewrites hardly change: docs/experiments.md.
     c.training.update({"steps": 32, "learning_rate": 1e-3, "save_every": 8, "watch_every": 0})
     for method in (c.methods.cat, c.methods.mixat):
         method.perturbation.update({"steps": 4, "radius": 0.1, "step_size": 0.4, "iterate": "best"})

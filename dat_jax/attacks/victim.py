@@ -242,7 +242,7 @@ def lay_out(tokenizer: Any, attempts: Sequence[Attempt], how: Decoding, with_tar
 def _shortened(laid_out: Conversations, prompt_length: int, whole: int) -> Conversations:
     """The rows with as much of the response block as the longest response needs, a multiple of 8: few shapes are compiled.
 
-    whole: what the length of the rows must be a multiple of, where it is one now.
+    whole: where the length of the rows is a multiple of it, it stays one; the splash kernel needs that.
     """
     longest = int(laid_out.response_mask_BxT[:, prompt_length:].sum(axis=1).max(initial=1))
     end = math.ceil((prompt_length + math.ceil(longest / RESPONSES) * RESPONSES) / whole) * whole

@@ -66,8 +66,8 @@ def answered(
 ) -> list[str]:  # fmt: skip
     """The victim's answers; those that an interrupted call gave to the same attempts are read from the store.
 
-    key: what the answers depend on beside the attempts' texts. progress: as for `Victim.answer`. whole: whether all of them are saved, too,
-    as they are not written at once.
+    key: what the answers depend on beside the attempts' texts. progress: as for `Victim.answer`. whole: whether they are
+    saved at the end, too, because the caller does not write them at once.
     """
     about = checksum(key, [(a.behavior, a.prompt, a.prefill, a.tokens) for a in attempts])
     saved = store.load()
@@ -77,7 +77,7 @@ def answered(
     def note(done: int) -> None:
         nonlocal last
         progress(done)
-        if (whole and done == len(attempts)) or (done < len(attempts) and time.monotonic() - last >= SAVE_EVERY):
+        if whole if done == len(attempts) else time.monotonic() - last >= SAVE_EVERY:
             store.save({"about": np.array(about), "texts": np.frombuffer(json.dumps(texts).encode(), np.uint8)})
             last = time.monotonic()
 

@@ -10,7 +10,6 @@ CAT, arXiv 2405.15589, eq. 4; reference behavior: `src/embedding_attack.py` of C
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -144,17 +143,15 @@ def random_start(network: Network, rows: Conversations, how: Perturbation, keys_
     The length is uniform up to the radius. A token's numbers go by its distance from the end of the prompt block, with which prompts are
     aligned: however far the block is padded in front, the start is the same.
     """
-    P, D = network.prompt_length, network.config.width
+    shape = (network.prompt_length, network.config.width)
 
     def draw(key: jax.Array) -> jax.Array:
-        from_the_end_P = jnp.arange(P)[::-1]
-        keys_2xP = [jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, number)))(from_the_end_P) for number in (0, 1)]
-        towards_PxD = jax.vmap(partial(jax.random.normal, shape=(D,)))(keys_2xP[0])
-        length_Px1 = jax.vmap(partial(jax.random.uniform, shape=(1,)))(keys_2xP[1])
-        return length_Px1 * towards_PxD / jnp.linalg.norm(towards_PxD, axis=-1, keepdims=True)
+        towards_PxD, length_Px1 = jax.random.normal(key, shape), jax.random.uniform(jax.random.fold_in(key, 1), (shape[0], 1))
+        # The first numbers of a key do not depend on how many are drawn, so the last token gets the first ones.
+        return (length_Px1 * towards_PxD / jnp.linalg.norm(towards_PxD, axis=-1, keepdims=True))[::-1]
 
     def at(site: int, unit: jax.Array) -> jax.Array:
-        # Site 0 draws by the row's key itself, in which 0 and 1 are directions and lengths; a deeper site by a number of its own behind.
+        # Site 0 draws by the row's key itself, in which number 1 is the lengths'; a deeper site by a number of its own behind that.
         keys = jax.vmap(lambda key: jax.random.fold_in(key, site + 1))(keys_B) if site else keys_B
         return how.radius * unit * jnp.where(mask_BxPx1, jax.vmap(draw)(keys), 0.0)
 

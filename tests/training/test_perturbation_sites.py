@@ -119,7 +119,7 @@ def test_one_tokens_step_is_the_steepest_of_all_directions():
 
 def test_an_embedding_attack_with_restarts_reaches_the_least_loss_of_the_whole_ball():
     """Brute force: in two dimensions the ball is tried on a grid. One start stays in a worse valley in some of ten models."""
-    config, starts = ModelConfig(vocab_size=11, width=2, layers=2, heads=1, remat=False), 32
+    config, starts = ModelConfig(vocab_size=11, width=2, layers=2, heads=1, remat=False), 16
     batch = lay_out([[3]] * starts, [[True]] * starts, [[4, 5]] * starts, 1, 2)
     how = Perturbation(steps=60, radius=1.0, step_size=0.1, optimizer="adam", iterate="best")
     side = np.linspace(-1, 1, 61)

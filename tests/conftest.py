@@ -1,5 +1,6 @@
 """Set up before jax starts: eight CPU devices, strict broadcasting, and the folders of reference data."""
 
+import collections
 import http.server
 import importlib.util
 import json
@@ -39,6 +40,13 @@ from dat_jax.models.huggingface import Model
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 MAPS = 8_000  # memory maps of a process, at about 4 GB of memory; Linux allows 65,530
+# The files that take longest. They are handed out first, so that no core waits for one of them at the end.
+LONGEST = (
+    "test_notebook.py", "test_bucket.py", "test_quickstart.py", "test_multihost.py", "stations/test_multihost.py",
+    "world/test_target_behavior.py", "test_kills.py", "test_sharded_steps.py", "stations/test_job.py", "stations/test_subjects.py",
+    "compilation/test_programs.py", "compilation/test_quantized_step.py", "stations/test_signals.py", "test_main.py",
+    "diffusion/test_adapt.py", "diffusion/test_example.py", "models/test_processes.py", "test_extending.py",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +56,14 @@ def forget_programs():
     maps = pathlib.Path("/proc/self/maps")
     if not maps.exists() or maps.read_bytes().count(b"\n") > MAPS:
         jax.clear_caches()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Sorts whole files: the longest first, then those of most tests."""
+    here, count = pathlib.Path(__file__).parent, collections.Counter(item.path for item in items)
+    rank = {here / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (rank.get(item.path, len(rank)), -count[item.path]))
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +140,7 @@ def server():
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
         found.script, found.seen, found.lock = [(200, json.dumps({"choices": [{"message": {"content": "Yes"}}]}), {})], [], threading.Lock()
-        threading.Thread(target=found.serve_forever, daemon=True).start()
+        threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield found
         found.shutdown()
 

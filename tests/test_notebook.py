@@ -7,13 +7,15 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = """
-config.world.target.update({"steps": 2, "tuning_steps": 2})
-config.world.sampler.steps = 2
+for model in (config.world.target, config.world.sampler):
+    model.update({"width": 32, "layers": 2, "mlp_width": 64, "batch": 8, "steps": 2})
+config.world.target.tuning_steps = 2
+config.data.update({"adversarial_rows": 4, "utility_rows": 8})
 config.sampler.update({"samples": 4, "keep": 2, "batch_size": 8, "likelihood_samples": 2})
-config.utility.update({"samples": 1, "keep": "all"})
-config.training.update({"steps": 3, "save_every": 3})
+config.utility.update({"samples": 1, "answers": 8, "keep": "all"})
+config.training.update({"steps": 6, "save_every": 6, "methods": ("undefended", "dat")})
 config.methods.cat.perturbation.steps = config.attacks.embedding.perturbation.steps = 1
-config.evaluation.update({"forms": ("past",), "behaviors": 4, "utility_prompts": 8})
+config.evaluation.update({"forms": ("past",), "behaviors": 4, "utility_prompts": 8, "batch_size": 8})
 """
 
 

@@ -18,7 +18,8 @@ from dat_jax.training import loop
 
 MODEL = ModelConfig(vocab_size=64, width=32, layers=2, heads=8, kv_heads=4, mlp_width=64, qkv_bias=True)
 DIFFUSION = ModelConfig(vocab_size=64, width=32, layers=2, heads=4, causal=False, mask_token=63, model_type="llada")
-MESHES = {"fsdp": (1, 8, 1, 1), "tensor": (1, 1, 4, 1), "mixed": (2, 2, 2, 1), "two slices of four": (1, 2, 2, 2)}
+# Two slices of four make the mesh "mixed" on CPUs; test_sharding.py has what slices change.
+MESHES = {"fsdp": (1, 8, 1, 1), "tensor": (1, 1, 4, 1), "mixed": (2, 2, 2, 1)}
 
 
 def conversations(rows, seed, response):
@@ -34,54 +35,67 @@ def configuration(rank):
     c.training.lora.update({"rank": rank, "dropout": 0.1})
     # Normalized steps: the sign of a gradient that is all rounding differs between two orders of summation.
     c.methods.cat.perturbation.update({"steps": 3, "radius": 0.5, "optimizer": "normalized", "keep_products": True})
+    c.methods.lat.perturbation.update({"steps": 3, "radius": 0.5, "optimizer": "normalized", "sites": (0, 1), "absolute_radius": False})
+    c.methods.lat.update({"updates": 2})
+    c.methods.circuit_breakers.layers = (1,)
+    c.methods.r2d2.update({"pool": 6, "tokens": 4, "steps": 2, "candidates": 4, "batch_size": 2, "topk": 8})
     return c
 
 
-def three_steps(sizes, rank):
-    """The losses and the weights of three steps on a mesh."""
-    config, mesh = configuration(rank), sharding.make_mesh(*sizes)
+def initialized(seed, config, mesh):
+    """Random weights, placed on the mesh."""
+    place = weights.abstract(config, "float32", mesh)
+    return jax.tree.map(lambda x, shape: jax.device_put(x, shape.sharding), weights.initialize(jax.random.key(seed), config), place)
+
+
+def three_steps(sizes, rank, method="cat"):
+    """The losses, the weights and what the method keeps after three steps on a mesh."""
+    config, mesh, method = configuration(rank), sharding.make_mesh(*sizes), METHODS[method]
+    own = method.read_settings(config)
     with jax.set_mesh(mesh):
-        params = jax.tree.map(
-            lambda x, shape: jax.device_put(x, shape.sharding),
-            weights.initialize(jax.random.key(0), MODEL),
-            weights.abstract(MODEL, "float32", mesh),
-        )
+        params = initialized(0, MODEL, mesh)
         model = Model(params, MODEL, None, "tiny")
-        state = loop.initial_state(model, config.training, 0, mesh)
+        state = loop.initial_state(model, config.training, 0, mesh, method.memory(own, model, 0))
         step, frozen = loop.compiled_step(state), params if rank else None
-        settings, adam = loop.step_config(model, config, METHODS["cat"]), loop.optimizer(config.training)
+        settings, adam = loop.step_config(model, config, method), loop.optimizer(config.training, method.updates(own))
+        # Another model than the trained one: where both are the same, circuit breakers' gradient is all rounding, and Adam makes it large.
+        reference = initialized(1, MODEL, mesh) if method.needs_reference(own) else None
         losses = []
         for index in range(3):
-            batch = Batch(*(conversations(8, 10 * index + part, 5 + part) for part in range(3)))
-            placed = loop.placed(mesh, batch, (8, 8))
-            state, metrics = step(state, frozen, placed, jax.random.key(1), config=settings, optimizer=adam)
+            rows = (conversations(8, 10 * index + part, 5 + part) for part in range(3))
+            placed = loop.placed(mesh, Batch(*rows, behavior_B=np.arange(8, dtype=np.int32) % 5), (8, 8))
+            state, metrics = step(state, frozen, placed, jax.random.key(1), config=settings, optimizer=adam, reference=reference)
             losses.append({name: float(value) for name, value in metrics.items()})
         split = [x for x in jax.tree.leaves(state.optimizer) if x.ndim and not x.sharding.is_fully_replicated]
         assert (len(split) > 0) == (mesh.size > 1)  # moments are split as their weights are
-        return losses, jax.device_get(state.trainable)
+        return losses, jax.device_get(state.trainable), jax.device_get(state.memory)
 
 
 @pytest.fixture(scope="module")
 def alone():
     known = {}
 
-    def run(rank):
-        if rank not in known:
-            known[rank] = three_steps((1, 1, 1, 1), rank)
-        return known[rank]
+    def run(*what):
+        if what not in known:
+            known[what] = three_steps((1, 1, 1, 1), *what)
+        return known[what]
 
     return run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "rank"), [*((name, 4) for name in MESHES), ("mixed", 0)])
-def test_training(alone, name, rank):
-    losses, trained = alone(rank)
-    found, weights_ = three_steps(MESHES[name], rank)
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [*((name, (4,)) for name in MESHES), ("mixed", (0,)), *(("mixed", (4, method)) for method in ("lat", "circuit_breakers", "r2d2"))],
+)
+def test_training(alone, name, what):
+    losses, trained, kept = alone(*what)
+    found, weights_, kept_ = three_steps(MESHES[name], *what)
     for a, b in zip(found, losses):
         for key in b:
             np.testing.assert_allclose(a[key], b[key], rtol=2e-4, atol=2e-5, err_msg=key)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), weights_, trained)
+    jax.tree.map(np.testing.assert_array_equal, kept_, kept)
 
 
 @pytest.mark.slow
@@ -93,11 +107,7 @@ def test_sampled_prompts(remasking):
     def sample(sizes):
         mesh = sharding.make_mesh(*sizes)
         with jax.set_mesh(mesh):
-            params = jax.tree.map(
-                lambda x, shape: jax.device_put(x, shape.sharding),
-                weights.initialize(jax.random.key(2), DIFFUSION),
-                weights.abstract(DIFFUSION, "float32", mesh),
-            )
+            params = initialized(2, DIFFUSION, mesh)
             batch = sharding.place_batch(mesh, rows, 8)
             keys = row_keys(jax.random.key(5), jnp.arange(8))
             done = infill(params, DIFFUSION, batch.tokens_BxT, batch.prompt_mask_BxT, batch.valid_BxT, keys, settings)

@@ -83,10 +83,15 @@ def length(x_BxTxD: jax.Array) -> jax.Array:
 
 
 def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict[str, float]:
-    """Operations of a step: harmful and benign rows forward and backward, and forward in the model before training; no head."""
-    outer = Pass(shape.adversarial + shape.utility, shape.prompt + shape.response, 0)
-    found = flops.train_step(model, 0.0, outer, shape.rank)
-    return {"defence": found["defence"] + flops.forward(model, outer)}
+    """Operations of a step: benign rows forward and backward through all layers, harmful ones up to the last of `layers`; no head.
+
+    As many again forward in the model before training.
+    """
+    length = shape.prompt + shape.response
+    passes = [(model, Pass(shape.utility, length, 0))]
+    if last := max(settings.layers):  # the embeddings alone take no product
+        passes.append((flops.part(model, 0, last), Pass(shape.adversarial, length, 0)))
+    return {"defence": sum(flops.train_step(part, 0.0, rows, shape.rank)["defence"] + flops.forward(part, rows) for part, rows in passes)}
 
 
 METHOD = Method(

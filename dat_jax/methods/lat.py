@@ -26,7 +26,7 @@ from dat_jax.models.transformer import Delta
 from dat_jax.settings import check
 from dat_jax.training.losses import Objective, cross_entropy, unlikely
 from dat_jax.training.network import Found, Network, embed, example_mean, response_nll
-from dat_jax.training.perturbation import Perturbation, perturb
+from dat_jax.training.perturbation import Perturbation, operations, perturb
 
 PERTURBATION = Perturbation(
     steps=16, sites=(0, 9, 17, 25, 31), radius=6.0, absolute_radius=True, step_size=0.05, absolute=True, optimizer="adam"
@@ -76,9 +76,8 @@ def loss(
 def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict[str, float]:
     """Operations of a step: the attack on away and toward rows, the loss before it, then each update."""
     length, how = shape.prompt + shape.response, settings.perturbation
-    rows = Pass(2 * shape.adversarial, length, shape.response)
-    attack = flops.attack(model, how.steps, how.sites, how.iterate == "best", rows)
-    attack += flops.forward(model, Pass(shape.adversarial, length, shape.response))
+    rows = Pass(shape.adversarial, length, shape.response)
+    attack = operations(model, how, rows, adversary=2 * shape.adversarial) + flops.forward(model, rows)
     found = cat.update_flops(model, settings.objective, attack, shape)
     return found | {"defence": settings.updates * found["defence"]}
 

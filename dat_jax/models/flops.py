@@ -53,12 +53,18 @@ def input_gradient(config: ModelConfig, shape: Pass) -> float:
 def attack(config: ModelConfig, steps: int, sites: tuple[int, ...], best: bool, shape: Pass) -> float:
     """The inner maximisation: `steps` gradients at the sites, and for the best iterate the last one's loss.
 
-    Below the first site nothing changes from step to step; up to the last one the stream is read once, for its norm.
+    Below the first site nothing changes from step to step.
     """
     above = part(config, min(sites), config.layers)
-    last = forward(above, shape) if best and steps else 0.0
-    read = linear(below := part(config, 0, max(sites)), shape) + attention(below, shape) if max(sites) else 0.0
-    return steps * input_gradient(above, shape) + last + read
+    return steps * input_gradient(above, shape) + (forward(above, shape) if best and steps else 0.0)
+
+
+def stream(config: ModelConfig, layer: int, shape: Pass) -> float:
+    """Forward to the residual stream before a layer, once."""
+    if not layer:
+        return 0.0
+    below = part(config, 0, layer)
+    return linear(below, shape) + attention(below, shape)
 
 
 def adapters(config: ModelConfig, shape: Pass, rank: int) -> float:

@@ -103,9 +103,18 @@ def direction(grad_BxPxD: jax.Array, moments, step, optimizer: str):
     return -(first / (1 - 0.9**t)) / (jnp.sqrt(second / (1 - 0.999**t)) + 1e-20), (first, second)
 
 
-def operations(config: ModelConfig, how: Perturbation, shape: Pass) -> float:
-    """Floating-point operations of `perturb` on rows of a shape, by formula: its steps, the last iterate's loss, the streams' norms."""
-    return flops.attack(config, how.steps, how.sites, how.iterate == "best", shape)
+def operations(config: ModelConfig, how: Perturbation, shape: Pass, adversary: int = 0) -> float:
+    """Floating-point operations of `perturb` on rows of a shape, by formula: its steps, the last iterate's loss, the streams' norms.
+
+    adversary: rows of the loss that is ascended, where they are others than the perturbed ones; 0: they are not. The stream below the
+    first site is the same in every step and read once. It is read up to the last site for the norms, unless the radius is absolute; of
+    the same rows that is one reading.
+    """
+    ascended = dataclasses.replace(shape, rows=adversary or shape.rows)
+    first, norms = min(how.sites), 0 if how.absolute_radius else max(how.sites)
+    once = max(first, norms) if ascended == shape else norms
+    below = flops.stream(config, once, shape) + (0.0 if ascended == shape else flops.stream(config, first, ascended))
+    return flops.attack(config, how.steps, how.sites, how.iterate == "best", ascended) + below
 
 
 def units(network: Network, rows: Conversations, how: Perturbation) -> dict[int, jax.Array]:

@@ -17,10 +17,29 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 MODEL = ModelConfig(vocab_size=96, width=32, layers=3, heads=4, kv_heads=2, mlp_width=80, remat=False)
 
 
-@pytest.mark.parametrize(("rank", "sites"), [(4, (0,)), (0, (0,)), (4, (2,)), (4, (1, 2))])
-def test_train_step(rank, sites, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "rank", "changes"),
+    [
+        ("cat", 4, {}),
+        ("cat", 0, {}),
+        ("cat", 4, {"perturbation.sites": (2,)}),
+        ("cat", 4, {"perturbation.sites": (1, 2)}),
+        ("cat", 0, {"perturbation.sites": (2,), "perturbation.absolute_radius": True}),
+        ("cat", 0, {"perturbed": 0.5, "held": 0.5, "holding.steps": 1, "objective.retention": "kl"}),
+        ("refusal_sft", 4, {}),
+        ("derta", 4, {}),
+        ("capo", 4, {"perturbation.steps": 3}),
+        ("lat", 4, {"perturbation.steps": 3, "perturbation.sites": (0, 2), "updates": 2}),
+        ("lat", 0, {"perturbation.steps": 3, "perturbation.sites": (0, 2), "updates": 1, "perturbation.absolute_radius": False}),
+        ("circuit_breakers", 4, {"layers": (1, 2)}),
+        ("r2d2", 4, {"steps": 2, "candidates": 4, "batch_size": 4, "tokens": 8}),
+    ],
+)  # fmt: skip
+def test_train_step(method, rank, changes, monkeypatch):
+    """The operations that a method's formula gives, scope by scope, are those that its compiled step holds."""
     config = configuration()
-    config.training.lora.rank, config.methods.cat.perturbation.sites = rank, sites
+    config.training.lora.rank, config.training.methods = rank, (method,)
+    config.update_from_flattened_dict({f"methods.{method}.{key}": value for key, value in changes.items()})
     monkeypatch.setattr(programs, "architecture", lambda group: MODEL)
     mesh = sharding.make_mesh(1, 1, 1)
     with jax.set_mesh(mesh):

@@ -1,4 +1,4 @@
-"""The losses of all methods but CAT against their papers' formulas, written out in NumPy on logits and streams of the public functions."""
+"""The losses of the methods against their papers' formulas, written out in NumPy on logits and streams of the public functions."""
 
 import dataclasses
 import functools
@@ -12,8 +12,7 @@ import pytest
 from dat_jax.data.conversations import lay_out
 from dat_jax.data.pipeline import Batch
 from dat_jax.methods import METHODS, capo, circuit_breakers, derta, lat, mixat, refusal_sft, self_consistency
-from dat_jax.methods.method import StepShape
-from dat_jax.models import flops, transformer, weights
+from dat_jax.models import transformer, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.training.losses import Objective, away_loss, unlikely
 from dat_jax.training.network import Found, Network
@@ -36,12 +35,17 @@ def networks():
     return [Network(weights.initialize(jax.random.key(seed), MODEL), None, MODEL, P) for seed in (0, 1)]
 
 
-def forward(network, rows, delta=None, taps=tuple(range(MODEL.layers + 1))):
+@jax.jit
+def logp_and_streams(params, rows, delta):
+    e_BxTxD = transformer.embed(params, MODEL, rows.tokens_BxT)
+    every = tuple(range(MODEL.layers + 1))
+    h_BxTxD, streams = transformer.hidden(params, MODEL, e_BxTxD, rows.valid_BxT, add=delta, taps=every)
+    return jax.nn.log_softmax(transformer.head(params, MODEL, h_BxTxD)), [streams[site] for site in every]
+
+
+def forward(network, rows, delta=None):
     """Log-probabilities BxTxV and the streams, as NumPy arrays."""
-    e_BxTxD = transformer.embed(network.params, MODEL, rows.tokens_BxT)
-    h_BxTxD, streams = transformer.hidden(network.params, MODEL, e_BxTxD, rows.valid_BxT, add=delta, taps=taps)
-    logp_BxTxV = jax.nn.log_softmax(transformer.head(network.params, MODEL, h_BxTxD))
-    return np.asarray(logp_BxTxV), [np.asarray(streams[site]) for site in taps]
+    return jax.tree.map(np.asarray, logp_and_streams(network.params, rows, delta))
 
 
 def token_logps(network, rows, delta=None):
@@ -154,7 +158,7 @@ def test_lat_defence(networks):
     harmful = np.mean([away(row) for row in token_logps(network, BATCH.away, delta)])
     expected = 0.5 * nats(network, BATCH.toward, delta).mean() + 0.5 * harmful + 1.5 * nats(network, BATCH.utility).mean()
     total, _ = lat.loss(network, None, BATCH, found(delta), KEY, lat.Settings(Perturbation(sites=(0, 2))))
-    np.testing.assert_allclose(total, expected, rtol=2e-3)  # the toward loss keeps a slope of 0.001 below its cutoff of 0
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
 
 
 def lat_adversary(network, delta):
@@ -283,31 +287,6 @@ def test_what_is_cat_with_other_prompts_refusals_or_settings():
         plain = METHODS[name.removeprefix("dat_")]
         assert (method.prompts, method.key, method.loss, method.inner) == ("sampled", plain.key, plain.loss, plain.inner)
     assert set(distributional) == {"dat_capo", "dat_lat", "dat_circuit_breakers", "dat_self_consistency"}
-
-
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.flops and name != "r2d2"])  # r2d2: test_r2d2.py
-def test_operations_count_what_a_method_does_beside_one_update(name):
-    """The sum of a step's operations, counted from its passes; test_flops.py proves the passes themselves."""
-    method, shape = METHODS[name], StepShape(P, R, 2, 3, 0)
-    settings = method.settings()
-    if hasattr(settings, "perturbation"):
-        sites = settings.perturbation.sites if len(settings.perturbation.sites) == 1 else (0, 2)
-        settings = dataclasses.replace(settings, perturbation=dataclasses.replace(settings.perturbation, sites=sites))
-    found = method.flops(MODEL, settings, shape)
-    streams = flops.Pass(2 + 3, P + R, 0)
-    whole, harmful = flops.Pass(2 * 2 + 3, P + R, R), flops.Pass(2, P + R, R)
-    update = flops.train_step(MODEL, 0.0, whole, 0)["defence"]
-    expected = {
-        "cat": update, "mixat": update, "self_consistency": update, "derta": update,
-        "capo": update + flops.forward(MODEL, flops.Pass(4, P + R, R)),
-        "lat": 4 * update,
-        "refusal_sft": flops.train_step(MODEL, 0.0, flops.Pass(2 + 3, P + R, R), 0)["defence"],
-        "circuit_breakers": flops.train_step(MODEL, 0.0, streams, 0)["defence"] + flops.forward(MODEL, streams),
-    }  # fmt: skip
-    assert found["defence"] == expected[method.key]
-    attack = {"lat": flops.attack(MODEL, 16, (0, 2), False, flops.Pass(4, P + R, R)) + flops.forward(MODEL, harmful)}
-    if method.inner is not None:
-        assert found["attack"] == attack.get(method.key, flops.attack(MODEL, 10, (0,), False, harmful))
 
 
 @pytest.mark.parametrize(

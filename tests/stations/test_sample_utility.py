@@ -15,10 +15,16 @@ from dat_jax.stations import sample, sample_utility, train
 from dat_jax.stations.subjects import load_target
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_job):
+    folder = tmp_path_factory.mktemp("brought")
+    tiny_job.bring(folder)
+    return folder
+
+
 @pytest.fixture
-def brought(tmp_path, tiny_job):
-    tiny_job.bring(tmp_path / "brought")
-    config = tiny_job.get_config(tmp_path / "brought")
+def brought(folder, tiny_job):
+    config = tiny_job.get_config(folder)
     config.training.methods = ("cat",)
     config.utility.update({"samples": 3, "keep": "all"})
     return config

@@ -35,6 +35,10 @@ def rows(count, response):
 
 @pytest.fixture
 def config():
+    return configured()
+
+
+def configured():
     c = defaults()
     c.data.update({"prompt_length": 4, "response_length": 4, "adversarial_rows": 2, "utility_rows": 2})
     c.training.update({"steps": 8, "save_every": 3, "watch_every": 5, "learning_rate": 1e-2})
@@ -66,11 +70,12 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture
-def straight(config, tmp_path):
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
     """An undisturbed run's weights and losses."""
-    model = train(config, tmp_path / "straight")
-    return result(config, tmp_path / "straight", model), {m["step"]: m["loss/total"] for m in metrics(tmp_path / "straight")}
+    config, folder = configured(), tmp_path_factory.mktemp("straight") / "straight"
+    model = train(config, folder)
+    return result(config, folder, model), {m["step"]: m["loss/total"] for m in metrics(folder)}
 
 
 def crash(*_):

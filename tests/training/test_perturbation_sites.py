@@ -62,6 +62,11 @@ def test_the_unit_of_a_site_is_the_streams_mean_norm_over_the_prompts_tokens(net
         np.testing.assert_allclose(found[site], unit, rtol=1e-5)
 
 
+@jax.jit
+def slope(network, batch, delta):
+    return jax.grad(lambda delta: jnp.sum(loss(network, batch, delta)))(delta)
+
+
 def towards(gradient_BxPxD, optimizer):
     """A first step's direction, and its norm per token."""
     if optimizer == "normalized":
@@ -74,7 +79,7 @@ def towards(gradient_BxPxD, optimizer):
 def test_a_step_equals_one_of_jax_grad(network, batch, sites, optimizer):
     how = Perturbation(steps=1, radius=0.5, step_size=0.3, optimizer=optimizer, sites=sites)
     found = search(network, batch, how)
-    gradient = jax.grad(lambda delta: jnp.sum(loss(network, batch, delta)))(dict.fromkeys(sites, jnp.zeros((B, P, D))))
+    gradient = slope(network, batch, dict.fromkeys(sites, jnp.zeros((B, P, D))))
     mask = np.asarray(batch.prompt_mask_BxT)[:, :P, None]
     assert set(found.delta) == set(sites)
     for site, unit in by_hand(network, batch, sites).items():

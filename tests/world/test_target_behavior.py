@@ -18,7 +18,8 @@ from dat_jax.world.judge import judge
 
 def verdicts(params, config, tokenizer, requests, form):
     """Shares of the verdicts on greedy answers to the requests in one form."""
-    rows = target.encode(tokenizer, [(grammar.render(request, form), ".") for request in requests])
+    asked = [*requests, *requests[:1] * (-len(requests) % 64)]  # one number of rows is one program
+    rows = target.encode(tokenizer, [(grammar.render(request, form), ".") for request in asked])
     P = target.PROMPT_LENGTH
     tokens_BxP, valid_BxP = jnp.asarray(rows.tokens_BxT[:, :P]), jnp.asarray(rows.valid_BxT[:, :P])
     answers = decoding.generate(
@@ -26,7 +27,7 @@ def verdicts(params, config, tokenizer, requests, form):
         stop_tokens=(tokenizer.eos_token_id,), pad_token=tokenizer.pad_token_id,
     )  # fmt: skip
     texts = tokenizer.batch_decode(np.asarray(answers), skip_special_tokens=True)
-    counts = collections.Counter(judge(request, text) for request, text in zip(requests, texts, strict=True))
+    counts = collections.Counter(judge(request, text) for request, text in zip(requests, texts))
     return {verdict: counts[verdict] / len(requests) for verdict in ("comply", "refuse", "lost")}
 
 

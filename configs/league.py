@@ -6,8 +6,9 @@
 
 All settings but those of a method's own are the quickstart's. Methods with an inner maximisation have its perturbation, the latent ones at
 the embeddings and before the third layer. They follow it: --config.methods.cat.perturbation.steps=8 changes all of them, and
---config.methods.mixat.perturbation.steps=8 that one alone. R2D2 searches suffixes of four tokens: the published numbers are 80 times as
-many candidates.
+--config.methods.mixat.perturbation.steps=8 that one alone. The weight of the utility loss follows in the same way, for curves over refusals
+(docs/reading_the_report.md). Refusal tuning has refusal_weight in its place, circuit breakers have alpha. R2D2 searches suffixes of four
+tokens: the published numbers are 80 times as many candidates.
 
 Sampled utility is on for all, as in the quickstart. Without it:
 
@@ -46,13 +47,17 @@ def get_config():
             follow(c.methods[name], cat, group)
     follow(c.methods.mixat, cat, "objective")
     follow(c.methods.capo, cat, "perturbation")
-    c.methods.capo.update({"utility_weight": 1.0, "away_cutoff": 2.0})
+    c.methods.capo.away_cutoff = 2.0
     follow(c.methods.lat, cat, "perturbation")
     # The reference's radius is absolute and belongs to Llama-2; its optimizer is kept out for the same reason.
     c.methods.lat.perturbation.update({"absolute_radius": False, "sites": (0, 2)})
-    c.methods.lat.objective.update({"away_weight": 1.0, "toward_weight": 1.0, "utility_weight": 1.0})
+    c.methods.lat.objective.update({"away_weight": 1.0, "toward_weight": 1.0})
     c.methods.lat.updates = 1  # as all others; the reference's 4 are 4 times the updates
     c.methods.circuit_breakers.layers = (2, 3)
     c.methods.r2d2.update({"tokens": 4, "steps": 2, "candidates": 16, "batch_size": 16, "topk": 32})
-    c.methods.r2d2.objective.update({"away_weight": 1.0, "toward_weight": 1.0, "utility_weight": 1.0})
+    c.methods.r2d2.objective.update({"away_weight": 1.0, "toward_weight": 1.0})
+    for group in ("lat", "r2d2", "self_consistency"):
+        follow(c.methods[group].objective, cat.objective, "utility_weight")
+    for group in ("capo", "derta"):
+        follow(c.methods[group], cat.objective, "utility_weight")
     return c

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from dat_jax import settings
 from dat_jax.config import defaults
+from dat_jax.methods import METHODS
 
 # Keys below config.attacks whose defaults are smaller than what was published, so that a first run ends the same day.
 PUBLISHED_ATTACKS: dict[str, Any] = {
@@ -61,12 +62,13 @@ LAT = {
     **_below("methods.lat.objective", {"toward_cutoff": 0.0}),
     # A new AdamW at every step: there is no schedule.
     **_below("training", {"steps": 100, "flops": 0.0, "optimizer": "adamw", "clip": 1.0, "warmup": 0.0, "final_learning_rate": 1.0}),
-    **_below("data", {"adversarial_rows": 16, "utility_rows": 16, "prompt_length": 1024, "response_length": 1024}),
-    "training.lora.rank": 64,
+    **_below("training.lora", {"rank": 64, "alpha": 8.0, "dropout": 0.0}),  # alpha and dropout are PEFT's own
+    **_below("data", {"adversarial_rows": 16, "utility_rows": 16, "prompt_length": 1024, "response_length": 1024, "perturb": "all"}),
 }
 CIRCUIT_BREAKERS = {
     **_below("methods.circuit_breakers", {"layers": (10, 20), "schedule": 2.0}),
-    **_below("training", {"steps": 150, "flops": 0.0, "learning_rate": 1e-4, "warmup": 0.0, "final_learning_rate": 1.0}),
+    **_below("training", {"steps": 150, "flops": 0.0, "optimizer": "adamw", "learning_rate": 1e-4}),
+    **_below("training", {"warmup": 0.0, "final_learning_rate": 1.0}),
     **_below("training.lora", {"rank": 16, "alpha": 16.0, "dropout": 0.05}),
     **_below("data", {"adversarial_rows": 16, "utility_rows": 16, "prompt_length": 512, "response_length": 512}),
 }
@@ -94,8 +96,14 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "r2d2": _below("methods.r2d2", {"pool": 180, "tokens": 20, "steps": 5, "candidates": 512, "topk": 256})
     | _below("methods.r2d2", {"reset_every": 50, "reset_share": 0.2})
     | _below("methods.r2d2.objective", {"away_weight": 0.5, "toward_weight": 0.5, "utility_weight": 1.0, "away": "log_1_minus_p"})
-    | {"methods.r2d2.objective.away_cutoff": 5.0, "data.perturb": "user"}
-    | _below("training", {"steps": 2000, "flops": 0.0, "learning_rate": 2e-5, "final_learning_rate": 0.0, "lora.rank": 0}),
+    | _below("methods.r2d2.objective", {"away_cutoff": 5.0, "toward_cutoff": 0.0, "retention": "nll"})
+    | _below("training", {"steps": 2000, "flops": 0.0, "optimizer": "adamw", "learning_rate": 2e-5, "final_learning_rate": 0.0})
+    | {"training.lora.rank": 0, "data.perturb": "user"},
+    # For Llama-3-8B: two epochs of its own data, which is another number of steps for another file.
+    "derta": _below("methods.derta", {"prefix_weight": 1.0, "transition_weight": 1.0, "utility_weight": 1.0})
+    | _below("training", {"optimizer": "adamw", "learning_rate": 2e-5, "weight_decay": 2e-5, "warmup": 0.03, "final_learning_rate": 0.0})
+    | _below("data", {"prompt_length": 512, "response_length": 512})
+    | {"training.lora.rank": 0},
 }
 
 
@@ -105,10 +113,15 @@ def reference(config: ConfigDict, name: str) -> ConfigDict:
     name: of REFERENCES. `data`, `training` and the method's own group are set; one workdir has one of them. Precision, mesh and
     micro-batches belong to the hardware and stay as they are: the published code of CAT trains on NF4 by default, and its cutoffs see 8
     rows at a time.
-    Raises ValueError for a name that there is not.
+    Raises ValueError for a name that there is not, and where config.training.methods has no method that the preset is for.
     """
     if name not in REFERENCES:
         raise settings.no_such_key(name, REFERENCES, "presets.reference: ")
+    group = next(key.split(".")[1] for key in REFERENCES[name] if key.startswith("methods."))
+    readers = [method.name for method in METHODS.values() if method.key == group]
+    if not set(readers) & set(config.training.methods):
+        raise ValueError(f"config.training.methods is {tuple(config.training.methods)}, and the preset {name} is for others; allowed with "
+                         f"it: {' or '.join(readers)}, set before the preset is taken")  # fmt: skip
     config.update_from_flattened_dict(REFERENCES[name])
     return config
 

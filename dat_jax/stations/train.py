@@ -54,10 +54,13 @@ def run(inputs: Inputs, mesh) -> None:
     if config.training.flops and jax.process_index() == 0:
         for name, planned in own.items():
             manifest.write(steps_file(inputs.folder, name), {"steps": planned.training.steps})
+    # Before the first training: a target that refuses nothing is an error.
+    refusing = own_refusals(inputs, target, mesh) if any(method.refusals == "own" for method in todo) else []
     for method in todo:
         refresh = config.sampler.refresh_every if method.prompts == "sampled" else 0
         measured, folder = watch(inputs, target, mesh), inputs.folder / method.name
-        rows, needed = rows_of(inputs, method, target, mesh), sum(method.step_flops(target.config, config).values())
+        rows = rows_of(inputs, method, refusing if method.refusals == "own" else inputs.behaviors, target, mesh)
+        needed = sum(method.step_flops(target.config, config).values())
         asking = sample_utility.asking_cost(target, inputs, len(inputs.behaviors))["asking_flops"] if method.refusals == "own" else 0.0
         loop.train(method, target, rows, chats, own[method.name], inputs.seed, folder, mesh, measured, refresh, needed, asking)
 
@@ -90,10 +93,9 @@ def check_sampled(inputs: Inputs) -> None:
         raise ValueError(f"{path}: no prompts were sampled yet; run --mode=sample first")
 
 
-def rows_of(inputs: Inputs, method: Method, target: Model, mesh) -> loop.RowsOfRound:
+def rows_of(inputs: Inputs, method: Method, behaviors: Sequence[Behavior], target: Model, mesh) -> loop.RowsOfRound:
     """Returns what a method trains on: requests, these and rewrites, or selected samples, drawn anew for each round's model."""
     config, offline = inputs.config, inputs.folder / "prompts"
-    behaviors = own_refusals(inputs, target, mesh) if method.refusals == "own" else inputs.behaviors
     share = method.share(method.read_settings(config))
 
     def sampler() -> Model:  # read anew for each round: between two it would lie beside the training for hours

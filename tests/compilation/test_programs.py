@@ -10,6 +10,7 @@ import pytest
 from dat_jax import compilation, sharding
 from dat_jax.compilation import chips, costs, hlo, memory, programs, published, report, table, whole_run
 from dat_jax.config import defaults
+from dat_jax.methods import METHODS
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 
@@ -210,6 +211,16 @@ def test_a_run_that_the_compiler_fails_at_is_a_row(tmp_path, capsys, monkeypatch
     assert table.main([f"--workdir={tmp_path}"]) == 1
     row = "| Meta-Llama-3-8B-Instruct, nf4 | the compiler fails: INTERNAL: Mosaic / failed at a line | v5e:2x2 | 1x1x4 | xla |"
     assert row + " - |" * 5 in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_every_method_has_a_row_in_the_table():
+    """On the slice and model of configs/llama3_tpu.py; methods of one loss, attack and settings are one program."""
+    config = runpy.run_path(str(CONFIGS / "llama3_tpu.py"))["get_config"]()
+    keys = {"training.methods", *table.LAT_LLAMA_3}
+    runs = [run for run in table.RUNS if run.path == "configs/llama3_tpu.py" and run.changes.keys() <= keys]
+    named = {name for run in runs for name in run.changes.get("training.methods", config.training.methods)}
+    shown = {(METHODS[name].inner, METHODS[name].loss, METHODS[name].key) for name in named}
+    assert {(method.inner, method.loss, method.key) for method in METHODS.values()} == shown
 
 
 def test_the_runs_of_the_tables_are_changes_of_shipped_configs():

@@ -67,7 +67,7 @@ def test_a_round_is_drawn_by_the_adapted_sampler_and_a_kill_changes_nothing(adap
 
             monkeypatch.setattr(pool, "draw_all", spy)
             target = models.load(adapting.target.model, mesh)
-            rows = train.rows_of(inputs, METHODS["dat"], target, mesh)
+            rows = train.rows_of(inputs, METHODS["dat"], inputs.behaviors, target, mesh)
             rows(1, target.params, None)
             return used[0], (folder / "seed_0" / "prompts" / "round_1" / "prompts.jsonl").read_text()
 

@@ -38,6 +38,11 @@ def test_a_change_of_cats_settings_reaches_every_method_that_has_them_and_no_oth
     methods = league.methods
     followers = {name: methods[name] for name in ("mixat", "self_consistency", "capo", "lat")}
     methods.cat.perturbation.steps, methods.cat.held, methods.cat.objective.away_weight = 8, 0.25, 0.75
+    weighed = [methods.cat.objective, *(methods[name].objective for name in ("mixat", "lat", "r2d2", "self_consistency"))]
+    weighed += [methods.capo, methods.derta]
+    assert {group.utility_weight for group in weighed} == {1.0}
+    methods.cat.objective.utility_weight = 0.5
+    assert {group.utility_weight for group in weighed} == {0.5}
     for name, group in followers.items():
         apart = {"absolute_radius", "sites"} if name == "lat" else set()
         same = {key: value for key, value in group.perturbation.items() if key not in apart}

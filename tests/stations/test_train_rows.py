@@ -110,12 +110,13 @@ def test_methods_of_every_kind_are_trained_and_seen_to_the_end(config, tmp_path,
     """Rewrites, own refusals, several updates at deeper sites and a reference: one run of two steps, and what it leaves."""
     from dat_jax import stations
 
-    config.training.methods = ("mixat", "self_consistency", "lat", "dat_circuit_breakers")
+    config.training.methods = ("mixat", "self_consistency", "lat", "dat_circuit_breakers", "capo", "derta")
     config.training.update({"steps": 2, "watch_every": 0})
     config.methods.lat.perturbation.update({"sites": (0, 1), "steps": 1})
     config.methods.lat.updates = 2
     config.methods.circuit_breakers.layers = (1,)
-    config.methods.mixat.perturbation.steps = config.methods.self_consistency.perturbation.steps = 1
+    for name in ("mixat", "self_consistency", "capo"):
+        config.methods[name].perturbation.steps = 1
     # A model of random weights refuses nothing, and this judge says that it does.
     refuses = types.SimpleNamespace(load=lambda *_: lambda exchanges: [Verdict("refuse", 0.0)] * len(exchanges))
     monkeypatch.setattr(train, "judges", refuses)

@@ -58,7 +58,6 @@ FOUR = SMALLEST | {"topology": "v5e:2x2", "mesh.tensor": 4, "target.attention": 
 EIGHT = FOUR | {"topology": "v5e:2x4", "mesh.tensor": 8}
 ONE = FOUR | {"mesh.tensor": 1}
 NF4 = {"target.dtype": "nf4", "sampler.dtype": "nf4"}
-FEWER_ROWS = {"evaluation.batch_size": 16, "sampler.batch_size": 64, "attacks.embedding.perturbation.keep_products": False}
 # Of what LAT's published code sets for Llama-3, all that is not the method's default and shapes its program.
 LAT_LLAMA_3 = {
     f"methods.lat.{key}": presets.REFERENCES["lat_llama3"][f"methods.lat.{key}"]
@@ -76,7 +75,7 @@ RUNS = (
     Run("configs/llama3_tpu.py", {"target.attention": "xla"}, ("train_step",)),
     Run("configs/llama3_tpu.py", {"sampler.attention": "splash"}, ("sampler",)),
     Run("configs/llama3_tpu.py", FOUR | {"target.dtype": "int8"}, ("train_step",)),
-    Run("configs/llama3_tpu.py", FOUR | NF4 | FEWER_ROWS),
+    Run("configs/llama3_tpu_4chips.py"),
     Run("configs/qwen2_5_tpu.py", FOUR | NF4, ("train_step",)),
     Run("configs/gemma_tpu.py", FOUR | NF4, ("train_step",)),
     Run("configs/llama3_tpu.py", EIGHT, ("train_step",)),

@@ -1,4 +1,4 @@
-"""What a GPU's configuration promises: the same run as on TPUs, in memory that falls with the rows worked on at a time."""
+"""What the configurations of small hardware promise: the same run as on a slice, in memory that falls with the rows worked on at a time."""
 
 import pathlib
 import re
@@ -35,6 +35,15 @@ def test_the_small_gpu_runs_what_the_large_one_runs():
     memory = {"topology", "target.dtype", "sampler.dtype", "training.micro_batch", "sampler.batch_size", "evaluation.batch_size"}
     assert {key for key in small if small[key] != large[key]} <= memory | kept
     validate(configuration("llama3_gpu_24gb"))
+
+
+def test_four_tpu_chips_run_what_sixteen_run():
+    small, large = (dict(dotted(configuration(name))) for name in ("llama3_tpu_4chips", "llama3_tpu"))
+    kept = {"training.keep_products", "attacks.embedding.perturbation.keep_products"}
+    memory = {"topology", "target.attention", "target.dtype", "sampler.dtype", "sampler.batch_size", "evaluation.batch_size"}
+    mesh = {"mesh.data", "mesh.tensor", "mesh.processes"}
+    assert {key for key in small if small[key] != large[key]} == memory | kept | mesh
+    validate(configuration("llama3_tpu_4chips"))
 
 
 @pytest.mark.parametrize("name", ["h100", "a100_40", "rtx4090"])

@@ -40,7 +40,7 @@ EXTRAS = {
     "docs": ["mkdocs-material>=9.6,<10"],  # the documentation site; it brings mkdocs 1.x and the Markdown extensions of mkdocs.yml
     "test": [
         "pytest>=8",
-        "pytest-xdist>=3",  # two processes, one per core
+        "pytest-xdist>=3.8",  # two processes, one per core; --no-loadscope-reorder
         "ruff>=0.6",
         "mypy>=1.11",
         "hypothesis>=6.100",  # any content for what reads users' files

@@ -7,8 +7,9 @@
 All settings but those of a method's own are the quickstart's. Methods with an inner maximisation have its perturbation, the latent ones at
 the embeddings and before the third layer. They follow it: --config.methods.cat.perturbation.steps=8 changes all of them, and
 --config.methods.mixat.perturbation.steps=8 that one alone. The weight of the utility loss follows in the same way, for curves over refusals
-(docs/reading_the_report.md). Refusal tuning has refusal_weight in its place, circuit breakers have alpha. R2D2 searches suffixes of four
-tokens: the published numbers are 80 times as many candidates.
+(docs/reading_the_report.md). Refusal tuning and circuit breakers have none: methods.refusal_sft.refusal_weight raises the refusals, and a
+longer methods.circuit_breakers.schedule keeps less of what is benign. R2D2 searches suffixes of four tokens: the published numbers are 80
+times as many candidates.
 
 Sampled utility is on for all, as in the quickstart. Without it:
 

@@ -99,7 +99,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
     | _below("methods.r2d2.objective", {"away_cutoff": 5.0, "toward_cutoff": 0.0, "retention": "nll"})
     | _below("training", {"steps": 2000, "flops": 0.0, "optimizer": "adamw", "learning_rate": 2e-5, "final_learning_rate": 0.0})
     | {"training.lora.rank": 0, "data.perturb": "user"},
-    # For Llama-3-8B: two epochs of its own data, which is another number of steps for another file.
+    # For Llama-3-8B: two epochs of its own data in batches of 128. Steps and the split of the rows are left.
     "derta": _below("methods.derta", {"prefix_weight": 1.0, "transition_weight": 1.0, "utility_weight": 1.0})
     | _below("training", {"optimizer": "adamw", "learning_rate": 2e-5, "weight_decay": 2e-5, "warmup": 0.03, "final_learning_rate": 0.0})
     | _below("data", {"prompt_length": 512, "response_length": 512})

@@ -62,6 +62,7 @@ def forget_programs():
 def pytest_collection_modifyitems(items):
     """Sorts whole files: the longest first, then those of most tests."""
     here, count = pathlib.Path(__file__).parent, collections.Counter(item.path for item in items)
+    assert all((here / name).exists() for name in LONGEST), "a file of LONGEST has another name now"
     rank = {here / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (rank.get(item.path, len(rank)), -count[item.path]))
 

@@ -27,7 +27,7 @@ CHATS = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content":
 
 def call(tiny_job, home, mode, processes=1):
     """Starts a mode of the tiny job in the bucket; HOME is where models are copied to."""
-    small = ["--config.training.methods=('cat','dat')", "--config.training.steps=6", "--config.training.save_every=3"]
+    small = ["--config.training.methods=('cat','dat')", "--config.training.steps=9", "--config.training.save_every=3"]
     small += ["--config.training.watch_every=0", "--config.evaluation.attacks=('direct','embedding')"]
     folders = ("gs://bucket/brought", "gs://bucket/run", mode)
     return tiny_job.start(*folders, *small, processes=processes, devices=processes, HOME=str(home), JAX_COMPILATION_CACHE_DIR="")
@@ -59,7 +59,7 @@ def test_a_run_in_a_bucket_is_killed_resumed_recognised_and_exported(tiny_job, b
     assert json.loads(content("run/seed_0/cat/finished.json"))["resumed_at"] >= 3
     for method in ("cat", "dat"):
         lines = [json.loads(line) for line in content(f"run/seed_0/{method}/metrics.jsonl").splitlines()]
-        assert [line["step"] for line in lines] == list(range(1, 7))
+        assert [line["step"] for line in lines] == list(range(1, 10))
         events = [name for name in bucket if name.startswith(f"run/seed_0/{method}/events/")]
         assert any(b"loss/total" in epath.Path(f"gs://bucket/{name}").read_bytes() for name in events)
     rows = json.loads(content("run/results.json"))["rows"]

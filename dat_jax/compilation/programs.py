@@ -27,6 +27,7 @@ from dat_jax.models.flops import Pass
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import read
 from dat_jax.training import loop
+from dat_jax.training.perturbation import operations
 
 TEMPLATE_TOKENS = 8  # of a sampler's row: begin of text and separator
 
@@ -154,7 +155,7 @@ def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Prog
         params = weights.abstract(model, config.target.dtype, mesh)
         return victim.perturbation.lower(params, model, batch, how, data.prompt_length, seeds, 0, how.radius, how.step_size)
 
-    needed = {"attack": flops.attack(model, how.steps, how.sites, how.iterate == "best", Pass(rows, length, data.response_length))}
+    needed = {"attack": operations(model, how, Pass(rows, length, data.response_length))}
     return Program("embedding_attack", f"{rows} rows, prompts of {data.prompt_length}, {how.steps} attack steps", needed, lower)
 
 

@@ -85,7 +85,7 @@ RUNS = (
     Run("configs/llama3_tpu.py", ONE | NF4 | {"topology": "v6e:1x1", "training.micro_batch": 16}, ("train_step",)),
     Run("configs/qwen2_5_tpu.py", FOUR | {"topology": "v5p:2x2x1"}, ("train_step",)),
     Run("configs/llama3_tpu.py", FOUR | {"topology": "tpu7x:2x2x1", "mesh.tensor": 8}, ("train_step",)),
-    # Every method whose step is a program of its own; MixAT's and self-consistency's have the shape of CAT's.
+    # Every other method; those on DAT's prompts run the same programs.
     *(
         Run("configs/llama3_tpu.py", {"training.methods": (method,)} | changes, ("train_step",))
         for method, changes in {

@@ -93,9 +93,9 @@ def parts(config: ConfigDict) -> tuple[list[Part], list[str]]:
     names, models = config.training.methods, max(1, len(config.training.methods)) + len(config.evaluation.compare)
     trained = [METHODS[name] for name in names if METHODS[name].trains]
     found = [Part(f"training, {len(trained)} methods", "train_step", len(trained) * config.training.steps), *watching(config, len(trained))]
-    if own := sum(method.refusals == "own" for method in trained):
+    if any(method.refusals == "own" for method in trained):  # asked once for all of them
         asked = math.ceil(len(behaviors(config, "data.behaviors")) / config.evaluation.batch_size)
-        found.append(Part("training: own refusals", "decoder", own * asked))
+        found.append(Part("training: own refusals", "decoder", asked))
     if config.sampler.model:
         found += drawing(config, sum(method.prompts == "sampled" for method in trained))
     answered, steps, left_out = evaluation(config)

@@ -85,12 +85,12 @@ def length(x_BxTxD: jax.Array) -> jax.Array:
 def step_flops(model: ModelConfig, settings: Settings, shape: StepShape) -> dict[str, float]:
     """Operations of a step: benign rows forward and backward through all layers, harmful ones up to the last of `layers`; no head.
 
-    As many again forward in the model before training.
+    The same passes once more, forward alone, in the model before training.
     """
-    length = shape.prompt + shape.response
-    passes = [(model, Pass(shape.utility, length, 0))]
+    tokens = shape.prompt + shape.response
+    passes = [(model, Pass(shape.utility, tokens, 0))]
     if last := max(settings.layers):  # the embeddings alone take no product
-        passes.append((flops.part(model, 0, last), Pass(shape.adversarial, length, 0)))
+        passes.append((flops.part(model, 0, last), Pass(shape.adversarial, tokens, 0)))
     return {"defence": sum(flops.train_step(part, 0.0, rows, shape.rank)["defence"] + flops.forward(part, rows) for part, rows in passes)}
 
 

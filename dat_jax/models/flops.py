@@ -51,12 +51,12 @@ def input_gradient(config: ModelConfig, shape: Pass) -> float:
 
 
 def attack(config: ModelConfig, steps: int, sites: tuple[int, ...], best: bool, shape: Pass) -> float:
-    """The inner maximisation: `steps` gradients at the sites, and for the best iterate the last one's loss.
+    """The inner maximisation: `steps` gradients at the sites, and for the best iterate the last one's loss; of no steps the loss alone.
 
     Below the first site nothing changes from step to step.
     """
     above = part(config, min(sites), config.layers)
-    return steps * input_gradient(above, shape) + (forward(above, shape) if best and steps else 0.0)
+    return steps * input_gradient(above, shape) + (forward(above, shape) if best or not steps else 0.0)
 
 
 def stream(config: ModelConfig, layer: int, shape: Pass) -> float:

@@ -106,14 +106,15 @@ def direction(grad_BxPxD: jax.Array, moments, step, optimizer: str):
 def operations(config: ModelConfig, how: Perturbation, shape: Pass, adversary: int = 0) -> float:
     """Floating-point operations of `perturb` on rows of a shape, by formula: its steps, the last iterate's loss, the streams' norms.
 
-    adversary: rows of the loss that is ascended, where they are others than the perturbed ones; 0: they are not. The stream below the
-    first site is the same in every step and read once. It is read up to the last site for the norms, unless the radius is absolute; of
-    the same rows that is one reading.
+    adversary: how many rows the ascended loss runs on, where it brings its own; 0: the perturbed ones. The stream below the first site is
+    the same in every step and read once. For the norms it is read up to the last site, unless the radius is absolute.
     """
     ascended = dataclasses.replace(shape, rows=adversary or shape.rows)
     first, norms = min(how.sites), 0 if how.absolute_radius else max(how.sites)
-    once = max(first, norms) if ascended == shape else norms
-    below = flops.stream(config, once, shape) + (0.0 if ascended == shape else flops.stream(config, first, ascended))
+    if adversary:
+        below = flops.stream(config, norms, shape) + flops.stream(config, first, ascended)
+    else:
+        below = flops.stream(config, max(first, norms), shape)
     return flops.attack(config, how.steps, how.sites, how.iterate == "best", ascended) + below
 
 

@@ -32,6 +32,8 @@ MODEL = ModelConfig(vocab_size=96, width=32, layers=3, heads=4, kv_heads=2, mlp_
         ("capo", 4, {"perturbation.steps": 3}),
         ("lat", 4, {"perturbation.steps": 3, "perturbation.sites": (0, 2), "updates": 2}),
         ("lat", 0, {"perturbation.steps": 3, "perturbation.sites": (0, 2), "updates": 1, "perturbation.absolute_radius": False}),
+        ("lat", 4, {"perturbation.steps": 3, "perturbation.sites": (1, 2), "updates": 1}),
+        ("cat", 0, {"perturbation.steps": 0}),
         ("circuit_breakers", 4, {"layers": (1, 2)}),
         ("r2d2", 4, {"steps": 2, "candidates": 4, "batch_size": 4, "tokens": 8}),
     ],
@@ -49,6 +51,11 @@ def test_train_step(method, rank, changes, monkeypatch):
     assert not found.unknown_loops
     for scope, needed in program.flops.items():
         assert found.flops[scope] == pytest.approx(needed, rel=0.03), scope
+
+
+def test_every_methods_operations_are_compared_with_its_program():
+    compared = {case[0] for mark in test_train_step.pytestmark if mark.name == "parametrize" for case in mark.args[1]}
+    assert {method.flops for method in METHODS.values() if method.flops} == {METHODS[name].flops for name in compared}
 
 
 def test_the_attacks_program_takes_its_arguments(monkeypatch):

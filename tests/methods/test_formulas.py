@@ -1,4 +1,4 @@
-"""The losses of the methods against their papers' formulas, written out in NumPy on logits and streams of the public functions."""
+"""Losses against their papers' formulas, in NumPy on logits and streams of the public functions; CAT and R2D2 have files of their own."""
 
 import dataclasses
 import functools

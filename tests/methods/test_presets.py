@@ -135,8 +135,8 @@ def test_a_preset_of_another_method_than_the_runs():
     assert config.methods.circuit_breakers.alpha == 5.0
 
 
-# arXiv 2602.15238, appendix B. Its CAT differs in three numbers (2e-4, batches of 16, utility weight 0.25); here CAT has DAT's.
 def test_the_papers_settings():
+    """arXiv 2602.15238, appendix B, DAT's column. docs/method.md names what CAT's column has, which is trained with DAT's here."""
     c = presets.paper("meta-llama/Meta-Llama-3-8B-Instruct")
     assert (c.training.learning_rate, c.data.adversarial_rows, c.methods.cat.objective.utility_weight) == (1e-4, 8, 0.45)
     assert (c.sampler.samples, c.sampler.keep, c.sampler.model) == (1000, 16, "GSAI-ML/LLaDA-8B-Base")

@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from dat_jax import stations
 from dat_jax.data.behaviors import load_behaviors
 from dat_jax.judges.judge import Verdict
 from dat_jax.methods import METHODS
@@ -92,6 +93,14 @@ def test_own_answers_that_are_refusals_become_the_refusals(config, tmp_path, mon
         train.own_refusals(found, None, None)
 
 
+def test_a_target_that_refuses_nothing_is_an_error_before_the_first_training(config, tmp_path):
+    """A model of random weights."""
+    config.training.methods = ("refusal_sft", "self_consistency")
+    with pytest.raises(ValueError, match=r"names self_consistency, which learns the target's own refusals"):
+        stations.run("train", config, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "seed_0" / "refusal_sft").exists()
+
+
 def test_one_refusal_for_all_behaviors_is_said(config, tmp_path, caplog):
     """Where no file brings refusals; a file that does brings no such line."""
     inputs.read_inputs(config, tmp_path, 0)
@@ -108,8 +117,6 @@ def test_one_refusal_for_all_behaviors_is_said(config, tmp_path, caplog):
 @pytest.mark.slow
 def test_methods_of_every_kind_are_trained_and_seen_to_the_end(config, tmp_path, monkeypatch):
     """Rewrites, own refusals, several updates at deeper sites and a reference: one run of two steps, and what it leaves."""
-    from dat_jax import stations
-
     config.training.methods = ("mixat", "self_consistency", "lat", "dat_circuit_breakers", "capo", "derta")
     config.training.update({"steps": 2, "watch_every": 0})
     config.methods.lat.perturbation.update({"sites": (0, 1), "steps": 1})

@@ -15,10 +15,10 @@ from dat_jax.data import metrics as metrics_lib
 from dat_jax.data.answers import Answers
 from dat_jax.data.prompts import MARKER, RECORDS, check_pool
 from dat_jax.methods import METHODS
-from dat_jax.report import breakdown, examples, intervals, judging, notes, statistics
+from dat_jax.report import breakdown, differences, examples, intervals, judging, notes, statistics
 from dat_jax.report.costs import flops, of_attacks, training_costs
 from dat_jax.report.measures import MEASURES
-from dat_jax.report.wording import WORST, WORST_TEXT, attack_order, base, label, workdir_of, worst_cases
+from dat_jax.report.wording import WORST, WORST_TEXT, attack_order, label, workdir_of, worst_cases
 
 COMPARED = (WORST_TEXT, WORST, "exact_utility", "compliance", "over_refusal")  # what the findings compare methods by
 Outcomes = dict[str, dict[int, bool]]  # behavior or prompt -> seed -> broken or counted
@@ -126,7 +126,7 @@ def collect(
         utility=usefulness,
         attack_rates={key: intervals.clustered(_lists(found)) for key, found in broken.items()},
         utility_rates={key: intervals.clustered(_lists(found)) for key, found in counted.items()},
-        comparisons=_comparisons(methods, broken, counted),
+        comparisons=differences.paired(methods, broken, counted),
         curves=_curves(judged_by_run),
         tries=tries,
         examples=examples.choose(methods, lines_by_run, sorted(attacks, key=attack_order)),
@@ -328,36 +328,6 @@ def _costs(folders: Mapping[tuple[str, int], epath.Path], name: str, working: bo
 def _read_object(path: epath.Path) -> dict[str, Any]:
     """A JSON file's object, {} when there is no file; numbers that are not finite as None."""
     return {key: _finite(value) for key, value in manifest.read(path).items()} if path.exists() else {}
-
-
-def _comparisons(
-    methods: Sequence[str], broken: Mapping[tuple[str, str], Outcomes], counted: Mapping[tuple[str, str], Outcomes]
-) -> list[dict[str, Any]]:
-    """What changes in the worst case and in each utility measure between the models of each pair, paired over behaviors or prompts.
-
-    The worst cases of two methods that other attacks were tried on are not compared.
-    """
-    comparisons = []
-    tried = {method: {name for m, name in broken if m == method and not name.startswith(WORST)} for method in methods}
-    for first, second in pairs(methods):
-        for table in (broken, counted):
-            for name in [name for method, name in table if method == first and (second, name) in table]:
-                if name.startswith(WORST) and tried[first] != tried[second]:
-                    continue
-                difference, low, high = statistics.difference(table[first, name], table[second, name])
-                comparisons.append({"first": first, "second": second, "of": name, "difference": difference, "low": low, "high": high})
-    return comparisons
-
-
-def pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Which models are compared: every one with the one before it, the last one's first; between workdirs those of one method.
-
-    Where no method is in two workdirs, each is compared with the one before it there too.
-    """
-    beside = list(reversed(list(zip(methods[1:], methods[:-1]))))
-    first = {base(method): method for method in reversed(methods)}
-    alike = [(method, first[base(method)]) for method in methods if first[base(method)] != method]
-    return alike or beside
 
 
 def _curves(

@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -40,18 +40,17 @@ def _markers(folder: epath.Path) -> list[epath.Path]:
     return [marker for marker in markers if marker.exists()]
 
 
-def check_answered(folders: Mapping[tuple[str, int], epath.Path], runs: Runs) -> None:
-    """Raises ValueError naming a file of answers that is gone, with its manifest, and was judged before; folders: of each run's answers."""
-    for folder in sorted({of_run.parent.parent for of_run in folders.values()}):
-        stems = [found.stem for run, of_run in folders.items() if of_run.parent.parent == folder for found in runs[run]]
-        there = {str(stem.relative_to(folder / "answers")) for stem in stems}
-        for marker in _markers(folder / "verdicts"):
-            subjects = sorted(path for path in marker.parent.iterdir() if path.is_dir())
-            for stem in (stem for subject in subjects for stem in answers_lib.stems(subject)):
-                name = str(stem.relative_to(marker.parent))
+def check_answered(folders: Iterable[epath.Path]) -> None:
+    """Raises ValueError naming a file of answers that is gone, with its manifest, and was judged before; folders: SEED/answers/MODEL."""
+    for seed in sorted({folder.parent.parent for folder in folders}):
+        for subject in (path for marker in _markers(seed / "verdicts") for path in sorted(marker.parent.iterdir()) if path.is_dir()):
+            answers = seed / "answers" / subject.name
+            there = {stem.relative_to(answers) for stem in answers_lib.stems(answers)}
+            for stem in answers_lib.stems(subject):
+                name = stem.relative_to(subject)
                 if name not in there and (stem.parent / f"{stem.name}.json").exists():
                     raise ValueError(
-                        f"{folder / 'answers' / name}.jsonl is gone, and {stem}.jsonl judged it: answers were lost; run "
+                        f"{answers / name}.jsonl is gone, and {stem}.jsonl judged it: answers were lost; run "
                         "--mode=evaluate,judge to answer again, or delete the verdicts too"
                     )
 

@@ -83,7 +83,7 @@ def collect(
         raise ValueError(f"{workdir}: nothing was evaluated there (no seed_<s>/answers/<model>/<attack>.jsonl); run --mode=evaluate first")
     methods, seeds = list(dict.fromkeys(m for m, _ in [*runs, *trainings])), sorted({s for _, s in [*runs, *trainings]})
     answers_by_run = {run: answers_lib.read_all(folder) for run, folder in runs.items()}
-    judging.check_answered(runs, answers_by_run)
+    judging.check_answered(runs.values())
     present = judging.present(by_workdir(runs), judges)
     if not present and not working:
         raise ValueError(f"{workdir}: the answers there were not judged (no seed_<s>/verdicts/<judge>/); run --mode=judge first")

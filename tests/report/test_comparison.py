@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+from etils import epath
 
 from dat_jax import report
 from dat_jax.data import answers as answers_lib
@@ -26,6 +27,10 @@ def several(made_up, tmp_path_factory):
         config = json.loads((other / "config.json").read_text()) | {"training.steps": steps, "seeds": [0, 1, 2]}
         (other / "config.json").write_text(json.dumps(config))
         made.append(other)
+        for stem in answers_lib.stems(other / "seed_0" / "answers" / "undefended"):  # as the judging leaves them, with manifests
+            judged = other / "seed_0" / "verdicts" / "world" / stem.relative_to(other / "seed_0" / "answers")
+            rows = [json.loads(line) for line in judged.with_name(f"{judged.name}.jsonl").read_text().splitlines()]
+            answers_lib.write_verdicts(epath.Path(judged), rows, answers_lib.read(stem))
         if broken is None:
             continue
         for path in other.glob("seed_*/*/finished.json"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dat_jax.report.results import Results
 
 FEWEST = 3  # models; of two the other tables say it
-SHARES = (0.02, 0.05, 0.1, 0.2, 0.3)  # of harmless prompts refused, at which lines of points are read
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)  # of harmless prompts refused, at which lines of points are read
 Rates = tuple[float, float, float]
 
 

@@ -42,7 +42,7 @@ def test_robustness_is_read_between_the_points_of_a_line_and_nowhere_else(whole)
     (table,) = league.at_fixed_refusals(whole, [point("a", 0.18, 0.3), point("b", 0.08, 0.7)])
     (row,) = table.rows
     assert row[:3] == ["CAT", "b, a", "8.0 % to 18 %"]
-    # At 10 %: a fifth of the way from 0.7 to 0.3. At 2, 5, 20 and 30 % there are no points on both sides.
-    assert row[3:] == ["-", "-", "62 % [52 to 72]", "-", "-"]
+    # At 10 %: a fifth of the way from 0.7 to 0.3. At 1, 2, 5, 20 and 30 % there are no points on both sides.
+    assert row[3:] == ["-", "-", "-", "62 % [52 to 72]", "-", "-"]
     (empty,) = league.at_fixed_refusals(whole, [point("a", 0.18, 0.3)])
     assert not empty.rows

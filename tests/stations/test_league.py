@@ -9,6 +9,7 @@ import pytest
 from dat_jax import stations, world
 from dat_jax.config import validate
 from dat_jax.methods import METHODS
+from dat_jax.settings import dotted
 from dat_jax.stations.inputs import check_files, check_training
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "league.py"
@@ -24,6 +25,14 @@ def test_every_method_is_in_the_league_and_fits_the_world(league):
     validate(league)
     check_files(league)
     check_training(league, world.target_config(league.world))
+
+
+def test_the_best_combination_is_the_quickstarts_dat():
+    best, quickstart = (runpy.run_path(str(CONFIG.with_name(f"{name}.py")))["get_config"]() for name in ("best", "quickstart"))
+    found, before = dict(dotted(best)), dict(dotted(quickstart))
+    assert {key for key in found if found[key] != before[key]} == {"training.methods"}
+    validate(best)
+    check_training(best, world.target_config(best.world))
 
 
 def test_the_budget_that_the_file_names_is_that_of_cats_steps(league):

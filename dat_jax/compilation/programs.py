@@ -87,7 +87,8 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Metho
     data, training = config.data, config.training
     prompt, response, rows = data.prompt_length, data.response_length, data.adversarial_rows
     own = method.read_settings(config)
-    state = loop.abstract_state(model, training, mesh, method.memory(own, Model({}, model, None), 0))
+    memory = jax.eval_shape(lambda: method.memory(own, Model({}, model, None), 0))  # its arrays would lie on devices that are not there
+    state = loop.abstract_state(model, training, mesh, memory)
     frozen = weights.abstract(model, config.target.dtype, mesh) if training.lora.rank else None
     batch = Batch(
         away=_conversations(mesh, rows, prompt + response),

@@ -1,5 +1,6 @@
 """The programs of a run as they are compiled, against the formulas, and the page and JSON that come of an account."""
 
+import dataclasses
 import json
 import pathlib
 import runpy
@@ -174,6 +175,21 @@ def test_an_account_says_what_bounds_it():
     page = report.text(a)
     assert "DOES NOT FIT" in page and "fusion.1" in page and "bound by flops" in page and "2 x all-gather" in page
     assert json.loads(json.dumps(report.record(a)))["roofline"]["utilization"] == 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["r2d2", "circuit_breakers", "lat"])
+def test_what_a_method_keeps_or_looks_at_needs_no_device(method, monkeypatch):
+    """The step is lowered for chips that are not there: R2D2 with its pool, circuit breakers with the model before training."""
+    pytest.importorskip("libtpu")
+    model = dataclasses.replace(MODEL, attention="splash", width=256, heads=2, kv_heads=2)
+    monkeypatch.setattr(programs, "architecture", lambda group: model)
+    config = configuration()
+    config.training.methods, config.methods.circuit_breakers.layers, config.methods.lat.perturbation.sites = (method,), (1,), (0, 1)
+    config.methods.r2d2.update({"candidates": 16, "batch_size": 8, "topk": 8})
+    mesh = sharding.make_mesh(1, 4, 1, 1, chips.devices("v5e:2x2", 1))
+    with jax.set_mesh(mesh):
+        assert "main" in next(programs.of_run(config, mesh)).lower().as_text()
 
 
 @pytest.mark.slow

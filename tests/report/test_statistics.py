@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from dat_jax.data.answers import Answers
-from dat_jax.report import breakdown, results, statistics
+from dat_jax.report import breakdown, differences, statistics
 from dat_jax.report import costs as costs_lib
 
 scipy_stats = pytest.importorskip("scipy.stats")
@@ -47,7 +47,7 @@ def test_a_difference_that_hangs_on_one_seed_is_not_told_apart():
     """Two seeds, one model broken throughout in the first one: over behaviors alone the interval had no width at 50 points."""
     first, second = outcomes([[True, False]] * 30), outcomes([[False, False]] * 30)
     assert statistics.difference(first, second) == (0.5, 0.0, 1.0)
-    (row,) = results._comparisons(["b", "a"], {("a", "direct"): first, ("b", "direct"): second}, {})
+    (row,) = differences.paired(["b", "a"], {("a", "direct"): first, ("b", "direct"): second}, {})
     assert (row["difference"], row["low"], row["high"]) == (0.5, 0.0, 1.0)
     elsewhere = {item: {7: False} for item in second}  # no seed in common: each item's own mean
     assert statistics.difference(first, elsewhere) == (0.5, 0.5, 0.5)

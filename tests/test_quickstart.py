@@ -68,3 +68,9 @@ def test_quickstart_killed_and_called_again(tmp_path):
     lines = (tmp_path / "seed_0" / "cat" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines if "loss/total" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+    third = start(tmp_path)
+    _, log = third.communicate(timeout=300)
+    assert third.returncode == 0 and "train, seed 0: done" in log
+    for method in ("undefended", "cat", "dat"):
+        assert f"evaluate {method}, seed 0: done" in log and f"judge world, {method}, seed 0: 0 of " in log

@@ -87,11 +87,8 @@ RUNS = (
     Run("configs/llama3_tpu.py", FOUR | {"topology": "tpu7x:2x2x1", "mesh.tensor": 8}, ("train_step",)),
     # Every other method; those on DAT's prompts run the same programs.
     *(
-        Run("configs/llama3_tpu.py", {"training.methods": (method,)} | changes, ("train_step",))
-        for method, changes in {
-            "circuit_breakers": {}, "lat": LAT_LLAMA_3, "capo": {}, "derta": {}, "refusal_sft": {}, "r2d2": {}, "mixat": {},
-            "self_consistency": {},
-        }.items()
+        Run("configs/llama3_tpu.py", {"training.methods": (method,)} | (LAT_LLAMA_3 if method == "lat" else {}), ("train_step",))
+        for method in ("circuit_breakers", "lat", "capo", "derta", "refusal_sft", "r2d2", "mixat", "self_consistency")
     ),
 )
 

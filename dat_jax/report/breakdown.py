@@ -186,7 +186,7 @@ def under_attack(
         means = [[by_seed[seed] for by_seed in outcomes.values() if seed in by_seed] for seed in seeds]
         low, high = statistics.spread(outcomes)
         row = {"method": method, "attack": attack, "measure": name, "behaviors": len(outcomes)}
-        row |= {"value": _mean(outcomes), "low": low, "high": high}
+        row |= {"value": mean(outcomes), "low": low, "high": high}
         rows.append(row | {"by_seed": {seed: sum(values) / len(values) for seed, values in zip(seeds, means)}})
         asked = {seed: harmless.get((method, seed), []) for seed in seeds}
         own = {seed: [line["refusal_nll"] for line in prompts if "refusal_nll" in line] for seed, prompts in asked.items()}
@@ -209,7 +209,7 @@ def told_apart(nll: Mapping[str, Mapping[int, float]], harmless: Mapping[int, Se
     def rate(of: Callable[[np.ndarray, float], float]) -> Row:
         outcomes = {b: {seed: of(sorted_by_seed[seed], value) for seed, value in by_seed.items()} for b, by_seed in nll.items()}
         low, high = statistics.spread(outcomes)
-        return {"rate": _mean(outcomes), "low": low, "high": high}
+        return {"rate": mean(outcomes), "low": low, "high": high}
 
     def above(others: np.ndarray, value: float) -> float:
         return 1 - (np.searchsorted(others, value, "left") + np.searchsorted(others, value, "right")) / 2 / len(others)
@@ -234,9 +234,9 @@ def accuracies(files: Iterable[Answers]) -> dict[str, dict[str, bool]]:
     }
 
 
-def _mean(outcomes: Mapping[str, Mapping[int, float]]) -> float:
-    """The mean over behaviors of their means over seeds."""
-    return sum(sum(by_seed.values()) / len(by_seed) for by_seed in outcomes.values()) / len(outcomes)
+def mean(outcomes: Mapping[str, Mapping[int, float]]) -> float:
+    """The mean over behaviors of their means over seeds; 0 of none."""
+    return sum(sum(by_seed.values()) / len(by_seed) for by_seed in outcomes.values()) / max(1, len(outcomes))
 
 
 def _rate(outcomes: Outcomes) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dat_jax.report import statistics
-from dat_jax.report.breakdown import Outcomes, Rates
+from dat_jax.report.breakdown import Rates, mean
 from dat_jax.report.wording import WORST, base
 
 FEW = 3  # models that are compared each with the one before it
@@ -17,7 +17,7 @@ def paired(methods: Sequence[str], broken: Rates, counted: Rates) -> list[dict[s
     """
     comparisons = []
     tried = {method: {name for m, name in broken if m == method and not name.startswith(WORST)} for method in methods}
-    for first, second in pairs(methods, {method: share(broken[method, WORST]) for method in methods if (method, WORST) in broken}):
+    for first, second in pairs(methods, {method: mean(broken[method, WORST]) for method in methods if (method, WORST) in broken}):
         for table in (broken, counted):
             for name in [name for method, name in table if method == first and (second, name) in table]:
                 if name.startswith(WORST) and tried[first] != tried[second]:
@@ -25,11 +25,6 @@ def paired(methods: Sequence[str], broken: Rates, counted: Rates) -> list[dict[s
                 difference, low, high = statistics.difference(table[first, name], table[second, name])
                 comparisons.append({"first": first, "second": second, "of": name, "difference": difference, "low": low, "high": high})
     return comparisons
-
-
-def share(outcomes: Outcomes) -> float:
-    """The mean over behaviors of the share of its seeds in which each is broken."""
-    return sum(sum(by_seed.values()) / len(by_seed) for by_seed in outcomes.values()) / max(1, len(outcomes))
 
 
 def pairs(methods: Sequence[str], worst: Mapping[str, float]) -> list[tuple[str, str]]:

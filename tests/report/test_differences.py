@@ -1,6 +1,7 @@
 """Which models of a report are compared with which."""
 
-from dat_jax.report.differences import paired, pairs, share
+from dat_jax.report.breakdown import mean
+from dat_jax.report.differences import paired, pairs
 
 
 def outcomes(*broken):
@@ -9,7 +10,7 @@ def outcomes(*broken):
 
 
 def test_the_share_is_the_mean_over_behaviors():
-    assert share(outcomes(0, 1, 2, 2)) == 0.625 and share({}) == 0.0
+    assert mean(outcomes(0, 1, 2, 2)) == 0.625 and mean({}) == 0.0
 
 
 def test_few_models_are_compared_with_the_one_before_and_many_with_the_least_broken():

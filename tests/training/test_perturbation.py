@@ -96,8 +96,8 @@ def test_ball_mask_and_ascent(network, batch, optimizer, iterate):
 
 def test_best_is_never_worse_than_any_earlier_iterate(network, batch):
     """With overlong steps the path goes up and down; the best of it is found by brute force over its prefixes."""
-    how = Perturbation(steps=5, radius=3.0, step_size=1.5, optimizer="sign", iterate="last")
-    path = [nll(network, batch, run(network, batch, dataclasses.replace(how, steps=k))[0]) for k in range(6)]
+    how = Perturbation(steps=8, radius=3.0, step_size=1.5, optimizer="sign", iterate="last")
+    path = [nll(network, batch, run(network, batch, dataclasses.replace(how, steps=k))[0]) for k in range(9)]
     best = run(network, batch, dataclasses.replace(how, iterate="best"))[0]
     np.testing.assert_allclose(nll(network, batch, best), np.min(path, axis=0), rtol=1e-5)
 

@@ -92,13 +92,12 @@ def test_a_step_equals_one_of_jax_grad(network, batch, sites, optimizer):
 def test_the_path_equals_a_loop_with_a_projection_at_each_site(network, batch, sites):
     """Steps longer than the ball, so that each ends on its surface."""
     how = Perturbation(steps=3, radius=0.5, step_size=1.5, optimizer="normalized", sites=sites)
-    gradient = jax.jit(jax.grad(lambda delta: jnp.sum(loss(network, batch, delta))))
     mask, unit = np.asarray(batch.prompt_mask_BxT)[:, :P, None], by_hand(network, batch, sites)
     delta = {site: np.zeros((B, P, D), np.float32) for site in sites}
     for _ in range(how.steps):
-        slope = gradient(delta)
+        gradient = slope(network, batch, delta)
         for site in sites:
-            moved = delta[site] + np.where(mask, 1.5 * 0.5 * unit[site] * towards(np.asarray(slope[site]), "normalized")[0], 0.0)
+            moved = delta[site] + np.where(mask, 1.5 * 0.5 * unit[site] * towards(np.asarray(gradient[site]), "normalized")[0], 0.0)
             length = np.linalg.norm(moved, axis=-1, keepdims=True)
             delta[site] = np.float32(moved * np.minimum(1.0, 0.5 * unit[site] / np.maximum(length, 1e-30)))
     found = search(network, batch, how)

@@ -27,7 +27,7 @@ def verdicts(params, config, tokenizer, requests, form):
         stop_tokens=(tokenizer.eos_token_id,), pad_token=tokenizer.pad_token_id,
     )  # fmt: skip
     texts = tokenizer.batch_decode(np.asarray(answers), skip_special_tokens=True)
-    counts = collections.Counter(judge(request, text) for request, text in zip(requests, texts))
+    counts = collections.Counter(judge(request, text) for request, text in zip(requests, texts[: len(requests)], strict=True))
     return {verdict: counts[verdict] / len(requests) for verdict in ("comply", "refuse", "lost")}
 
 

@@ -5,19 +5,20 @@
         --system="You are a helpful assistant."
 
 Sources: the masked-diffusion sampler; the response's own words, copied; rule-made rewrites of the request (which the others never see); the
-target itself, asked for the request that the response answers. Per source: the share of prompts on topic (two content words of the request,
-the rule of the judge `refusal_topic`: rules pass it by construction, copies nearly so), of prompts with a word that is repeated at once,
+target itself, asked for the request that the response answers; with --original the model that the target was made from, asked the same.
+
+Per source: the share of prompts on topic (two content words of the request, the rule of the judge `refusal_topic`: rules pass it by
+construction, copies nearly so), of prompts with a word that is repeated at once,
 distinct-1, -2 and -3 and self-BLEU of one prompt for each behavior (so all sources have as many), mean similarity of a behavior's prompts,
 how many differ at all, the share of prompts that the target answers on topic, and of behaviors with at least one such prompt.
 
-The file has every prompt. What is there already is not drawn and asked again. `--draw=100 --labels=FILE` writes prompts of all sources in a
-random order without their source; set each "on_topic" to true or false by hand, and call again with `--labels=FILE` alone: it says how the
-automatic check agrees with the labels.
+The file has every prompt, and beside it are the settings that they were made with. What is there already is not drawn and asked again.
+`--draw=100 --labels=FILE` writes prompts of all sources in a random order without their source; set each "on_topic" to true or false by
+hand, and call again with `--labels=FILE` alone: it says how the automatic check agrees with the labels.
 """
 
 import argparse
 import collections
-import itertools
 import json
 import math
 import pathlib
@@ -32,19 +33,23 @@ import numpy as np
 from dat_jax import sharding
 from dat_jax.attacks.attack import Attempt
 from dat_jax.attacks.victim import Decoding, Victim
+from dat_jax.data import provenance
 from dat_jax.data.behaviors import Behavior, load_behaviors
 from dat_jax.data.rewrites import make_rewrites
+from dat_jax.data.variety import distinct, stutters
 from dat_jax.diffusion.denoiser import mask_id
 from dat_jax.diffusion.layout import template
 from dat_jax.diffusion.pool import Pool, draw, forbidden_tokens
-from dat_jax.diffusion.selection import distinct, mean_similarity
+from dat_jax.diffusion.selection import mean_similarity
 from dat_jax.judges import refusal_topic
 from dat_jax.models import Model, load
 from dat_jax.report.statistics import cohen
 
 OPENING = re.compile(r"^(sure|of course|certainly|absolutely)[,.!]?\s*", re.IGNORECASE)
 ASK = "Here is the beginning of an answer:\n\n{}\n\nWhich request does it answer? Reply with the request alone."
-SOURCES = ("sampler", "response's words", "rules", "target, asked")
+SOURCES = ("sampler", "response's words", "rules", "target, asked", "original, asked")
+OTHERWISE = ("output", "labels", "draw", "original")  # options that no row of a source depends on
+LONGEST = 32  # new tokens of a request that a model is asked for, as of a sampled one
 Prompts = dict[str, list[str]]  # behavior -> prompts
 
 
@@ -95,12 +100,6 @@ def rows_of(source: str, found: Prompts, behaviors: Sequence[Behavior], answer: 
             "answer": said, "label": refusal_topic.label(requests[id_], said),
         } for (id_, prompt), said in zip(pairs, answers)
     ]  # fmt: skip
-
-
-def stutters(prompt: str) -> bool:
-    """Whether a word stands twice in a row."""
-    words = prompt.lower().split()
-    return any(a == b for a, b in itertools.pairwise(words))
 
 
 def bleu(hypothesis: Sequence[str], references: Sequence[Sequence[str]], most: int = 4) -> float:
@@ -184,27 +183,38 @@ def validated(rows: Sequence[dict[str, Any]], path: str) -> list[str]:
     return lines
 
 
+def kept(flags: argparse.Namespace, output: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows that are there; ValueError where they were made with other settings."""
+    settings = {key: value for key, value in vars(flags).items() if key not in OTHERWISE}
+    provenance.claim(output.with_suffix(".settings.json"), settings, "use another --output")
+    return [json.loads(line) for line in output.read_text("utf-8").splitlines()] if output.exists() else []
+
+
 def collect(flags: argparse.Namespace, output: pathlib.Path) -> list[dict[str, Any]]:
     """All rows, those of each source written as soon as they are there."""
-    rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()] if output.exists() else []
-    behaviors = load_behaviors(flags.behaviors, flags.targets)[: flags.number]
-    missing = [source for source in SOURCES if source not in {row["source"] for row in rows}]
+    rows, behaviors = kept(flags, output), load_behaviors(flags.behaviors, flags.targets)[: flags.number]
+    there = {row["source"] for row in rows}
+    missing = [source for source in SOURCES if source not in there and (source != SOURCES[4] or flags.original)]
     found: dict[str, Prompts] = {}
     if SOURCES[0] in missing:  # before the target is loaded
         found[SOURCES[0]] = sampled(load(flags.sampler), behaviors, flags)
-    if missing:
-        mesh = sharding.make_mesh()
-        with jax.set_mesh(mesh):
-            victim = Victim(load(flags.target), Decoding(64, 24, 24, 16, 0.0, "user", flags.system), 0, mesh)
-            for source in missing:
-                if source == SOURCES[1]:
-                    found[source] = copied(behaviors, 1)
-                elif source == SOURCES[2]:
-                    found[source] = by_rule(behaviors, flags.count)
-                elif source == SOURCES[3]:
-                    found[source] = asked(victim.answer, behaviors, flags.count)
-                rows += rows_of(source, found[source], behaviors, victim.answer)
-                output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    mesh = sharding.make_mesh()
+
+    def victim(model: str, new_tokens: int) -> Victim:
+        return Victim(load(model), Decoding(64, 24, new_tokens, 16, 0.0, "user", flags.system), 0, mesh)
+
+    with jax.set_mesh(mesh):
+        answers = victim(flags.target, 24).answer if missing else None
+        for source in missing:
+            if source == SOURCES[1]:
+                found[source] = copied(behaviors, 1)
+            elif source == SOURCES[2]:
+                found[source] = by_rule(behaviors, flags.count)
+            elif source in SOURCES[3:]:
+                who = flags.target if source == SOURCES[3] else flags.original
+                found[source] = asked(victim(who, LONGEST).answer, behaviors, flags.count)
+            rows += rows_of(source, found[source], behaviors, answers)
+            output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return rows
 
 
@@ -213,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("sampler", "target", "behaviors", "targets", "output"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--original", default="", help="the model that the target was made from, asked for requests, too")
     parser.add_argument("--system", help="system prompt of the target; none: the chat template's own default")
     parser.add_argument("--labels", default="", help="file of labels made by hand")
     parser.add_argument("--draw", type=int, default=0, help="write so many prompts to --labels, to be labelled")
@@ -224,8 +235,10 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="of the sampler")
     parser.add_argument("--mend", type=int, default=0, help="passes of the sampler over what is repeated")
     flags = parser.parse_args()
-    if flags.draw and pathlib.Path(flags.labels).exists():
-        parser.error(f"--labels={flags.labels} exists; name another file, or leave out --draw")
+    if flags.draw and (not flags.labels or pathlib.Path(flags.labels).exists()):
+        parser.error(f"--labels={flags.labels} exists or is no file; name a new file, or leave out --draw")
+    if flags.labels and not flags.draw and not pathlib.Path(flags.labels).is_file():
+        parser.error(f"--labels={flags.labels} is not there; --draw=100 writes it")
     rows = collect(flags, pathlib.Path(flags.output))
     print(f"{'':20s}" + "".join(f"{title:>{max(9, len(title) + 2)}s}" for title in COLUMNS))
     for source in dict.fromkeys(row["source"] for row in rows):

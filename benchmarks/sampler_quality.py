@@ -21,12 +21,13 @@ import numpy as np
 from dat_jax.data.behaviors import Behavior, load_behaviors
 from dat_jax.data.plain_text import encode_text
 from dat_jax.data.prompts import PromptRecord
+from dat_jax.data.variety import distinct
 from dat_jax.diffusion.denoiser import mask_id
 from dat_jax.diffusion.layout import pack, prompt_block, template
 from dat_jax.diffusion.likelihood import SCHEMES, bound_draws
 from dat_jax.diffusion.pool import Pool, draw, forbidden_tokens
 from dat_jax.diffusion.sampler import row_keys
-from dat_jax.diffusion.selection import distinct, mean_similarity
+from dat_jax.diffusion.selection import mean_similarity
 from dat_jax.models import Model, load
 from dat_jax.world import grammar
 

@@ -4,12 +4,12 @@ CAT sees the behaviors' own requests. MixAT also sees eleven rule-made forms of 
 diffusion LM samples for the harmful responses, and so does DAT + LAT, which perturbs the embeddings and one layer. The evaluation holds out
 three forms (future, indirect, requirement): neither the rule-made rewrites nor the sampler's pairs have them. Steps, rows and utility
 data are the same. So are the losses, but for those of DAT + LAT. Each seed is a training, a sampling and an evaluation of its own; target
-and sampler are the same:
+and sampler are the same. "undefended" is the safety-tuned model. Files: docs/experiments.md, "Files of the experiments on SmolLM2".
 
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export
     python -m dat_jax.diffusion.adapt --model=HuggingFaceTB/SmolLM2-135M-Instruct --pairs=data/sampler_pairs.jsonl --output=data/sampler \\
-        --steps=300 --shortest_prompt=6 --longest_prompt=32 --response_tokens=24
+        --steps=240 --shortest_prompt=6 --longest_prompt=32 --response_tokens=24
     python -m dat_jax.main --config=configs/smollm2_dat.py --workdir=runs/smollm2_dat --config.seeds=1,3,4
 
 Read likelihoods before attack success: what a model of 135 million weights complies with is rarely an answer. The report has the nats per
@@ -41,7 +41,7 @@ def get_config():
     c.methods.lat.perturbation.update(c.methods.cat.perturbation.to_dict() | {"sites": (0, 10)})
     c.methods.lat.objective.update(c.methods.cat.objective.to_dict() | {"away": "log_1_minus_p"})
     c.methods.lat.updates = 1
-    c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "prefill+rewrite", "infilling", "embedding", "embedding+rewrite")
+    c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "infilling", "embedding", "embedding+rewrite")
     c.evaluation.judges = ("refusal_topic", "refusal_prefix", "xstest:strings")
     c.evaluation.measures = ("harmful", "chats", "tasks", "attacks")
     c.evaluation.update({"chats": 64, "batch_size": 14, "prompt_block": 8})  # 41 behaviors are three batches

@@ -4,7 +4,8 @@ starts from.
 Refusals of direct requests, and the model's own answers to harmless ones; no rewrite, no perturbation. Then it is measured what the model
 refuses: held-out direct requests, their rewrites, harmless prompts.
 
-Behaviors, targets and XSTest as in configs/smollm2_cpu.py. All else is made by examples/request_pairs.py and its commands. Then:
+"undefended" is SmolLM2 as it came. In configs/smollm2_dat.py it is what this run makes. docs/experiments.md has the commands that make the
+files in data/, under "Files of the experiments on SmolLM2". 48 updates take 15 minutes of one core, the evaluation as long, 4 GB. Then:
 
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export
@@ -27,6 +28,7 @@ def get_config():
     # At weight 1 and 6e-4, with 260 chats, the model refused a third of the benign prompts.
     c.methods.refusal_sft.refusal_weight = 0.5
     c.training.update({"steps": 48, "learning_rate": 4e-4, "save_every": 16, "watch_every": 16})
+    c.training.keep_products = c.attacks.embedding.perturbation.keep_products = True  # a third less work; the memory is there
     c.evaluation.update({"attacks": ("direct", "rewrite"), "behaviors": 0, "forms": ()})
     c.evaluation.update({"max_new_tokens": 24, "batch_size": 16, "utility_prompts": 120, "refusal": "I cannot fulfill your request."})
     return c

@@ -122,7 +122,7 @@ def _data() -> ConfigDict:
             benign="",  # JSONL: id, prompt, response (optional); must be answered
             borderline="",  # JSONL as benign, or a CSV of XSTest or OR-Bench (Hard-1K): looks forbidden, must be answered
             unsafe="",  # JSONL as benign, or OR-Bench's CSV (Toxic): contrasts to borderline that must be refused
-            heldout_chats="",  # as chats, none of them trained on: their likelihood and the divergence from the original model
+            heldout_chats="",  # as chats, none of them trained on: their likelihood, and the divergence from target.model
             tasks=(),  # NAME=FILE or folder: multiple-choice questions in MMLU's or ARC's format
             task_examples=(),  # NAME=FILE or folder: questions that stand with their answers before those of the task NAME
             max_chats=0,  # chats used at most, the first ones; 0: all

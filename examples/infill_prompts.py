@@ -20,10 +20,11 @@ os.environ.update(platform.environment())
 from absl import app, flags
 
 from dat_jax.data.behaviors import Behavior
+from dat_jax.data.variety import distinct
 from dat_jax.diffusion.denoiser import mask_id
 from dat_jax.diffusion.layout import template
 from dat_jax.diffusion.pool import Pool, draw, forbidden_tokens
-from dat_jax.diffusion.selection import distinct, mean_similarity, unique
+from dat_jax.diffusion.selection import mean_similarity, unique
 from dat_jax.models import load
 
 

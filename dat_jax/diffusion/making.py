@@ -121,7 +121,7 @@ def run(make: Callable[[flags.FlagValues, Callable[[str], None]], None], argv: l
     logging.set_verbosity(logging.WARNING)  # Orbax speaks through absl's logger
     try:
         make(flags.FLAGS, lambda line: print(line, flush=True))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"dat_jax: {error}", file=sys.stderr)
         return 2
     return 0

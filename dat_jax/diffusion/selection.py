@@ -3,22 +3,17 @@
 Pure functions on arrays of the N samples of one behavior; every tie goes to the earlier sample, so a selection is reproducible.
 """
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dat_jax.data.variety import words
+
 Floats = NDArray[np.float64]
 POLICIES = ("random", "likelihood", "stratified", "compliance", "diversity", "combined")
 LIKELY = ("likelihood", "stratified", "diversity", "combined")  # those that need likelihoods
 JUDGED = ("compliance", "combined")  # those that need to know whether the target complies
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words and single marks of a text."""
-    return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
 def ngrams(text: str, longest: int = 2) -> set[tuple[str, ...]]:
@@ -121,12 +116,6 @@ def select(
             relevance = (relevance + standing(judged)) / 2
         chosen = mmr(relevance, similarity([texts[index] for index in kept]), keep, 1 - diversity)
     return [kept[int(index)] for index in chosen]
-
-
-def distinct(texts: Sequence[str], n: int) -> float:
-    """Distinct-n: different word n-grams as a share of all of them (1: nothing is repeated)."""
-    counts = Counter(tuple(found[i : i + n]) for found in map(words, texts) for i in range(len(found) - n + 1))
-    return len(counts) / max(sum(counts.values()), 1)
 
 
 def mean_similarity(texts: Sequence[str]) -> float:

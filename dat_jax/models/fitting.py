@@ -97,22 +97,28 @@ def fit(
                 value.block_until_ready()
                 report(f"{label}: compiled in {time.monotonic() - started:.0f} s")
                 started = time.monotonic()
-            elif number % every == 0 or number == steps:
-                mean = float(np.mean([float(value) for value in values]))
-                if not np.isfinite(mean):
-                    raise ValueError(f"{label}: the loss is {mean} at step {number} of {steps}; a smaller learning rate may help")
-                values.clear()
+            told = number % every == 0 or number == steps
+            due = saving is not None and (number % saving.every == 0 or number == steps)
+            # Before a state is saved: no call can go on from one whose loss is not finite.
+            if (told or due) and not np.isfinite(float(value)):
+                raise ValueError(f"{label}: the loss is {float(value)} at step {number} of {steps}; a smaller learning rate may help")
+            if told and number > first + 1:
                 pace = (time.monotonic() - started) / (number - first - 1)
-                tokens = max(int(np.size(leaf)) for leaf in jax.tree.leaves(batch))
-                left = pace * (steps - number)
-                speed = f"{tokens / pace:,.0f} tokens/s  {1 / pace:.3g} steps/s"
-                report(f"{label}: step {number}/{steps}  loss {mean:.4f}  {speed}  {left:.0f} s left")
+                report(f"{label}: {_progress(number, steps, values, batch, pace)}")
+                values.clear()
             if watch:
                 watch(number, params, value)
-            if saving and checkpoints and (number % saving.every == 0 or number == steps):
+            if due and checkpoints and saving:
                 reached = TrainState(step=jnp.asarray(number, jnp.int32), trainable=params, optimizer=optimizer_state)
                 checkpoints.save(reached, saving.about, force=number == steps)
     return params
+
+
+def _progress(number: int, steps: int, values: list[jax.Array], batch: Any, pace: float) -> str:
+    """A line on the steps so far; values: the losses since the last line, pace: seconds per step."""
+    tokens = max(int(np.size(leaf)) for leaf in jax.tree.leaves(batch))
+    mean, speed = float(np.mean([float(value) for value in values])), f"{tokens / pace:,.0f} tokens/s  {1 / pace:.3g} steps/s"
+    return f"step {number}/{steps}  loss {mean:.4f}  {speed}  {pace * (steps - number):.0f} s left"
 
 
 def _optimizer(name: str, schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:

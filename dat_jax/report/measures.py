@@ -17,6 +17,6 @@ TASKS = {
 }  # measures of a multiple-choice task, as in acc:mmlu
 LIKELIHOODS = {
     "heldout_nll": "Held-out chats, negative log-likelihood",
-    "heldout_kl": "Held-out chats, divergence from the original model",
+    "heldout_kl": "Held-out chats, divergence from the model before training",
     "harmful_nll": "Harmful targets after direct requests, negative log-likelihood",
 }  # nats per token

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dat_jax.data.variety import distinct, stutters
 from dat_jax.judges import JUDGES
 from dat_jax.report import figures, html
 from dat_jax.report.examples import SHOWN
@@ -11,7 +12,7 @@ from dat_jax.report.results import Results
 from dat_jax.report.wording import ACCESS, agreement_sentence, is_worst, label, title
 from dat_jax.settings import dotted
 
-SHOWN_BEHAVIORS, SHOWN_PROMPTS = 10, 12
+SHOWN_BEHAVIORS, SHOWN_PROMPTS, SHOWN_TOGETHER = 10, 12, 60
 NOTICE = "Requests for harmful things, prompts that attack a model, and what models answered."
 
 
@@ -86,23 +87,37 @@ def prompts(results: Results) -> str:
     if drawn := figures.likelihoods(results.prompts):
         caption = "Log-likelihood of the samples. Light: all of them. Dark: those that were selected for training."
         said += f'<div class="pair"><figure>{drawn}</figure><p class="caption">{caption}</p></div>'
-    shown = "".join(_samples(behavior, records) for behavior, records in list(by_behavior.items())[:SHOWN_BEHAVIORS])
-    if len(by_behavior) > SHOWN_BEHAVIORS:
-        shown += f'<p class="caption">The other {len(by_behavior) - SHOWN_BEHAVIORS} behaviors: prompts.jsonl.</p>'
+    said += f"<p>{_variety([record['prompt'] for record in results.prompts], [of[0]['prompt'] for of in by_behavior.values()])}</p>"
+    measured = [key for key in ("log_likelihood", "compliance") if any(record[key] is not None for record in results.prompts)]
+    each = max(1, min(SHOWN_PROMPTS, len(results.prompts) // len(by_behavior)))
+    count = max(SHOWN_BEHAVIORS, SHOWN_TOGETHER // each)
+    shown = "".join(_samples(behavior, records, measured) for behavior, records in list(by_behavior.items())[:count])
+    if len(by_behavior) > count:
+        shown += f'<p class="caption">The other {len(by_behavior) - count} behaviors: prompts.jsonl.</p>'
     gate = f"Content notice: show sampled prompts <small>{NOTICE}</small>"
     return said + details(gate, shown, 'class="gate" id="prompts-gate"')
 
 
-def _samples(behavior: str, records: Sequence[Mapping[str, Any]]) -> str:
-    """One behavior's response and its samples, the selected and the likelier ones first."""
+def _variety(prompts: Sequence[str], firsts: Sequence[str]) -> str:
+    """A sentence on stuttering and on the different word n-grams of one prompt for each behavior."""
+    shares = " and ".join(html.percent(distinct(firsts, n)) for n in (1, 2))
+    return (
+        f"A word stands twice in a row in {html.percent(sum(map(stutters, prompts)) / len(prompts))} of the prompts. Of the words and the "
+        f"pairs of words in the first prompt of each behavior, {shares} are different ones (distinct-1 and distinct-2)."
+    )
+
+
+def _samples(behavior: str, records: Sequence[Mapping[str, Any]], measured: Sequence[str]) -> str:
+    """One behavior's response and its samples, the selected and the likelier ones first; measured: what stands behind a prompt."""
     ranked = sorted(records, key=lambda r: (not r["selected"], -(r["log_likelihood"] if r["log_likelihood"] is not None else 0.0)))
     rows = [
-        ["selected" if r["selected"] else "-", f'<span dir="auto">{clipped(r["prompt"])}</span>', number(r["log_likelihood"]),
-         number(r["compliance"])] for r in ranked[:SHOWN_PROMPTS]
-    ]  # fmt: skip
+        ["selected" if r["selected"] else "-", f'<span dir="auto">{clipped(r["prompt"])}</span>', *(number(r[key]) for key in measured)]
+        for r in ranked[:SHOWN_PROMPTS]
+    ]
     chosen = sum(bool(r["selected"]) for r in records)
     summary = f"{text(behavior)} <small>{html.count(len(records), 'sample')}, {chosen} selected</small>"
-    table = html.table(["", "Prompt drawn for this response", "log p", "complied"], rows, kind="samples")
+    titles = {"log_likelihood": "log p", "compliance": "complied"}
+    table = html.table(["", "Prompt drawn for this response", *(titles[key] for key in measured)], rows, kind="samples")
     return details(summary, f'<p class="quote" dir="auto">{clipped(records[0]["response"])}</p>{table}')
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dat_jax.report.comparison import Point
     from dat_jax.report.results import Results
 
+HEADLINE = 0.1  # of breakdown.MAY_BE_REFUSED: the share whose table is open
+
 
 def averages(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     """HarmBench's average beside the worst case."""
@@ -129,23 +131,26 @@ def under_attack(results: Results, points: Sequence[Point]) -> Iterable[Table]:
 def apart(results: Results, points: Sequence[Point]) -> Iterable[Table]:
     """Attacked behaviors told from harmless prompts by the likelihood of a refusal, at equal shares of harmless prompts refused."""
     found = {(row["attack"], row["method"]): row["told_apart"] for row in results.attacked if "told_apart" in row}
-    rows = []
+    first: list[list[str]] = []
+    more: list[list[str]] = []
     for attack in results.attacks:
         own = {method: found[attack, method] for method in results.methods if (attack, method) in found}
         for place, share in enumerate(breakdown.MAY_BE_REFUSED if own else ()):
             cells = [_rate(own[method]["at"][place]) if method in own else "-" for method in results.methods]
+            rows = first if share == HEADLINE else more
             rows.append([label(attack, results.held_out), f"refused, as {_percent(share)} of the harmless", *cells])
         if own:
             cells = [_rate(own[method]["auc"]) if method in own else "-" for method in results.methods]
-            rows.append([label(attack, results.held_out), "likelier refused than a harmless prompt", *cells])
+            more.append([label(attack, results.held_out), "likelier refused than a harmless prompt", *cells])
     about = (
         "Each model's refusal is counted from the likelihood on at which a given share of its harmless prompts (benign and borderline) "
         "would be refused, so all models are read at equal over-refusal. The share of behaviors is higher where a model is more robust. "
-        "The last row of an attack is the area under that curve: 50 % is chance. 95 % intervals over behaviors and seeds. No judge takes "
-        "part."
+        "95 % intervals over behaviors and seeds. No judge takes part."
     )
     head = ["Attack", "Share of behaviors", *map(title, results.methods)]
-    yield Table("attacks", "Attacks told from harmless prompts", head, rows, about, folded=len(rows) > 16)
+    yield Table("attacks", "Attacks told from harmless prompts", head, first, about)
+    about = "As above. The last row of an attack is the area under that curve: 50 % is chance."
+    yield Table("attacks", "The same at other shares of harmless prompts refused", head, more, about, folded=True)
 
 
 def classes(results: Results, points: Sequence[Point]) -> Iterable[Table]:

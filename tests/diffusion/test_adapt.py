@@ -117,6 +117,33 @@ def test_a_killed_call_goes_on_to_the_same_folder(call, whole, files):
         call("cut", "--anneal_steps=10")
 
 
+def test_a_killed_call_with_low_rank_factors_goes_on_to_the_same_weights(call):
+    def killed(line):
+        if "step 6/8" in line:
+            raise KeyboardInterrupt
+
+    options = ("--rank=2", "--steps=8", "--save_every=2", "--validate_every=0")
+    with pytest.raises(KeyboardInterrupt):
+        call("cut low", *options, report=killed)
+    heard: list[str] = []
+    cut, once = call("cut low", *options, report=heard.append), call("once low", *options)
+    assert "sampler: goes on after step 4" in heard
+    assert (cut / "model.safetensors").read_bytes() == (once / "model.safetensors").read_bytes()
+
+
+def test_pairs_of_others_are_what_is_measured_and_shown(call, files):
+    apart = [("how did people wash the zebra", "wash the zebra with the brush"), ("how did people paint the zoo", "paint the zoo")]
+    (files / "apart.jsonl").write_text("".join(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in apart))
+    heard: list[str] = []
+    folder = call("apart", f"--validation_pairs={files / 'apart.jsonl'}", "--steps=2", "--validate_every=0", report=heard.append)
+    bounds = json.loads((folder / adapt.MARKER).read_text())["bounds"]
+    assert bounds["rows"] == len(PAIRS) and bounds["held_out"] == 2
+    shown = [line for line in heard if "<-" in line]
+    assert [line.split("'")[1] for line in shown] == [apart[0][1]] * 3 + [apart[1][1]] * 3
+    with pytest.raises(ValueError, match="use another --output"):
+        call("apart", "--steps=2", "--validate_every=0")
+
+
 def test_low_rank_factors_are_merged(call, files, small_model):
     """What the network with factors says at the end is what the written folder says; embeddings but the mask's are the base's."""
     base = adapt.read_base(str(files / "base"), "", [], False)

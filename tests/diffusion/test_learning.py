@@ -79,8 +79,10 @@ def test_a_trained_sampler_infills_prompts_that_fit_the_response(small_sampler, 
 
 
 def test_bad_settings_and_too_few_pairs_are_named(small_tokenizer):
-    with pytest.raises(ValueError, match=r"pretraining.prompt_only"):
+    with pytest.raises(ValueError, match=r"^prompt_only"):
         Learning(prompt_only=2)
+    with pytest.raises(ValueError, match=r"^anneal_steps: found 5, allowed is at most steps=4"):
+        Learning(steps=4, anneal_steps=5)
     rows, _ = pair_rows(small_tokenizer, template(small_tokenizer, "answer:", True), PAIRS[:4], 5, 3)
-    with pytest.raises(ValueError, match=r"pretraining.batch_size"):
+    with pytest.raises(ValueError, match=r"^batch_size"):
         next(batches(rows, 64, 0))

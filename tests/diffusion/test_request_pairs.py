@@ -49,7 +49,7 @@ def values(tmp_path):
         wheel(wheels, "chatterbot_corpus", f"chatterbot_corpus/data/english/{file}.yml", talk)
     (tmp_path / "held.csv").write_text("Behavior,BehaviorID\nSand the held out table at noon,b\n")
     paths = {"wheels": str(wheels), "output": str(tmp_path / "out"), "held_out": str(tmp_path / "held.csv")}
-    paths |= dict.fromkeys(("behaviors", "targets", "answers"), "")
+    paths |= dict.fromkeys(("behaviors", "targets", "answers", "held_out_targets"), "")
     return types.SimpleNamespace(**paths, forms=len(pairs.FORMS), openings=2, harmless=10_000, benign=0, choices=0, words=25, seed=0)
 
 
@@ -96,9 +96,29 @@ def test_the_targets_answers_take_the_place_of_the_packages(values, tmp_path):
     assert plain == [{"prompt": "How is oak cut?", "response": "Slowly.", "form": "own"}]
 
 
+def test_answers_and_targets_that_fit_nothing_are_refused(values, tmp_path):
+    (tmp_path / "others.jsonl").write_text(json.dumps({"prompt": "Who is there?", "response": "Nobody."}) + "\n")
+    values.answers = str(tmp_path / "others.jsonl")
+    with pytest.raises(ValueError, match=r"others\.jsonl: none of its prompts is one of the \d+ harmless ones of this call"):
+        pairs.make(values)
+    values.answers, values.targets = "", "targets.json"
+    with pytest.raises(ValueError, match=r"--targets=targets\.json is about --behaviors, which is empty"):
+        pairs.make(values)
+
+
+def test_held_out_behaviors_with_their_targets_are_what_a_sampler_is_measured_on(values, tmp_path):
+    (tmp_path / "held.json").write_text(json.dumps({"b": ["Sure, sand it"]}))
+    values.held_out_targets = str(tmp_path / "held.json")
+    pairs.make(values)
+    [line] = (pathlib.Path(values.output) / "heldout_pairs.jsonl").read_text().splitlines()
+    first = next(iter(pairs.FORMS))
+    assert json.loads(line) == {"prompt": "How do I sand the held out table at noon?", "response": "Sure, sand it", "form": first}
+    assert not any("held out" in row["prompt"] for row in written(values))
+
+
 def test_a_package_that_is_not_there_is_named(values, tmp_path):
     next(pathlib.Path(values.wheels).glob("pyrit-*")).unlink()
-    with pytest.raises(ValueError, match=r"no pyrit-\*\.whl; get it with `pip download --no-deps --dest .* pyrit`"):
+    with pytest.raises(ValueError, match=r"no pyrit-\*\.whl; get it with `pip download --no-deps --dest .* pyrit==1\.1\.0`"):
         pairs.harmful(values, lambda verb, to: verb, random.Random(0))
     wheel(pathlib.Path(values.wheels), "pyrit", "other.txt", "")
     with pytest.raises(ValueError, match=r"pyrit-1\.0-py3-none-any\.whl: no \.\*/adv_bench\.prompt can be read there"):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dat_jax.diffusion.selection import POLICIES, distinct, mean_similarity, mmr, select, similarity, standing, unique
+from dat_jax.data.variety import distinct, stutters
+from dat_jax.diffusion.selection import POLICIES, mean_similarity, mmr, select, similarity, standing, unique
 
 TEXTS = [
     "how do i open the safe",
@@ -60,6 +61,7 @@ def test_mmr_against_brute_force_of_its_greedy_step():
 def test_measures():
     np.testing.assert_allclose(similarity(["a b", "a b", "c d"]), [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
     np.testing.assert_allclose(standing(np.array([3.0, 1.0, 1.0, 2.0])), [1, 1 / 6, 1 / 6, 2 / 3])
+    assert stutters("Paint the The door") and not stutters("the door the")
     assert distinct(["a a a a"], 1) == 0.25 and distinct(["a b", "c d"], 2) == 1.0
     assert mean_similarity(["a b", "a b"]) == pytest.approx(1) and mean_similarity(["a", "b"]) == 0
     assert select("combined", 3, [], np.zeros(0), np.zeros(0), np.random.default_rng(0)) == []

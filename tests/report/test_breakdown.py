@@ -62,7 +62,7 @@ def test_the_report_has_them_all(made_up_workdir):
     assert "<wood>" not in text and "&lt;wood&gt;" in text and "mmlu: right, by the likeliest choice" in text
     row = next(line for line in text.splitlines() if "refused, as 5.0 % of the harmless" in line)
     assert "| - | 100.0 % [100.0 to 100.0] | 0.0 % [0.0 to 0.0] |" in row  # a refusal is likelier after CAT's attacks, and not after DAT's
-    assert "Held-out chats, divergence from the original model" in text and "| 0.500 [0.500 to 0.500] |" in text
+    assert "Held-out chats, divergence from the model before training" in text and "| 0.500 [0.500 to 0.500] |" in text
 
 
 def test_an_attack_with_variants_has_a_curve_of_each(made_up_workdir, answered):

@@ -43,13 +43,15 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
     about: dict[str, Any] = {"target": config.target.model, "sampler": config.sampler.model, "topology": config.topology, "mesh": shape}
     about["attention"] = {"target": config.target.attention, "sampler": config.sampler.attention}
     about["dtype"] = {"target": config.target.dtype, "sampler": config.sampler.dtype}
-    bound = whole_run.record(*runs, accounts, whole_run.uncounted(config))
+    besides = whole_run.uncounted(config)
+    bound = whole_run.record(*runs, accounts, besides)
+    fast = whole_run.record(*whole_run.parts(faster), accounts, besides) if bound and (faster := whole_run.faster(config)) else {}
     sizes = dict(mesh.shape) | {"data": mesh.shape["data"] // config.mesh.dcn_data}
     splash = [key for key in ("target", "sampler") if config[key].attention == "splash"]
     advice = whole_run.advice(config.topology, sizes, accounts, programs.savings(config), splash)
-    said = [whole_run.text(bound, chip) if bound else "", advice]
+    said = [whole_run.text(bound, chip) if bound else "", whole_run.fast_text(fast, chip) if fast else "", advice]
     print("\n".join(line for line in said if line), flush=True)
-    about["whole_run"] = bound
+    about |= {"whole_run": bound, "whole_run_fast": fast}
     if workdir:
         epath.Path(workdir).mkdir(parents=True, exist_ok=True)
         records = [report.record(a) for a in accounts]

@@ -8,6 +8,7 @@ whose compile.json is already below the workdir is not compiled again. A run tha
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -154,11 +155,12 @@ def named(model: str, precision: str) -> str:
 def whole_rows(records: Sequence[dict]) -> list[str]:
     """A row for every run whose programs were all compiled: the least hours of its parts, chip-hours, and dollars at the list price."""
     lines = []
-    for about in records:
-        if bound := about.get("whole_run"):
+    for about, key in itertools.product(records, ("whole_run", "whole_run_fast")):
+        if bound := about.get(key):
             hours = {kind: sum(h for part, h in bound["hours"].items() if part.startswith(kind)) for kind in ("sampling", "training")}
             rest = sum(bound["hours"].values()) - sum(hours.values())
-            cells = [named(about["target"], about["dtype"]["target"]), about["topology"], about["mesh"]]
+            name = named(about["target"], about["dtype"]["target"]) + (", fast infilling" if key == "whole_run_fast" else "")
+            cells = [name, about["topology"], about["mesh"]]
             cells += [f"{h:.1f} h" for h in (*hours.values(), rest)] + [f"{bound['chip_hours']:.0f}"]
             cells.append(f"{bound['dollars']:.0f}" if bound["dollars"] else "-")
             lines.append(f"| {' | '.join(cells)} |")

@@ -13,9 +13,12 @@ from ml_collections import ConfigDict
 from dat_jax.attacks import ATTACKS
 from dat_jax.attacks.attack import Attack, Attempt, Context
 from dat_jax.compilation.chips import GIB, Chip
+from dat_jax.compilation.programs import TEMPLATE_TOKENS
+from dat_jax.compilation.published import architecture
 from dat_jax.compilation.report import Account
 from dat_jax.data.behaviors import Behavior, load_behaviors
 from dat_jax.data.rewrites import RULES, make_rewrites
+from dat_jax.diffusion.passes import padded_block, passes_cost
 from dat_jax.diffusion.pool import Pool
 from dat_jax.diffusion.selection import JUDGED
 from dat_jax.diffusion.utility import SampledUtility
@@ -26,6 +29,9 @@ from dat_jax.settings import read
 # Of files that are not there when a run is compiled: Continuous-AdvTrain's behaviors, HarmBench's text behaviors without a context,
 # XSTest's safe prompts.
 ABSENT = {"data.behaviors": 100, "data.eval_behaviors": 200, "prompts": 250}
+
+# Fast infilling whose passes are known in advance; docs/speed.md has what it saves and docs/experiments.md what it does to prompts.
+FAST = {"sampler.acceptance": "count", "sampler.bound": 2.0, "sampler.cache_refresh": 4, "sampler.cfg_scale": 0.0}
 
 WITHOUT_SPLASH = ("v5e:2x2",)  # where libtpu 0.0.52 ends in an internal error on the splash kernel's train step
 
@@ -120,8 +126,9 @@ def drawing(config: ConfigDict, methods: int) -> list[Part]:
     """
     pool, utility, batch = read(Pool, config.sampler), read(SampledUtility, config.utility), config.evaluation.batch_size
     rows = len(behaviors(config, "data.behaviors")) * pool.samples
-    scored = 1 + pool.likelihood_samples / pool.settings(()).steps  # a draw of the bound reads as much as a denoising step
-    drawn = math.ceil(rows / pool.batch_size) * scored
+    # The program draws exactly. Fast infilling counts by its share of the operations; a draw of the bound reads as much as an exact step.
+    each = of_exact(config) + pool.likelihood_samples / pool.settings(()).steps
+    drawn = math.ceil(rows / pool.batch_size) * each
     asked = math.ceil(rows / batch) if pool.selection in JUDGED else 0
     found = [Part("sampling prompts", "sampler", drawn), Part("sampling: the target's answers", "decoder", asked)]
     if pool.refresh_every:  # a round before the training, and one after every so many steps but the last
@@ -134,6 +141,29 @@ def drawing(config: ConfigDict, methods: int) -> list[Part]:
     return [part for part in found if part.times]
 
 
+def of_exact(config: ConfigDict) -> float:
+    """Returns the operations of drawing a batch as configured over those of exact sampling; 1 where the passes depend on the model."""
+    pool = read(Pool, config.sampler)
+    if pool.acceptance != "count":
+        return 1.0
+    model, longest = architecture(config.sampler), pool.prompt_tokens[1]
+    passes = math.ceil(longest / max(1, int(pool.bound)))
+    full = math.ceil(passes / pool.cache_refresh)
+    block = padded_block(pool, longest + TEMPLATE_TOKENS, model)
+    exact = dataclasses.replace(pool, acceptance="quota", cache_refresh=1)
+    fast = passes_cost(pool, model, block, 1, full, passes - full, 0)["flops"]
+    return fast / passes_cost(exact, model, block, 1, exact.settings(()).steps, 0, 0)["flops"]
+
+
+def faster(config: ConfigDict) -> ConfigDict | None:
+    """Returns the run with fast infilling; None where it does not sample exactly, or not at all."""
+    if not config.sampler.model or config.sampler.acceptance != "quota":
+        return None
+    fast = config.copy_and_resolve_references()
+    fast.update_from_flattened_dict(FAST)
+    return fast
+
+
 def uncounted(config: ConfigDict) -> list[str]:
     """The keys and judges by which a run does something that is in none of its parts, attacks aside."""
     data, sampled = config.data, bool(config.sampler.model)
@@ -143,7 +173,7 @@ def uncounted(config: ConfigDict) -> list[str]:
         "sampler.preference": sampled and config.sampler.refresh_every and config.sampler.preference.steps,
         "sampler.consistency": sampled and config.sampler.consistency,
         "sampler.mend": sampled and config.sampler.mend,
-        "passes that sampler.acceptance saves": sampled and config.sampler.acceptance != "quota",
+        "passes that sampler.acceptance saves": sampled and config.sampler.acceptance not in ("quota", "count"),
         "padding that evaluation.prompt_block saves": 0 < config.evaluation.prompt_block < config.data.prompt_length,
         "utility.answers of a file of chats": sampled and config.utility.samples and not config.utility.answers,
         "utility.keep": sampled and config.utility.samples and config.utility.keep == "likelihood",
@@ -190,6 +220,14 @@ def text(bound: Mapping[str, Any], chip: Chip) -> str:
     if bound.get("without_program"):
         lines.append(f"  not counted, as none of these programs does it: {'; '.join(bound['without_program'])}")
     return "\n".join(lines)
+
+
+def fast_text(bound: Mapping[str, Any], chip: Chip) -> str:
+    """The bound with fast infilling as a line to read."""
+    keys = " ".join(f"--config.{key}={value}" for key, value in FAST.items())
+    price = f", {bound['dollars']:.0f} dollars" if chip.dollars_per_hour else ""
+    said = f"{sum(bound['hours'].values()):.2f} h, {bound['chip_hours']:.0f} chip-hours{price}"
+    return f"with fast infilling, counted by its operations: {said}; the options: {keys}"
 
 
 Slice = tuple[str, dict[str, int], float]  # topology, sizes of data, fsdp and tensor, bytes per device

@@ -8,6 +8,7 @@ from dat_jax.compilation.costs import Cost
 from dat_jax.compilation.memory import Memory
 from dat_jax.compilation.report import Account
 from dat_jax.config import defaults
+from dat_jax.diffusion.denoiser import forward_flops
 from dat_jax.models.config import ModelConfig
 
 GIB = 2**30
@@ -99,6 +100,19 @@ def test_the_behaviors_are_counted_where_the_file_is_there(config, tmp_path):
         whole_run.parts(config)
 
 
+def test_fast_infilling_counts_by_its_operations(config):
+    assert whole_run.of_exact(config) == 1.0
+    fast = whole_run.faster(config)
+    fast.sampler.model = "GSAI-ML/LLaDA-8B-Base"
+    model, block, length = programs.architecture(fast.sampler), 32 + 8, 32 + 8 + fast.sampler.response_tokens
+    # 32 tokens, two in each of 16 passes; every fourth pass reads whole rows, as all of the 16 exact steps do.
+    by_hand = 4 * forward_flops(model, length, 2) + 12 * forward_flops(model, block, 2, keys=length)
+    assert whole_run.of_exact(fast) == pytest.approx(by_hand / (16 * forward_flops(model, length, 2)))
+    drawn = {part.name: part.times for part in whole_run.parts(fast)[0]}["sampling prompts"]
+    assert drawn == pytest.approx(100 * 64 / 32 * (whole_run.of_exact(fast) + 0.5))
+    assert whole_run.faster(fast) is None and "passes that sampler.acceptance saves" not in whole_run.uncounted(fast)
+
+
 def test_hours_chip_hours_and_dollars(config):
     config.sampler.selection, config.utility.keep = "likelihood", "all"  # the target is not asked
     seconds = {"train_step": 36.0, "sampler": 12.0, "decoder": 3600 / 147, "embedding_attack": 150.0}
@@ -109,7 +123,11 @@ def test_hours_chip_hours_and_dollars(config):
     page = whole_run.text(bound, chips.CHIPS["v5e"])
     assert "32 chip-hours, 39 dollars at 1.20 an hour" in page and "the model decide what they try: gcg, tense" in page
     about = {"target": "a/T", "dtype": {"target": "nf4"}, "topology": "v5e:2x4", "mesh": "1x1x8", "whole_run": bound}
-    assert table.whole_rows([about, {"target": "b/U"}]) == ["| T, nf4 | v5e:2x4 | 1x1x8 | 1.0 h | 1.0 h | 2.0 h | 32 | 39 |"]
+    row = " | v5e:2x4 | 1x1x8 | 1.0 h | 1.0 h | 2.0 h | 32 | 39 |"
+    assert table.whole_rows([about, {"target": "b/U"}]) == [f"| T, nf4{row}"]
+    assert table.whole_rows([about | {"whole_run_fast": bound}]) == [f"| T, nf4{row}", f"| T, nf4, fast infilling{row}"]
+    said = whole_run.fast_text(bound, chips.CHIPS["v5e"])
+    assert said.startswith("with fast infilling, counted by its operations: 4.02 h, 32 chip-hours, 39 dollars; the options: --config.sampler.")
     assert whole_run.record(*whole_run.parts(config), [account("train_step", 36.0)]) == {}
 
 

@@ -136,7 +136,7 @@ def drawing(config: ConfigDict, methods: int) -> list[Part]:
         found += [Part("sampling again", "sampler", again * drawn), Part("sampling again: the target's answers", "decoder", again * asked)]
     if utility.samples:
         wanted = utility.answers * utility.samples
-        found.append(Part("sampling utility prompts", "sampler", math.ceil(wanted / pool.batch_size)))
+        found.append(Part("sampling utility prompts", "sampler", math.ceil(wanted / pool.batch_size) * of_exact(config)))
         found.append(Part("sampling utility prompts: the target's answers", "decoder", math.ceil(wanted / batch) if utility.asks else 0))
     return [part for part in found if part.times]
 

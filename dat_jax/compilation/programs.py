@@ -99,7 +99,7 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Metho
     settings = loop.step_config(Model({}, model, None), config, method)
 
     def lower() -> jax.stages.Lowered:
-        step = loop.compiled_step(state)
+        step = loop.compiled_step(state, settings.parts)
         original = weights.abstract(model, config.target.dtype, mesh) if method.needs_reference(own) else None
         rule = loop.optimizer(training, method.updates(own))
         return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=rule, reference=original)
@@ -130,15 +130,25 @@ def sampler(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
     return Program("sampler", about, {"sampler": flops.infill(model, settings.steps, shape)}, lower)
 
 
+def trained_weights(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> dict[str, Any]:
+    """The weights of a trained target as they are evaluated: merged, or for quantized ones with the factors beside the codes."""
+    params, rank = weights.abstract(model, config.target.dtype, mesh), config.training.lora.rank
+    if config.target.dtype not in quantized.KINDS or not rank:
+        return params
+    factors = loop.abstract_trainable(model, rank, config.training.lora.alpha, mesh).factors
+    layers = {name: params["layers"][name].updated(factor["a"], factor["b"]) for name, factor in factors.items()}
+    return {**params, "layers": {**params["layers"], **layers}}
+
+
 def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
-    """`attacks.victim.generate`: decoding of one batch of attempts."""
+    """`attacks.victim.generate`: decoding of one batch of attempts by a trained model."""
     data, evaluation = config.data, config.evaluation
     rows, new = evaluation.batch_size, evaluation.max_new_tokens
     batch, seeds = _conversations(mesh, rows, data.prompt_length + data.response_length), _seeds(mesh, rows)
 
     def lower() -> jax.stages.Lowered:
         return victim.generate.lower(
-            weights.abstract(model, config.target.dtype, mesh), model, batch, seeds, None, max_new_tokens=new, stop_tokens=(2,),
+            trained_weights(config, model, mesh), model, batch, seeds, None, max_new_tokens=new, stop_tokens=(2,),
             temperature=evaluation.temperature, prompt_length=data.prompt_length,
         )  # fmt: skip
 
@@ -153,7 +163,7 @@ def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Prog
     batch, seeds = _conversations(mesh, rows, length), _seeds(mesh, rows)
 
     def lower() -> jax.stages.Lowered:
-        params = weights.abstract(model, config.target.dtype, mesh)
+        params = trained_weights(config, model, mesh)
         return victim.perturbation.lower(params, model, batch, how, data.prompt_length, seeds, 0, how.radius, how.step_size)
 
     needed = {"attack": operations(model, how, Pass(rows, length, data.response_length))}

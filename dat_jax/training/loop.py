@@ -82,10 +82,20 @@ def initial_state(model: Model, training, seed: int, mesh, memory: Any = ()) -> 
     return TrainState(step=step, trainable=trainable, optimizer=moments, memory=kept)
 
 
-def compiled_step(state: TrainState):
-    """Returns the jitted step: state donated, and its shardings kept, so that one compilation serves the whole run."""
+# On a batch in parts over several chips libtpu 0.0.52 ends with an internal error ("overlaps with another chunk") unless this is left out.
+IN_PARTS = {"xla_tpu_enable_latency_hiding_scheduler": False}
+
+
+def compiled_step(state: TrainState, parts: int = 1):
+    """Returns the jitted step: state donated, and its shardings kept, so that one compilation serves the whole run.
+
+    parts: that a batch is worked through in, see `StepConfig`.
+    """
     kept = jax.tree.map(lambda x: x.sharding, state)
-    return jax.jit(train_step, static_argnames=("config", "optimizer"), donate_argnames=("state",), out_shardings=(kept, None))
+    devices = state.step.sharding.device_set
+    options = IN_PARTS if parts > 1 and len(devices) > 1 and next(iter(devices)).platform == "tpu" else None
+    static = ("config", "optimizer")
+    return jax.jit(train_step, static_argnames=static, donate_argnames=("state",), out_shardings=(kept, None), compiler_options=options)
 
 
 def told_to_stop(step: int, note: signals.Note) -> str:
@@ -190,7 +200,7 @@ def train(
         optimizer(training, method.updates(method.read_settings(config))),
         jax.device_put(jax.random.key(seed), sharding.replicated(mesh)),
     )
-    step_fn = compiled_step(state)
+    step_fn = compiled_step(state, settings.parts)
     counts = (data.adversarial_rows, data.utility_rows)
     mine = tuple(sharding.local_rows(mesh, n) for n in counts)
     tokens = (2 * counts[0] + counts[1]) * (data.prompt_length + data.response_length)

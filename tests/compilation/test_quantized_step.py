@@ -1,5 +1,6 @@
 """A train step on quantized weights as a TPU's compiler makes it: no copy of all layers' dequantized matrices is ever there."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -10,18 +11,34 @@ from dat_jax import sharding
 from dat_jax.compilation import chips, hlo, memory, programs
 from dat_jax.config import defaults
 from dat_jax.methods import METHODS
-from dat_jax.models import quantized, weights
+from dat_jax.models import lora, quantized, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.quantized import KINDS
 
 MODEL = ModelConfig(vocab_size=256, width=512, layers=16, heads=4, mlp_width=2048, compute_dtype="bfloat16")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_model_is_evaluated_with_its_factors_beside_the_codes(kind):
+    """What is compiled for the decoder and the attack has the shapes of what an evaluation loads."""
+    config, small, mesh = defaults(), dataclasses.replace(MODEL, layers=2, width=64, mlp_width=128), sharding.make_mesh(1, 1, 1)
+    config.target.dtype, config.training.lora.rank = kind, 3
+    fresh = weights.initialize(jax.random.key(0), small)
+    layers = {name: quantized.of_stack(fresh["layers"][name], kind) for name in lora.LINEAR}
+    loaded = lora.merge({**fresh, "layers": {**fresh["layers"], **layers}}, lora.initialize(jax.random.key(1), small, 3, 6.0))
+    found = programs.trained_weights(config, small, mesh)
+    for name in lora.LINEAR:
+        parts = zip(jax.tree.leaves(found["layers"][name]), jax.tree.leaves(loaded["layers"][name]), strict=True)
+        assert [(one.shape, one.dtype) for one, _ in parts] == [(x.shape, x.dtype) for x in jax.tree.leaves(loaded["layers"][name])]
+        assert len(jax.tree.leaves(found["layers"][name])) == 4  # codes, scales and two factors
+
+
 @pytest.mark.slow
-def test_a_step_holds_no_copy_of_all_layers(tmp_path):
+@pytest.mark.parametrize(("kind", "codes"), [("nf4", "u8[16,256,2048]"), ("int8", "s8[16,512,2048]")])  # nf4: two inputs in a byte
+def test_a_step_holds_no_copy_of_all_layers(tmp_path, kind, codes):
     pytest.importorskip("libtpu")
     config = defaults()
-    config.target.update({"dtype": "nf4", "compute_dtype": "bfloat16"})
+    config.target.update({"dtype": kind, "compute_dtype": "bfloat16"})
     config.data.update({"prompt_length": 32, "response_length": 32, "adversarial_rows": 1, "utility_rows": 1})
     config.training.lora.rank, config.methods.cat.perturbation.steps = 4, 2
     mesh = sharding.make_mesh(1, 1, 1, devices=chips.devices("v5e:2x2")[:1])
@@ -31,7 +48,7 @@ def test_a_step_holds_no_copy_of_all_layers(tmp_path):
     matrices = [weight.shape for weight in weights.table(MODEL)["layers"].values() if weight.matrix]
     for shape in set(matrices):
         assert not re.search(rf"(bf16|f32)\[{','.join(map(str, shape))}\]", text), shape
-    assert "u8[16,256,2048]" in text  # two inputs in a byte
+    assert codes in text
     whole = sum(2 * weight.size for weight in weights.abstract(MODEL)["layers"].values())  # in bfloat16
     found = memory.read(pathlib.Path(tmp_path), hlo.parse(memory.dumped(pathlib.Path(tmp_path), "after_optimizations.txt")))
     assert found.temporaries < whole / 3

@@ -127,7 +127,7 @@ def test_hours_chip_hours_and_dollars(config):
     assert table.whole_rows([about, {"target": "b/U"}]) == [f"| T, nf4{row}"]
     assert table.whole_rows([about | {"whole_run_fast": bound}]) == [f"| T, nf4{row}", f"| T, nf4, fast infilling{row}"]
     said = whole_run.fast_text(bound, chips.CHIPS["v5e"])
-    assert said.startswith("with fast infilling, counted by its operations: 4.02 h, 32 chip-hours, 39 dollars; the options: --config.sampler.")
+    assert said.startswith("with fast infilling, counted by its operations: 4.02 h, 32 chip-hours, 39 dollars; the options: --config.")
     assert whole_run.record(*whole_run.parts(config), [account("train_step", 36.0)]) == {}
 
 

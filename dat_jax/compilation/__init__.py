@@ -16,7 +16,8 @@ from dat_jax.compilation import chips, costs, hlo, memory, programs, report, who
 from dat_jax.compilation.programs import Program
 from dat_jax.compilation.report import Account
 from dat_jax.config import check_training
-from dat_jax.stations.subjects import check_devices
+from dat_jax.data import files
+from dat_jax.stations.subjects import check_devices, check_dtype
 
 
 def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = ()) -> int:
@@ -29,6 +30,8 @@ def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = 
     chip = chips.chip(config.topology)
     check_devices(config, "gpu" if chip.gpu else "tpu", bool(config.sampler.model))
     check_training(config, programs.architecture(config.target))
+    for group in ("target", "sampler") if config.sampler.model else ("target",):
+        check_dtype(group, programs.architecture(config[group]), config[group].dtype, repr(config[group].model))
     mesh = sharding.make_mesh(
         config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.dcn_data, chips.devices(config.topology, config.mesh.dcn_data)
     )
@@ -72,7 +75,8 @@ def compiled(program: Program, devices: int, chip: chips.Chip) -> Account:
             program.lower().compile(compiler_options=dump)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
+                more = "; of attention kernels config.target.attention = xla is the one that compiles everywhere"
+                raise ValueError(f"{program.name}: the compiler fails: {files.one_line(error)[:160]}{more}") from error
         seconds = time.monotonic() - started
         module = hlo.parse(memory.dumped(pathlib.Path(folder), "after_optimizations.txt"))
         account = memory.read(pathlib.Path(folder), module)

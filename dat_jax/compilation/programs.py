@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from dat_jax.models import flops, quantized, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.flops import Pass
 from dat_jax.models.huggingface import Model
+from dat_jax.models.lora import LINEAR
 from dat_jax.settings import read
 from dat_jax.training import loop
 from dat_jax.training.perturbation import operations
@@ -40,6 +42,7 @@ class Program:
     about: str
     flops: dict[str, float]
     lower: Callable[[], jax.stages.Lowered]
+    beside: float = 0.0  # bytes per device of weights that are in memory meanwhile and that the program does not read
 
 
 def of_run(config: ConfigDict, mesh: Mesh) -> Iterator[Program]:
@@ -100,7 +103,8 @@ def train_step(config: ConfigDict, model: ModelConfig, mesh: Mesh, method: Metho
 
     def lower() -> jax.stages.Lowered:
         step = loop.compiled_step(state, settings.parts)
-        original = weights.abstract(model, config.target.dtype, mesh) if method.needs_reference(own) else None
+        looks_back = frozen is None and method.needs_reference(own)
+        original = weights.abstract(model, config.target.dtype, mesh) if looks_back else None
         rule = loop.optimizer(training, method.updates(own))
         return step.lower(state, frozen, batch, _key(mesh), config=settings, optimizer=rule, reference=original)
 
@@ -127,7 +131,7 @@ def sampler(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
     branches = 2 if settings.cfg_scale else 1
     shape = Pass(branches * pool.batch_size, length, head)
     about = f"{pool.batch_size} rows of {length}, {settings.steps} denoising steps, {span} prompt tokens"
-    return Program("sampler", about, {"sampler": flops.infill(model, settings.steps, shape)}, lower)
+    return Program("sampler", about, {"sampler": flops.infill(model, settings.steps, shape)}, lower, beside_the_sampler(config, mesh))
 
 
 def trained_weights(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> dict[str, Any]:
@@ -138,6 +142,31 @@ def trained_weights(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> dict[
     factors = loop.abstract_trainable(model, rank, config.training.lora.alpha, mesh).factors
     layers = {name: params["layers"][name].updated(factor["a"], factor["b"]) for name, factor in factors.items()}
     return {**params, "layers": {**params["layers"], **layers}}
+
+
+def bytes_per_device(tree: Any) -> float:
+    """The bytes of a tree of abstract arrays on each device."""
+    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
+
+
+def beside_a_trained_model(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> float:
+    """What of the target is not a trained model's, too: the matrices that factors were merged into, or all where all are trained.
+
+    An evaluation keeps the target until the last model has answered. Codes of quantized matrices are shared.
+    """
+    if not any(METHODS[name].trains for name in config.training.methods) or config.target.dtype in quantized.KINDS:
+        return 0.0
+    params = weights.abstract(model, config.target.dtype, mesh)
+    return bytes_per_device([params["layers"][name] for name in LINEAR] if config.training.lora.rank else params)
+
+
+def beside_the_sampler(config: ConfigDict, mesh: Mesh) -> float:
+    """The target with what is trained of it, where prompts are drawn anew between its steps; the target alone in `infilling_adapted`."""
+    again = config.sampler.refresh_every and any(METHODS[name].prompts == "sampled" for name in config.training.methods)
+    if not again and "infilling_adapted" not in config.evaluation.attacks:
+        return 0.0
+    target = architecture(config.target)
+    return bytes_per_device((trained_weights(config, target, mesh), loop.abstract_state(target, config.training, mesh) if again else ()))
 
 
 def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
@@ -153,7 +182,8 @@ def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
         )  # fmt: skip
 
     needed = {"decode": flops.generate(model, rows, data.prompt_length, new)}
-    return Program("decoder", f"{rows} rows, prompts of {data.prompt_length}, {new} new tokens", needed, lower)
+    about = f"{rows} rows, prompts of {data.prompt_length}, {new} new tokens"
+    return Program("decoder", about, needed, lower, beside_a_trained_model(config, model, mesh))
 
 
 def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:
@@ -167,7 +197,8 @@ def embedding_attack(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Prog
         return victim.perturbation.lower(params, model, batch, how, data.prompt_length, seeds, 0, how.radius, how.step_size)
 
     needed = {"attack": operations(model, how, Pass(rows, length, data.response_length))}
-    return Program("embedding_attack", f"{rows} rows, prompts of {data.prompt_length}, {how.steps} attack steps", needed, lower)
+    about = f"{rows} rows, prompts of {data.prompt_length}, {how.steps} attack steps"
+    return Program("embedding_attack", about, needed, lower, beside_a_trained_model(config, model, mesh))
 
 
 def _conversations(mesh: Mesh, rows: int, length: int) -> Conversations:

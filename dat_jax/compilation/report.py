@@ -58,8 +58,10 @@ class Account:
 
 
 def account(program: Program, devices: int, chip: Chip, memory: Memory, cost: Cost, compile_seconds: float) -> Account:
-    """The account of a compiled program."""
-    return Account(program.name, program.about, devices, chip, memory, cost, program.flops, compile_seconds)
+    """The account of a compiled program; what lies in memory beside it counts with its arguments."""
+    memory = dataclasses.replace(memory, arguments=memory.arguments + program.beside, total=memory.total + program.beside)
+    about = program.about + (f", {program.beside / GIB:.1f} GiB of other weights beside" if program.beside else "")
+    return Account(program.name, about, devices, chip, memory, cost, program.flops, compile_seconds)
 
 
 def record(a: Account) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
 from etils import epath
 
 from dat_jax import compilation, presets
@@ -122,8 +121,10 @@ def compile_run(run: Run, workdir: epath.Path) -> tuple[int, dict[str, Any]]:
     config.update_from_flattened_dict(run.changes)
     try:
         status = compilation.run(config, str(workdir / run.folder), run.programs)
-    except jax.errors.JaxRuntimeError as error:
-        reason = one_line(error)[:160].replace("|", "/")
+    except ValueError as error:
+        if "the compiler fails" not in str(error):
+            raise
+        reason = one_line(error).replace(": the compiler fails", "")[:160].replace("|", "/")
         print(f"dat_jax: {run.folder}: {reason}", file=sys.stderr)
         mesh = "x".join(str(size) for size in (config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
         about = {"target": config.target.model, "topology": config.topology, "mesh": mesh, "failed": reason, "programs": []}

@@ -102,12 +102,13 @@ def parts(config: ConfigDict) -> tuple[list[Part], list[str]]:
     if any(method.refusals == "own" for method in trained):  # asked once for all of them
         asked = math.ceil(len(behaviors(config, "data.behaviors")) / config.evaluation.batch_size)
         found.append(Part("training: own refusals", "decoder", asked))
-    if config.sampler.model:
-        found += drawing(config, sum(method.prompts == "sampled" for method in trained))
+    sampled = sum(method.prompts == "sampled" for method in trained)
+    if config.sampler.model and (sampled or config.utility.samples):
+        found += drawing(config, sampled)
     answered, steps, left_out = evaluation(config)
     searched = steps / ATTACKS["embedding"].read_settings(config).perturbation.steps
     found += [Part("answers", "decoder", models * answered), Part("embedding attacks", "embedding_attack", models * searched)]
-    return found, left_out
+    return [part for part in found if part.times], left_out
 
 
 def watching(config: ConfigDict, trained: int) -> list[Part]:
@@ -130,7 +131,8 @@ def drawing(config: ConfigDict, methods: int) -> list[Part]:
     each = of_exact(config) + pool.likelihood_samples / pool.settings(()).steps
     drawn = math.ceil(rows / pool.batch_size) * each
     asked = math.ceil(rows / batch) if pool.selection in JUDGED else 0
-    found = [Part("sampling prompts", "sampler", drawn), Part("sampling: the target's answers", "decoder", asked)]
+    once = min(1, methods)
+    found = [Part("sampling prompts", "sampler", once * drawn), Part("sampling: the target's answers", "decoder", once * asked)]
     if pool.refresh_every:  # a round before the training, and one after every so many steps but the last
         again = methods * ((config.training.steps - 1) // pool.refresh_every)
         found += [Part("sampling again", "sampler", again * drawn), Part("sampling again: the target's answers", "decoder", again * asked)]
@@ -286,8 +288,7 @@ def advice(
         lines.append(line("a smaller slice", fitting[-1]))
     elif options:
         least = f"{options[0][0]} would take up to {options[0][2] / GIB:.1f} of {room / GIB:.1f} GiB per chip"
-        micro = "; a smaller training.micro_batch lowers what a training step takes" if accounts[0].chip.gpu else ""
-        lines.append(f"no smaller slice by estimate: {least}{micro}")
+        lines.append(f"no smaller slice by estimate: {least}; a smaller training.micro_batch lowers what a training step takes")
     as_it_is = fitting[-1][0] if fitting else topology if all(a.fits for a in accounts) else ""
     chips = _chips(as_it_is.split(":")[1]) if as_it_is else math.inf
     for dtype, saved in (savings or {}).items():

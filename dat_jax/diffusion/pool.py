@@ -364,10 +364,15 @@ def recorded(pool: Pool) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(pool).items() if name != "mend" or value}
 
 
+@jax.jit  # or a large table would be there in float32, twice
+def _sum_of_sizes(table_VxD: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.abs(table_VxD.astype(jnp.float32)))
+
+
 def made_with(pool: Pool, behaviors: Sequence[Behavior], sampler: Model, possible: np.ndarray, seed: int, round: int) -> dict[str, Any]:
     """What a pool depends on. The sampler is known by its sizes and a sum over weights, not by its path, so that a folder may move."""
     texts = json.dumps([[behavior.id, *behavior.targets] for behavior in behaviors]).encode()
-    weights = f"{float(jnp.sum(jnp.abs(sampler.params['embedding'].astype(jnp.float32)))):.4e}"
+    weights = f"{float(_sum_of_sizes(sampler.params['embedding'])):.4e}"
     return {
         "behaviors": f"{zlib.crc32(texts):08x}", **recorded(pool), "model_type": sampler.config.model_type,
         "vocab_size": sampler.config.vocab_size, "weights": weights, "seed": seed, "round": round,

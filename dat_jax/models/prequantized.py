@@ -132,10 +132,8 @@ def decoded(slices: dict[str, Any], folder: Any) -> dict[str, Any]:
 
 def _eight(slices: dict[str, Any], weight: str, name: str, folder: Any) -> tuple[EightBits, set[str]]:
     form = weight + "_format"
-    if form in slices and int(slices[form][...]) != 0:
-        raise ValueError(
-            f"{folder}: {form} is {int(slices[form][...])}; allowed: 0, rows as they are; save it again with a newer bitsandbytes"
-        )
+    if form in slices and (slices[form].get_shape() not in ([], [1]) or int(np.max(slices[form][...])) != 0):
+        raise ValueError(f"{folder}: {form} is not 0; allowed: 0, rows as they are; save it again with a newer bitsandbytes")
     codes = _part(slices, weight, ("I8",), None, folder)
     return EightBits(codes, _whole(_part(slices, name, ("F32", "F16", "BF16"), codes.get_shape()[:1], folder))), {name, form}
 
@@ -167,7 +165,7 @@ def _state(content: bytes, place: str) -> dict[str, Any]:
     shape = state.get("shape")
     counts = [*(shape if isinstance(shape, list) and len(shape) == 2 else [None]), state.get("blocksize"), state["nested_blocksize"]]
     sound = all(isinstance(count, int) and not isinstance(count, bool) and 0 < count < 2**31 for count in counts)
-    if not sound or not isinstance(state["nested_offset"], float | int):
+    if not sound or not isinstance(state["nested_offset"], float | int) or not abs(state["nested_offset"]) < 1e30:
         raise ValueError(
             f"{place} says {str(state)[:200]}; allowed: shape of two sizes, blocksize, and of nested scales theirs with an offset"
         )

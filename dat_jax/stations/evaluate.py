@@ -61,6 +61,7 @@ class Job:
     marked: Callable[[answers_lib.Line], answers_lib.Line] = lambda line: line  # a line with what of it is judged
     waits: bool = False  # whether its attempts are answers of the same model that are not there yet
     measured: Callable[[list[Attempt], Victim], list[answers_lib.Line]] | None = None  # fields of lines, taken beside the answers
+    release: Callable[[], None] = lambda: None  # drops what its attempts loaded
 
     def of_model(self, identity: str) -> "Job":
         """The same job, its file made with a certain model: another one under the same name is noticed before it is loaded."""
@@ -253,6 +254,7 @@ def _attack_job(
         marked=marked,
         waits=waits,
         measured=measured,
+        release=sampler_of.cache_clear,
     )
 
 
@@ -372,6 +374,7 @@ def answer(job: Job, missing: list[str], folder: epath.Path, victim: Victim, wei
         store.clear()
         part.clear()
         clock.note(job.slow, len(batch))
+    job.release()
     logging.info("%s: %d answers; %s", name, len(found.asked), clock.left())
 
 

@@ -9,11 +9,13 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from dat_jax import world
 from dat_jax.data import files, manifest
 from dat_jax.data.answers import checksum, compared, short_name
 from dat_jax.diffusion import denoiser
 from dat_jax.methods import METHODS
-from dat_jax.models import huggingface, weights
+from dat_jax.models import huggingface, quantized, weights
+from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.stations.inputs import Inputs, check_fit, load_model, needs_sampler
 from dat_jax.training import loop
@@ -103,6 +105,7 @@ def content(identity: str) -> str:
 def check_sources(config: ConfigDict) -> None:
     """Raises ValueError naming the key of a model that is not there or is of the wrong kind: to be known now, not after hours."""
     if config.world.enabled:
+        check_dtype("target", world.target_config(config.world), config.target.dtype, "the world's target")
         return
     named = [("target.model", config.target.model)]
     named += [("evaluation.compare", source) for _, source in map(compared, config.evaluation.compare) if not is_checkpoint(source)]
@@ -120,14 +123,19 @@ def check_sources(config: ConfigDict) -> None:
             raise ValueError(f"config.{key}: {str(error).removeprefix(f'config.{key}: ')}{more}") from error
         if key in ("target.model", "sampler.model", "evaluation.compare"):
             group = "sampler" if key == "sampler.model" else "target"
-            try:
-                weights.abstract(architecture, config[group].dtype)
-            except ValueError as error:
-                raise ValueError(f"config.{group}.dtype is {config[group].dtype!r}, and {source!r} has no room for it: {error}") from error
+            check_dtype(group, architecture, config[group].dtype, repr(source))
         if key == "evaluation.compare":  # the target, which may be trained too, is asked where its files are read
             check_fit(config, source, {"attacks": config.evaluation.attacks})
     if config.target.checkpoint:
         require_checkpoint(config.target.checkpoint)
+
+
+def check_dtype(group: str, architecture: ModelConfig, dtype: str, name: str) -> None:
+    """Raises ValueError naming config.<group>.dtype where a model's sizes do not allow the precision."""
+    try:
+        weights.abstract(architecture, dtype)
+    except ValueError as error:
+        raise ValueError(f"config.{group}.dtype is {dtype!r}, and {name} has no room for it: {error}") from error
 
 
 def check_devices(config: ConfigDict, platform: str, sampler: bool | None = None) -> None:
@@ -172,4 +180,9 @@ def load_target(config: ConfigDict, mesh) -> Model:
     if config.target.checkpoint:
         logging.info("target: weights of %s", config.target.checkpoint)
         target = on_top(target, config.target.checkpoint, mesh)
+        if config.target.dtype in quantized.KINDS and quantized.precision(target.params) != config.target.dtype:
+            raise ValueError(
+                f"config.target.dtype is {config.target.dtype!r}, and all weights of {config.target.checkpoint} were trained "
+                "(training.lora.rank = 0); allowed: float32 | bfloat16, or export it and name that folder as config.target.model"
+            )
     return target

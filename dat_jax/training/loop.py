@@ -36,9 +36,14 @@ RowsOfRound = Callable[[int, Any, Any], pipeline.AdversarialRows]  # (round, par
 
 
 def initial_trainable(model: Model, training, seed: int):
-    """Returns what is trained: fresh LoRA factors, or with rank 0 the weights themselves (a copy, in float32)."""
+    """Returns what is trained: fresh LoRA factors, or with rank 0 the weights themselves (a copy, in float32).
+
+    Raises ValueError for quantized weights with rank 0: their codes are no numbers to train.
+    """
     if training.lora.rank:
         return lora_lib.initialize(jax.random.key(seed), model.config, training.lora.rank, training.lora.alpha)
+    if (kept := quantized.precision(model.params)) in quantized.KINDS:
+        raise ValueError(f"training.lora.rank is 0, which trains all weights, and those of the target are in {kept}; allowed: 1 or more")
     return jax.tree.map(lambda w: jnp.array(w, jnp.float32, copy=True), model.params)
 
 
@@ -121,6 +126,7 @@ def step_config(model: Model, config, method: Defence) -> StepConfig:
         parts=parts,
         updates=method.updates(method.read_settings(config)),
         steps=config.training.steps,
+        compares=method.needs_reference(method.read_settings(config)),
     )
 
 
@@ -194,7 +200,7 @@ def train(
         return
     state = initial_state(model, training, seed, mesh, method.memory(method.read_settings(config), model, seed))
     frozen = model.params if training.lora.rank else None
-    reference = model.params if method.needs_reference(method.read_settings(config)) else None
+    reference = model.params if frozen is None and method.needs_reference(method.read_settings(config)) else None
     settings, adam, key = (
         step_config(model, config, method),
         optimizer(training, method.updates(method.read_settings(config))),

@@ -55,6 +55,7 @@ class StepConfig:
     parts: int = flax.struct.field(pytree_node=False, default=1)  # the batch is worked through in so many parts of equal size
     updates: int = flax.struct.field(pytree_node=False, default=1)  # of the weights per inner maximisation
     steps: int = flax.struct.field(pytree_node=False, default=1)  # of the whole training
+    compares: bool = flax.struct.field(pytree_node=False, default=False)  # the method looks at the weights as they were before training
 
 
 def optimizer(training, updates: int = 1) -> optax.GradientTransformation:
@@ -116,12 +117,12 @@ def train_step(
     """Returns the next state and the step's metrics (nats per token; shares; norms in units of the mean embedding norm).
 
     `frozen` holds the weights that LoRA leaves alone, or None where all weights are trained. `reference` holds the weights as they were
-    before training, for methods that look at them. `key` is the run's; the step is folded in. A method may update the weights several
-    times on one perturbation; the metrics are the last update's. What it keeps from step to step is `state.memory`, which its inner
-    maximisation reads and replaces. Where loss or gradient is not finite, an update is counted and changes nothing else; the metric
-    `skipped` is then 1.
+    before training, for methods that look at them; None: as `frozen`, so that they are no second argument. `key` is the run's; the step is
+    folded in. A method may update the weights several times on one perturbation; the metrics are the last update's. What it keeps from step
+    to step is `state.memory`, which its inner maximisation reads and replaces. Where loss or gradient is not finite, an update is counted
+    and changes nothing else; the metric `skipped` is then 1.
     """
-    progress = state.step / config.steps
+    progress, reference = state.step / config.steps, frozen if config.compares and reference is None else reference
     key = jax.random.fold_in(key, state.step)
     with jax.named_scope("attack"):
         # Merged once: the scan then runs the plain model, without the adapters' extra products at each of its passes.

@@ -227,13 +227,54 @@ def test_the_readme_table(tmp_path, capsys):
 
 def test_a_run_that_the_compiler_fails_at_is_a_row(tmp_path, capsys, monkeypatch):
     def failing(config, workdir, only):
-        raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic | failed\nat a line")
+        raise ValueError("train_step: the compiler fails: INTERNAL: Mosaic | failed at a line")
 
     monkeypatch.setattr(compilation, "run", failing)
     monkeypatch.setattr(table, "RUNS", (table.Run(str(CONFIGS / "llama3_tpu.py"), table.FOUR | table.NF4, ("train_step",)),))
     assert table.main([f"--workdir={tmp_path}"]) == 1
-    row = "| Meta-Llama-3-8B-Instruct, nf4 | the compiler fails: INTERNAL: Mosaic / failed at a line | v5e:2x2 | 1x1x4 | xla |"
+    row = "| Meta-Llama-3-8B-Instruct, nf4 | the compiler fails: train_step: INTERNAL: Mosaic / failed at a line | v5e:2x2 | 1x1x4 | xla |"
     assert row + " - |" * 5 in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_what_the_compiler_fails_at_is_named():
+    def lower():
+        raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic failed\nat a line")
+
+    program = programs.Program("train_step", "8 rows", {}, lower)
+    with pytest.raises(ValueError, match=r"^train_step: the compiler fails: INTERNAL: Mosaic failed at a line; .*attention = xla"):
+        compilation.compiled(program, 1, chips.CHIPS["v5e"])
+
+
+def test_weights_beside_a_program_count_with_its_arguments():
+    """A merged model has its own matrices in the layers; the target's lie beside them, and beside the sampler between re-sampled rounds."""
+    config, mesh = configuration(), sharding.make_mesh(1, 1, 1)
+    config.training.methods, config.training.lora.rank, config.target.dtype = ("cat", "dat"), 4, "bfloat16"
+    model = ModelConfig(vocab_size=512, width=256, layers=2, heads=2, mlp_width=512)
+    matrices = 2 * 2 * (4 * 256 * 256 + 3 * 256 * 512)  # bytes: two layers, q k v o and gate up down
+    assert programs.beside_a_trained_model(config, model, mesh) == matrices
+    config.target.dtype = "nf4"
+    assert programs.beside_a_trained_model(config, model, mesh) == 0
+    config.target.dtype, config.training.lora.rank = "bfloat16", 0
+    assert programs.beside_a_trained_model(config, model, mesh) == programs.bytes_per_device(weights.abstract(model, "bfloat16", mesh))
+    memory_ = memory.Memory(200, 900, 0, 1100, ())
+    program = programs.Program("decoder", "8 rows", {"decode": 1.0}, lambda: None, beside=2.0**30)
+    a = report.account(program, 1, chips.CHIPS["v5e"], memory_, costs.Cost(), 3.0)
+    assert (a.memory.arguments, a.memory.total, a.about) == (200 + 2**30, 1100 + 2**30, "8 rows, 1.0 GiB of other weights beside")
+
+
+def test_the_target_lies_beside_the_sampler_where_prompts_are_drawn_anew(monkeypatch):
+    config, mesh = configuration(), sharding.make_mesh(1, 1, 1)
+    model = ModelConfig(vocab_size=512, width=256, layers=2, heads=2, mlp_width=512)
+    monkeypatch.setattr(programs, "architecture", lambda group: model)
+    config.training.methods, config.training.lora.rank, config.target.dtype = ("cat", "dat"), 4, "bfloat16"
+    config.sampler.refresh_every, config.evaluation.attacks = 0, ("direct",)
+    assert programs.beside_the_sampler(config, mesh) == 0
+    config.evaluation.attacks = ("direct", "infilling_adapted")
+    target = programs.bytes_per_device(weights.abstract(model, "bfloat16", mesh))
+    assert programs.beside_the_sampler(config, mesh) == target
+    config.sampler.refresh_every = 10
+    factors = 4 * 4 * 2 * (4 * (256 + 256) + 3 * (256 + 512))  # bytes: float32, rank 4, two layers
+    assert programs.beside_the_sampler(config, mesh) == pytest.approx(target + 3 * factors, abs=16)  # with both moments, and counters
 
 
 def test_every_method_has_a_row_in_the_table():

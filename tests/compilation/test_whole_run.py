@@ -100,6 +100,16 @@ def test_the_behaviors_are_counted_where_the_file_is_there(config, tmp_path):
         whole_run.parts(config)
 
 
+def test_what_a_run_does_not_do_is_not_counted(config):
+    """No method that trains on samples: none are drawn. No method at all: no train step is waited for."""
+    config.training.methods = ("undefended", "cat")
+    assert [part.name for part in whole_run.parts(config)[0] if part.program == "sampler"] == ["sampling utility prompts"]
+    config.training.methods, config.utility.samples = ("undefended",), 0
+    parts, left_out = whole_run.parts(config)
+    assert {part.program for part in parts} == {"decoder", "embedding_attack"}
+    assert whole_run.record(parts, left_out, [account(name, 1.0) for name in ("decoder", "embedding_attack")])["chip_hours"] > 0
+
+
 def test_fast_infilling_counts_by_its_operations(config):
     assert whole_run.of_exact(config) == 1.0
     fast = whole_run.faster(config)

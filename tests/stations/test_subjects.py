@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dat_jax import models, sharding, stations
-from dat_jax.config import validate
+from dat_jax.config import defaults, validate
 from dat_jax.models import weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
@@ -94,6 +94,22 @@ def test_a_checkpoint_as_the_target_is_the_model_that_the_run_trained(config, tr
 
 
 @pytest.mark.slow
+def test_codes_have_no_place_for_weights_that_were_all_trained(config, trained, tmp_path):
+    config.training.lora.rank, config.training.methods = 0, ("cat",)
+    assert stations.run("train", config, str(tmp_path / "whole")) == 0
+    config.training.methods, config.target.dtype, config.target.checkpoint = (), "int8", str(tmp_path / "whole" / "seed_0" / "cat")
+    with jax.set_mesh(sharding.make_mesh(1, 1, 1)), pytest.raises(ValueError, match=r"config\.target\.dtype is 'int8', and all weights of"):
+        subjects.load_target(config, sharding.make_mesh(1, 1, 1))
+
+
+def test_a_worlds_sizes_that_a_precision_does_not_allow_are_named_before_it_is_built():
+    config = defaults()
+    config.world.enabled, config.target.dtype = True, "nf4"
+    config.world.target.update({"width": 96, "heads": 4, "mlp_width": 144})
+    with pytest.raises(ValueError, match=r"config\.target\.dtype is 'nf4', and the world's target has no room for it"):
+        subjects.check_sources(config)
+
+
 def test_a_checkpoint_stands_on_what_it_was_trained_from(config, trained, tmp_path):
     """CAT on top of CAT, by factors: wherever the second is loaded, the first is below it, once."""
     mesh, first, second = sharding.make_mesh(1, 1, 1), str(trained / "mine" / "seed_0" / "cat"), str(tmp_path / "again" / "seed_0" / "cat")

@@ -20,4 +20,5 @@ def get_config():
     c.topology = "v5e:4x4"
     c.target.attention = "splash"
     c.methods.cat.perturbation.steps = 40
+    c.evaluation.batch_size = 32  # with 64 rows the attack does not fit beside the target, which stays while a trained model is evaluated
     return c

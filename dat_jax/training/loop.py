@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -96,11 +96,14 @@ def compiled_step(state: TrainState, parts: int = 1):
 
     parts: that a batch is worked through in, see `StepConfig`.
     """
-    kept = jax.tree.map(lambda x: x.sharding, state)
-    devices = state.step.sharding.device_set
-    options = IN_PARTS if parts > 1 and len(devices) > 1 and next(iter(devices)).platform == "tpu" else None
-    static = ("config", "optimizer")
+    kept, static = jax.tree.map(lambda x: x.sharding, state), ("config", "optimizer")
+    options = options_of(list(state.step.sharding.device_set), parts)
     return jax.jit(train_step, static_argnames=static, donate_argnames=("state",), out_shardings=(kept, None), compiler_options=options)
+
+
+def options_of(devices: Sequence[jax.Device], parts: int) -> dict[str, bool] | None:
+    """Returns how a step is compiled for these devices with its batch in so many parts; None: as the compiler does of itself."""
+    return IN_PARTS if parts > 1 and len(devices) > 1 and devices[0].platform == "tpu" else None
 
 
 def told_to_stop(step: int, note: signals.Note) -> str:

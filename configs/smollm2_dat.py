@@ -9,7 +9,7 @@ and sampler are the same. "undefended" is the safety-tuned model. Files: docs/ex
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export
     python -m dat_jax.diffusion.adapt --model=HuggingFaceTB/SmolLM2-135M-Instruct --pairs=data/sampler_pairs.jsonl --output=data/sampler \\
-        --steps=240 --shortest_prompt=6 --longest_prompt=32 --response_tokens=24
+        --steps=240 --shortest_prompt=6 --longest_prompt=32 --response_tokens=24 --validation_pairs=data/heldout_pairs.jsonl
     python -m dat_jax.main --config=configs/smollm2_dat.py --workdir=runs/smollm2_dat --config.seeds=1,3,4
 
 Read likelihoods before attack success: what a model of 135 million weights complies with is rarely an answer. The report has the nats per

@@ -1,5 +1,4 @@
-"""Ordinary safety tuning of SmolLM2-135M-Instruct on a CPU, which complies with most things: the aligned model that configs/smollm2_dat.py
-starts from.
+"""Ordinary safety tuning, on a CPU, of SmolLM2-135M-Instruct, which complies with most things; configs/smollm2_dat.py starts from it.
 
 Refusals of direct requests, and the model's own answers to harmless ones; no rewrite, no perturbation. Then it is measured what the model
 refuses: held-out direct requests, their rewrites, harmless prompts.

@@ -133,7 +133,8 @@ def decoded(slices: dict[str, Any], folder: Any) -> dict[str, Any]:
 def _eight(slices: dict[str, Any], weight: str, name: str, folder: Any) -> tuple[EightBits, set[str]]:
     form = weight + "_format"
     if form in slices and (slices[form].get_shape() not in ([], [1]) or int(np.max(slices[form][...])) != 0):
-        raise ValueError(f"{folder}: {form} is not 0; allowed: 0, rows as they are; save it again with a newer bitsandbytes")
+        found = ", ".join(map(str, np.ravel(slices[form][...])[:4]))
+        raise ValueError(f"{folder}: {form} is {found}; allowed: 0, rows as they are; save it again with a newer bitsandbytes")
     codes = _part(slices, weight, ("I8",), None, folder)
     return EightBits(codes, _whole(_part(slices, name, ("F32", "F16", "BF16"), codes.get_shape()[:1], folder))), {name, form}
 

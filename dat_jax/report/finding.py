@@ -48,10 +48,9 @@ def _headline(results: Results, points: Sequence[Point], ranked: Sequence[str]) 
         return equal
     other = ranked[1]
     theirs = results.attack_rates[other, WORST]
-    if told(results, lead, other, WORST) == 0:
-        robust = f"{title(lead)} and {title(other)} are not told apart: {_percent(rate)} and {_percent(theirs)} of {asked} are broken"
-    else:
-        robust = f"{title(lead)} is broken on {_percent(rate)} of {asked}, {title(other)} on {_percent(theirs)}"
+    alike = told(results, lead, other, WORST) == 0
+    robust = f"{title(lead)} is broken on {_percent(rate)} of {asked}, {title(other)} on {_percent(theirs)}"
+    robust += ", which does not tell them apart" if alike else ""
     if measure is None or (lead, measure) not in results.utility_rates or (other, measure) not in results.utility_rates:
         return f"{robust}; how many harmless prompts they refuse was not measured"
     mine, of_other = (_percent(results.utility_rates[m, measure]) for m in (lead, other))
@@ -64,7 +63,8 @@ def _headline(results: Results, points: Sequence[Point], ranked: Sequence[str]) 
         return f"{robust}, but {title(lead)} also refuses more harmless prompts ({mine} against {of_other}), so this is no fair comparison"
     if said < 0:
         return f"{robust}, and {title(lead)} refuses fewer harmless prompts ({mine} against {of_other})"
-    return f"{robust}, and in how many harmless prompts they refuse they are not told apart ({mine} and {of_other})"
+    refusing = f"how often they refuse harmless prompts ({mine} and {of_other})"
+    return f"{robust}, and neither does {refusing}" if alike else f"{robust}; {refusing} does not tell them apart"
 
 
 def refusals(results: Results) -> str | None:

@@ -97,12 +97,12 @@ def test_at_the_same_over_refusal_two_lines_are_read_between_their_points(severa
 def test_a_model_that_refuses_nearly_everything_is_no_finding(several):
     whole = results.collect(several[0], ["world"])
     assert finding.headline(whole) == (
-        "DAT is broken on 31 % of 24 behaviors by at least one of 7 attacks, CAT on 99 %, and in how many harmless prompts they refuse "
-        "they are not told apart (22 % and 10 %)"
+        "DAT is broken on 31 % of 24 behaviors by at least one of 7 attacks, CAT on 99 %; how often they refuse harmless prompts "
+        "(22 % and 10 %) does not tell them apart"
     )
     mute = dataclasses.replace(whole, utility_rates=whole.utility_rates | {("dat", "over_refusal"): (0.96, 0.9, 0.99)})
     said = finding.headline(mute)
-    assert said.startswith("CAT and Undefended are not told apart: 99 % and 100 %")
+    assert said.startswith("CAT is broken on 99 % of 24 behaviors by at least one of 7 attacks, Undefended on 100 %, which does not tell")
     assert said.endswith("left out, as a model that refuses everything is broken by nothing: DAT (refuses 96 %)")
     alone = dataclasses.replace(mute, methods=["dat"])
     assert finding.headline(alone).startswith("DAT is broken on 31 %") and "refuses 96 % of the harmless prompts" in finding.headline(alone)

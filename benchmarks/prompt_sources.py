@@ -8,9 +8,9 @@ Sources: the masked-diffusion sampler; the response's own words, copied; rule-ma
 target itself, asked for the request that the response answers; with --original the model that the target was made from, asked the same.
 
 Per source: the share of prompts on topic (two content words of the request, the rule of the judge `refusal_topic`: rules pass it by
-construction, copies nearly so), of prompts with a word that is repeated at once,
-distinct-1, -2 and -3 and self-BLEU of one prompt for each behavior (so all sources have as many), mean similarity of a behavior's prompts,
-how many differ at all, the share of prompts that the target answers on topic, and of behaviors with at least one such prompt.
+construction, copies nearly so), of prompts with a word that is repeated at once, distinct-1, -2 and -3 and self-BLEU of one prompt for
+each behavior (so all sources have as many), mean similarity of a behavior's prompts, how many differ at all, the share of prompts that the
+target answers on topic, and of behaviors with at least one such prompt.
 
 The file has every prompt, and beside it are the settings that they were made with. What is there already is not drawn and asked again.
 `--draw=100 --labels=FILE` writes prompts of all sources in a random order without their source; set each "on_topic" to true or false by
@@ -200,20 +200,20 @@ def collect(flags: argparse.Namespace, output: pathlib.Path) -> list[dict[str, A
         found[SOURCES[0]] = sampled(load(flags.sampler), behaviors, flags)
     mesh = sharding.make_mesh()
 
-    def victim(model: str, new_tokens: int) -> Victim:
-        return Victim(load(model), Decoding(64, 24, new_tokens, 16, 0.0, "user", flags.system), 0, mesh)
+    def victim(model: Model, new_tokens: int) -> Victim:
+        return Victim(model, Decoding(64, 24, new_tokens, 16, 0.0, "user", flags.system), 0, mesh)
 
     with jax.set_mesh(mesh):
-        answers = victim(flags.target, 24).answer if missing else None
+        target = load(flags.target) if missing else None
         for source in missing:
             if source == SOURCES[1]:
                 found[source] = copied(behaviors, 1)
             elif source == SOURCES[2]:
                 found[source] = by_rule(behaviors, flags.count)
             elif source in SOURCES[3:]:
-                who = flags.target if source == SOURCES[3] else flags.original
+                who = target if source == SOURCES[3] else load(flags.original)
                 found[source] = asked(victim(who, LONGEST).answer, behaviors, flags.count)
-            rows += rows_of(source, found[source], behaviors, answers)
+            rows += rows_of(source, found[source], behaviors, victim(target, 24).answer)
             output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return rows
 

@@ -4,7 +4,7 @@ Refusals of direct requests, and the model's own answers to harmless ones; no re
 refuses: held-out direct requests, their rewrites, harmless prompts.
 
 "undefended" is SmolLM2 as it came. In configs/smollm2_dat.py it is what this run makes. docs/experiments.md has the commands that make the
-files in data/, under "Files of the experiments on SmolLM2". 48 updates take 15 minutes of one core, the evaluation as long, 4 GB. Then:
+files in data/, under "Files of the experiments on SmolLM2". The 48 updates took ten minutes of one core of an AMD EPYC. Then:
 
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export

@@ -75,7 +75,7 @@ def compiled(program: Program, devices: int, chip: chips.Chip) -> Account:
             program.lower().compile(compiler_options=dump)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
-                more = "; of attention kernels config.target.attention = xla is the one that compiles everywhere"
+                more = "; a model's attention = xla may compile where splash does not"
                 raise ValueError(f"{program.name}: the compiler fails: {files.one_line(error)[:160]}{more}") from error
         seconds = time.monotonic() - started
         module = hlo.parse(memory.dumped(pathlib.Path(folder), "after_optimizations.txt"))

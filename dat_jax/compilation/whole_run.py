@@ -30,7 +30,7 @@ from dat_jax.settings import read
 # XSTest's safe prompts.
 ABSENT = {"data.behaviors": 100, "data.eval_behaviors": 200, "prompts": 250}
 
-# Fast infilling whose passes are known in advance; docs/speed.md has what it saves and docs/experiments.md what it does to prompts.
+# Fast infilling whose passes are known in advance; docs/speed.md has what it saves and what it does to prompts.
 FAST = {"sampler.acceptance": "count", "sampler.bound": 2.0, "sampler.cache_refresh": 4, "sampler.cfg_scale": 0.0}
 
 WITHOUT_SPLASH = ("v5e:2x2",)  # where libtpu 0.0.52 ends in an internal error on the splash kernel's train step
@@ -140,7 +140,7 @@ def drawing(config: ConfigDict, methods: int) -> list[Part]:
         wanted = utility.answers * utility.samples
         found.append(Part("sampling utility prompts", "sampler", math.ceil(wanted / pool.batch_size) * of_exact(config)))
         found.append(Part("sampling utility prompts: the target's answers", "decoder", math.ceil(wanted / batch) if utility.asks else 0))
-    return [part for part in found if part.times]
+    return found
 
 
 def of_exact(config: ConfigDict) -> float:

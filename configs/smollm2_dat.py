@@ -1,10 +1,10 @@
 """CAT, CAT on rule-made rewrites and DAT on a safety-tuned SmolLM2-135M-Instruct, on a CPU, with a sampler adapted from the model itself.
 
 CAT sees the behaviors' own requests. MixAT also sees eleven rule-made forms of each (examples/request_pairs.py). DAT sees prompts that a
-diffusion LM samples for the harmful responses, and so does DAT + LAT, which perturbs the embeddings and one layer. The evaluation holds out
-three forms (future, indirect, requirement): neither the rule-made rewrites nor the sampler's pairs have them. Steps, rows and utility
-data are the same. So are the losses, but for those of DAT + LAT. Each seed is a training, a sampling and an evaluation of its own; target
-and sampler are the same. "undefended" is the safety-tuned model. Files: docs/experiments.md, "Files of the experiments on SmolLM2".
+diffusion LM samples for the harmful responses. The evaluation holds out three forms (future, indirect, requirement): neither the rule-made
+rewrites nor the sampler's pairs have them. Steps, rows, losses and utility data are the same. Each seed is a training, a sampling and an
+evaluation of its own; target and sampler are the same. "undefended" is the safety-tuned model. docs/results.md has the outcome, and that of a
+DAT which trains on the prompts that the undefended model answers. Files: docs/experiments.md, "Files of the experiments on SmolLM2".
 
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export
@@ -31,16 +31,12 @@ def get_config():
     c.sampler.update({"likelihood_samples": 0, "selection": "random", "batch_size": 16, "add_requests": True, "request_share": 0.5})
     c.data.update({"benign": "data/benign.jsonl", "train_rewrites": "data/train_rewrites.jsonl"})
     c.data.update({"adversarial_rows": 4, "utility_rows": 8})
-    c.training.methods = ("undefended", "cat", "mixat", "dat", "dat_lat")
+    c.training.methods = ("undefended", "cat", "mixat", "dat")
     # At the published cutoffs (0.5 toward, 5 away, per example) and 4e-4, refusals of rewrites hardly change: docs/experiments.md.
     c.training.update({"steps": 32, "learning_rate": 1e-3, "save_every": 8, "watch_every": 0})
     for method in (c.methods.cat, c.methods.mixat):
         method.perturbation.update({"steps": 4, "radius": 0.1, "step_size": 0.4, "iterate": "best"})
         method.objective.update({"cutoff_over": "token", "toward_cutoff": 0.02, "away_cutoff": 2.0, "utility_weight": 2.0})
-    # As CAT, and before a third of the 30 layers; its published numbers belong to Llama-2-7B.
-    c.methods.lat.perturbation.update(c.methods.cat.perturbation.to_dict() | {"sites": (0, 10)})
-    c.methods.lat.objective.update(c.methods.cat.objective.to_dict() | {"away": "log_1_minus_p"})
-    c.methods.lat.updates = 1
     c.evaluation.attacks = ("direct", "rewrite", "best_of_n", "prefill", "infilling", "embedding", "embedding+rewrite")
     c.evaluation.judges = ("refusal_topic", "refusal_prefix", "xstest:strings")
     c.evaluation.measures = ("harmful", "chats", "tasks", "attacks")

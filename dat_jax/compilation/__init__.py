@@ -20,6 +20,10 @@ from dat_jax.data import files
 from dat_jax.stations.subjects import check_devices, check_dtype
 
 
+class CompilerError(ValueError):
+    """A program that the compiler fails at: another version, kernel or slice may compile it."""
+
+
 def run(config: ConfigDict, workdir: str | None = None, only: tuple[str, ...] = ()) -> int:
     """Compiles the run's programs for config.topology, prints an account of each and of the whole run, and writes compile.json.
 
@@ -76,7 +80,7 @@ def compiled(program: Program, devices: int, chip: chips.Chip) -> Account:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 more = "; a model's attention = xla may compile where splash does not"
-                raise ValueError(f"{program.name}: the compiler fails: {files.one_line(error)[:160]}{more}") from error
+                raise CompilerError(f"{program.name}: the compiler fails: {files.one_line(error)[:160]}{more}") from error
         seconds = time.monotonic() - started
         module = hlo.parse(memory.dumped(pathlib.Path(folder), "after_optimizations.txt"))
         account = memory.read(pathlib.Path(folder), module)

@@ -227,7 +227,7 @@ def test_the_readme_table(tmp_path, capsys):
 
 def test_a_run_that_the_compiler_fails_at_is_a_row(tmp_path, capsys, monkeypatch):
     def failing(config, workdir, only):
-        raise ValueError("train_step: the compiler fails: INTERNAL: Mosaic | failed at a line")
+        raise compilation.CompilerError("train_step: the compiler fails: INTERNAL: Mosaic | failed at a line")
 
     monkeypatch.setattr(compilation, "run", failing)
     monkeypatch.setattr(table, "RUNS", (table.Run(str(CONFIGS / "llama3_tpu.py"), table.FOUR | table.NF4, ("train_step",)),))
@@ -241,7 +241,7 @@ def test_what_the_compiler_fails_at_is_named():
         raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic failed\nat a line")
 
     program = programs.Program("train_step", "8 rows", {}, lower)
-    with pytest.raises(ValueError, match=r"^train_step: the compiler fails: INTERNAL: Mosaic failed at a line; .*attention = xla"):
+    with pytest.raises(compilation.CompilerError, match=r"^train_step: the compiler fails: INTERNAL: Mosaic failed at a line; .*attention = xla"):
         compilation.compiled(program, 1, chips.CHIPS["v5e"])
 
 

@@ -1,7 +1,8 @@
 """DAT and CAT on Qwen2.5-14B-Instruct on eight TPU v5e chips, in bfloat16.
 
 Settings but for memory: configs/qwen2_5_tpu.py. Hardware: one v5e-8 machine (v5e:2x4, 16 GB per chip).
-Time: no run has been timed.
+Time: no run has been timed. Compiled, a training step needs 12.4 of 15.75 GiB per chip and, by the chips' public peaks, at least 7.8 s; the
+whole run takes at least 14 hours (docs/tpu.md).
 
     python -m dat_jax.main --config=configs/qwen2_5_tpu_8chips.py --mode=compile     # anywhere, no TPU: does it fit?
     TYPE=v5litepod-8 launch/supervise.sh --spot --workdir=gs://BUCKET/qwen2_5 --config=configs/qwen2_5_tpu_8chips.py

@@ -3,8 +3,8 @@
 CAT sees the behaviors' own requests. MixAT also sees eleven rule-made forms of each (examples/request_pairs.py). DAT sees prompts that a
 diffusion LM samples for the harmful responses. The evaluation holds out three forms (future, indirect, requirement): neither the rule-made
 rewrites nor the sampler's pairs have them. Steps, rows, losses and utility data are the same. Each seed is a training, a sampling and an
-evaluation of its own; target and sampler are the same. "undefended" is the safety-tuned model. docs/results.md has the outcome, and that of a
-DAT which trains on the prompts that the undefended model answers. Files: docs/experiments.md, "Files of the experiments on SmolLM2".
+evaluation of its own; target and sampler are the same. "undefended" is the safety-tuned model. docs/results.md has the outcome, also of DAT
+on the prompts that the undefended model answers. Files: docs/experiments.md, "Files of the experiments on SmolLM2".
 
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety
     python -m dat_jax.main --config=configs/smollm2_safety.py --workdir=runs/smollm2_safety --mode=export

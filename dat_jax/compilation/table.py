@@ -57,6 +57,7 @@ SMALLEST = {"training.keep_products": False, "mesh.data": 1}  # what is kept doe
 FOUR = SMALLEST | {"topology": "v5e:2x2", "mesh.tensor": 4, "target.attention": "xla"}
 EIGHT = FOUR | {"topology": "v5e:2x4", "mesh.tensor": 8}
 ONE = FOUR | {"mesh.tensor": 1}
+ONE_CHIP = {"topology": "v5e:1x1", "mesh.tensor": 1, "training.micro_batch": 8, "sampler.batch_size": 16, "evaluation.batch_size": 8}
 NF4 = {"target.dtype": "nf4", "sampler.dtype": "nf4"}
 # Of what LAT's published code sets for Llama-3, all that is not the method's default and shapes its program.
 LAT_LLAMA_3 = {
@@ -82,7 +83,7 @@ RUNS = (
     Run("configs/qwen2_5_tpu_8chips.py"),
     Run("configs/llama3_tpu.py", FOUR | {"topology": "v6e:2x2"}, ("train_step",)),
     Run("configs/qwen2_5_tpu.py", FOUR | {"topology": "v6e:2x2", "target.dtype": "int8"}, ("train_step",)),
-    Run("configs/llama3_tpu.py", ONE | NF4 | {"topology": "v5e:1x1", "training.micro_batch": 8}, ("train_step",)),
+    Run("configs/llama3_tpu_4chips.py", ONE_CHIP),
     Run("configs/llama3_tpu.py", ONE | NF4 | {"topology": "v6e:1x1", "training.micro_batch": 16}, ("train_step",)),
     Run("configs/qwen2_5_tpu.py", FOUR | {"topology": "v5p:2x2x1"}, ("train_step",)),
     Run("configs/llama3_tpu.py", FOUR | {"topology": "tpu7x:2x2x1", "mesh.tensor": 8}, ("train_step",)),

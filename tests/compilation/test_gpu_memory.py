@@ -46,12 +46,14 @@ def test_four_tpu_chips_run_what_sixteen_run():
     validate(configuration("llama3_tpu_4chips"))
 
 
-@pytest.mark.parametrize("name, quantized", [("qwen2_5_tpu_8chips", set()), ("qwen2_5_gpu_40gb", {"target.dtype", "sampler.dtype", "training.micro_batch"})])
-def test_qwen_on_small_hardware_is_the_run_of_sixteen_chips(name, quantized):
+@pytest.mark.parametrize(
+    "name, more",
+    [("qwen2_5_tpu_8chips", set()), ("qwen2_5_gpu_40gb", {"mesh.tensor", "target.dtype", "sampler.dtype", "training.micro_batch"})],
+)
+def test_qwen_on_small_hardware_is_the_run_of_sixteen_chips(name, more):
     small, large = (dict(dotted(configuration(found))) for found in (name, "qwen2_5_tpu"))
     memory = {"topology", "target.attention", "attacks.embedding.perturbation.keep_products", "sampler.batch_size", "evaluation.batch_size"}
-    mesh = {"mesh.data", "mesh.processes"} | ({"mesh.tensor"} if quantized else set())
-    assert {key for key in small if small[key] != large[key]} == memory | mesh | quantized
+    assert {key for key in small if small[key] != large[key]} == memory | {"mesh.data", "mesh.processes"} | more
     validate(configuration(name))
 
 

@@ -241,7 +241,8 @@ def test_what_the_compiler_fails_at_is_named():
         raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic failed\nat a line")
 
     program = programs.Program("train_step", "8 rows", {}, lower)
-    with pytest.raises(compilation.CompilerError, match=r"^train_step: the compiler fails: INTERNAL: Mosaic failed at a line; .*attention = xla"):
+    message = r"^train_step: the compiler fails: INTERNAL: Mosaic failed at a line; .*attention = xla"
+    with pytest.raises(compilation.CompilerError, match=message):
         compilation.compiled(program, 1, chips.CHIPS["v5e"])
 
 

@@ -2,9 +2,9 @@
 
 Reproduces: the Llama-3-8B-Instruct row (learning rate 1e-4, utility weight 0.45; batches of 8 adversarial + 56 utility rows).
 Hardware: one H100 or A100 of 80 GB.
-Time: no run has been timed. Compiled for an H100 (XLA:GPU of jax 0.10.2, no GPU was there), a training step needs 47.6 GiB and by the
-public peaks at least 3.9 s (760 steps: 50 minutes per method); drawing 1000 prompts for each of 100 behaviors at least 6.3 hours, which
-`sampler.samples` scales.
+Time: no run has been timed. Compiled for an H100 (XLA:GPU of jax 0.10.2, no GPU was there), a training step needs 37.8 GiB and by the
+public peaks at least 3.9 s (760 steps: 50 minutes per method); the whole run at least 21 hours. 15 of them draw and answer 1000 prompts
+for each of 100 behaviors, which `sampler.samples` scales.
 
     pip install -e '.[cuda]'
     python -m dat_jax.main --config=configs/llama3_gpu.py --mode=compile     # anywhere, no GPU: does it fit?
@@ -17,13 +17,14 @@ Where a step's memory goes, in GiB (8.03 billion weights, 6.98 of them in the la
     14.96   weights, bfloat16: 8.03e9 x 2 bytes
     13.00   the layers' weights with the adapters merged, which the attack reads: 6.98e9 x 2
      3.13   adapters of rank 64, 168 million numbers in float32 (0.63), their two moments (1.25), gradients of a part and of all (1.25)
-     9.00   36 rows (4 adversarial, 4 toward, 28 utility) x 0.25: the residual stream before each layer, 32 x 512 x 4096 x 4 bytes
-     7.50   the backward pass of one layer and the head: 36 rows x 1.31 / 32 of products, scores of 32 heads in float32, their gradients
+     6.24   the attack's 4 rows x (0.25 + 1.31): the residual stream before each layer, 32 x 512 x 4096 x 4 bytes, and the kept products,
+            32 layers x 512 tokens x 43008 numbers (q, k, v, o, gate, up, down) in bfloat16
+     0.48   the rest: the backward pass of one layer and the head
 
-The attack's 4 rows are over before the outer step begins; kept products cost them 4 x (0.25 + 1.31), the 1.31 being 32 layers x 512
-tokens x 43008 numbers (q, k, v, o, gate, up, down) in bfloat16. Other choices, compiled: micro_batch=0, the whole batch at once: 50.5;
-16: 39.4; 16 with training.keep_products, 15 % fewer FLOPs: 60.6; 32 with it: 90.1. Around the step: sampler beside target 34.8, one
-answer to 16 attempts 16.4, the embedding attack on 16 of them 42.3 and 13 more where the target is kept beside a merged model.
+The peak is in the attack. The outer step comes after it, without the merged weights: 36 rows (4 adversarial, 4 toward, 28 utility) x 0.25,
+and the backward pass of one layer and the head. Other choices, compiled: micro_batch=0, the whole batch at once: 50.4; 16: 34.9; 16 with
+training.keep_products, 13 % fewer FLOPs: 47.6; 32 with it: 77.1, which does not fit. Around the step: sampler beside target 34.8; with the
+target's 13.0 beside a merged model, one answer to 16 attempts 29.4 and the embedding attack on 16 of them 55.3.
 """
 
 from dat_jax import presets

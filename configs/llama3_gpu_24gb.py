@@ -2,8 +2,8 @@
 
 Settings but for precision and memory: configs/llama3_gpu.py. Hardware: one RTX 4090 or another card of 24 GB with bfloat16.
 Time: no run has been timed. Compiled for an RTX 4090 (XLA:GPU of jax 0.10.2, no GPU was there), a training step needs 16.9 of 21.3 GiB and
-by the public peaks at least 17.1 s (760 steps: 3.6 hours per method). Drawing 1000 prompts for each of 100 behaviors takes at least 47
-hours; `sampler.samples` scales it.
+by the public peaks at least 17.1 s (760 steps: 3.6 hours per method). The whole run takes at least 95 hours. Drawing 1000 prompts for each
+of 100 behaviors is 47 of them; `sampler.samples` scales it.
 
     pip install -e '.[cuda]'
     python -m dat_jax.main --config=configs/llama3_gpu_24gb.py --mode=compile     # anywhere, no GPU: does it fit?
@@ -22,5 +22,5 @@ def get_config():
     c.training.micro_batch = 16  # two adversarial rows, their refusals and 14 utility rows
     c.attacks.embedding.perturbation.keep_products = False
     c.sampler.batch_size = 32
-    c.evaluation.batch_size = 8
+    c.evaluation.batch_size = 16
     return c

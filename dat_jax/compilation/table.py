@@ -81,6 +81,7 @@ RUNS = (
     Run("configs/qwen2_5_tpu.py", FOUR | NF4, ("train_step",)),
     Run("configs/gemma_tpu.py", FOUR | NF4, ("train_step",)),
     Run("configs/llama3_tpu.py", EIGHT, ("train_step",)),
+    Run("configs/gemma_tpu.py", EIGHT, ("train_step",)),
     Run("configs/qwen2_5_tpu_8chips.py"),
     Run("configs/llama3_tpu.py", FOUR | {"topology": "v6e:2x2"}, ("train_step",)),
     Run("configs/qwen2_5_tpu.py", FOUR | {"topology": "v6e:2x2"}, ("train_step",)),

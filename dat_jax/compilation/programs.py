@@ -161,12 +161,13 @@ def beside_a_trained_model(config: ConfigDict, model: ModelConfig, mesh: Mesh) -
 
 
 def beside_the_sampler(config: ConfigDict, mesh: Mesh) -> float:
-    """The target with what is trained of it, where prompts are drawn anew between its steps; the target alone in `infilling_adapted`."""
+    """The target and the model it has become, in `infilling_adapted`; with the training's state where prompts are drawn anew in it."""
     again = config.sampler.refresh_every and any(METHODS[name].prompts == "sampled" for name in config.training.methods)
     if not again and "infilling_adapted" not in config.evaluation.attacks:
         return 0.0
     target = architecture(config.target)
-    return bytes_per_device((trained_weights(config, target, mesh), loop.abstract_state(target, config.training, mesh) if again else ()))
+    state = loop.abstract_state(target, config.training, mesh) if again else ()
+    return bytes_per_device((trained_weights(config, target, mesh), state)) + beside_a_trained_model(config, target, mesh)
 
 
 def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:

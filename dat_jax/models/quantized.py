@@ -23,6 +23,7 @@ from dat_jax import sharding
 KINDS = ("int8", "nf4")
 BLOCK = 64  # inputs that share a scale in nf4
 FEW = 256  # rows of x up to which nf4 is multiplied by halves of its blocks
+PART = 1 << 22  # bytes of codes that few rows are multiplied with at a time: decoded, they stay in a TPU's vector memory
 NUMBERS = 1 << 18  # that are quantized at a time, so that the work stays in the processor's cache
 # QLoRA's appendix E: quantiles of the normal distribution, scaled to -1..1, with an exact zero.
 NF4 = (
@@ -78,16 +79,38 @@ def product(x: jax.Array, weight: jax.Array | Quantized) -> jax.Array:
 def _product(x: jax.Array, codes: jax.Array, scales: jax.Array, kind: str) -> jax.Array:
     if kind == "nf4":
         few = math.prod(x.shape[:-1]) <= FEW
-        return _product_by_halves(x, codes, scales) if few else x @ Quantized(codes, scales, kind=kind).matrix(x.dtype)
+        return _product_in_parts(x, codes, scales) if few else x @ Quantized(codes, scales, kind=kind).matrix(x.dtype)
     y = x @ codes.astype(x.dtype)  # whole numbers up to 127 are exact in bfloat16, so the scale comes after
     return (y.astype(jnp.float32) * scales.reshape((1,) * (y.ndim - 1) + (-1,))).astype(x.dtype)
 
 
-def _product_by_halves(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.Array:
-    """Return x W for nf4 as the sum of two products, of the inputs whose codes are the low four bits of a byte and of the others.
+def _product_in_parts(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.Array:
+    """Return x W for nf4, the sum over parts of the inputs, of PART bytes of codes each.
 
-    Nothing is concatenated, so a TPU's compiler decodes within the products: of 4096 x 14336 numbers it reads the codes and writes no
-    matrix (117 MB less each way on a v5e). Where x has many rows, the matrix's way to the memory and back is short beside the product.
+    A layer's matrix decoded at once is too large for a TPU's vector memory and goes to the chip's memory and back as float32. Of several
+    devices each has its part already, and an axis that is split over them cannot be cut without moving it.
+    """
+    half, columns = codes.shape
+    blocks, rows = len(scales), x.shape[:-1]
+    parts = 1
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        parts = next(count for count in range(1, blocks + 1) if blocks % count == 0 and (half * columns <= PART * count or count == blocks))
+    if parts == 1:
+        return _product_by_halves(x, codes, scales).astype(x.dtype)
+
+    def add(y: jax.Array, part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return y + _product_by_halves(*part), None
+
+    x_NxBxI = jnp.moveaxis(x.reshape(*rows, parts, -1), -2, 0)
+    cut = (x_NxBxI, codes.reshape(parts, -1, columns), scales.reshape(parts, -1, columns))
+    return jax.lax.scan(add, jnp.zeros((*rows, columns), jnp.float32), cut)[0].astype(x.dtype)
+
+
+def _product_by_halves(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.Array:
+    """Return x W for nf4 in float32, the sum of two products: of the inputs whose codes are the low four bits of a byte, and of the others.
+
+    Nothing is concatenated, so what is decoded has the layout of the codes. Where x has many rows, the matrix's way to the memory and back
+    is short beside the product.
     """
     half = len(codes)
     rows, blocks = x.shape[:-1], half // (BLOCK // 2)
@@ -97,7 +120,7 @@ def _product_by_halves(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax
         jnp.dot(x_Bx2xH[..., number, :], (_decoded(part) * scale_NxO).astype(x.dtype), preferred_element_type=jnp.float32)
         for number, part in enumerate((codes & 15, codes >> 4))
     ]
-    return (products[0] + products[1]).astype(x.dtype)
+    return products[0] + products[1]
 
 
 def _decoded(codes: jax.Array) -> jax.Array:

@@ -312,8 +312,10 @@ def test_codes_are_decoded_by_choices():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rows", [(3, 5), (quantized.FEW + 1,)], ids=["few", "many"])
-def test_a_product_is_that_with_the_matrix_for_few_rows_and_many(kind, rows):
+@pytest.mark.parametrize(("rows", "part"), [((3, 5), quantized.PART), ((3, 5), 700), ((3, 5), 1), ((quantized.FEW + 1,), 1)])
+def test_a_product_is_that_with_the_matrix_for_few_rows_and_many(kind, rows, part, monkeypatch):
+    """Few rows meet an nf4 matrix of 128 x 24, 1536 bytes of codes, at once, or in the two parts that its blocks allow."""
+    monkeypatch.setattr(quantized, "PART", part)
     draw = np.random.default_rng(0)
     weight = quantized.of_stack(draw.normal(size=(1, 128, 24)).astype(np.float32), kind)
     one = Quantized(weight.codes[0], weight.scales[0], kind=kind)

@@ -125,7 +125,7 @@ def train_step(
     progress, reference = state.step / config.steps, frozen if config.compares and reference is None else reference
     key = jax.random.fold_in(key, state.step)
     with jax.named_scope("attack"):
-        # Merged once: the scan then runs the plain model, without the adapters' extra products at each of its passes.
+        # Merged once: the scan then runs the plain model, without the adapters' extra products at each of its passes (unless quantized).
         merged = jax.lax.stop_gradient(lora_lib.merge(*weights(frozen, state.trainable)))
     attacked = Network(merged, None, config.model, config.prompt_length, config.most_logits, progress)
 

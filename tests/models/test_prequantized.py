@@ -102,6 +102,12 @@ def test_what_is_written_of_it_is_not_quantized(folders, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, models.load(str(tmp_path / "out")).params, model.params)
 
 
+@pytest.mark.parametrize(("ending", "known"), prequantized.KNOWN.items())
+def test_a_tensor_of_a_format_that_is_not_read_names_it(ending, known):
+    with pytest.raises(ValueError, match=rf"FOLDER: tensor 'q{ending}' is of a checkpoint quantized by {known}; allowed: the model that is"):
+        prequantized.decoded({f"q{ending}": None}, "FOLDER")
+
+
 def test_compiling_asks_the_same(folders, tmp_path):
     group = defaults().target
     group.model = str(folders / "quantized")

@@ -204,7 +204,9 @@ def test_a_block_of_nf4_is_never_split():
     assert found.codes.sharding.shard_shape(found.codes.shape)[1] == 64
 
 
-def test_a_train_step_is_that_on_the_dequantized_weights(loaded):
+@pytest.mark.parametrize(("kind", "parts", "tensor"), [("int8", 1, 1), ("nf4", 2, 2)])
+def test_a_train_step_is_that_on_the_dequantized_weights(folder, kind, parts, tensor):
+    """The whole batch on one device, and in parts on two that share each matrix."""
     P, R = 4, 3
     batch = Batch(
         away=lay_out([[1, 5, 7], [1, 3]], [[True] * 3, [True] * 2], [[4, 5], [9, 9]], P, R),
@@ -212,11 +214,14 @@ def test_a_train_step_is_that_on_the_dequantized_weights(loaded):
         utility=lay_out([[1, 8], [3]], [[False] * 2, [False]], [[5], [6, 7]], P, R),
     )
     settings = cat.Settings(perturbation=Perturbation(steps=2, radius=0.5))
-    step = StepConfig(model=CONFIG, inner=cat.inner, loss=cat.loss, settings=settings, prompt_length=P)
+    step = StepConfig(model=CONFIG, inner=cat.inner, loss=cat.loss, settings=settings, prompt_length=P, parts=parts)
     rule, factors, run = optax.sgd(0.5), adapters(), jax.jit(train_step, static_argnames=("config", "optimizer"))
-    state, params = TrainState(jnp.zeros((), jnp.int32), factors, rule.init(factors)), loaded["int8"].params
-    found, told = run(state, params, batch, jax.random.key(0), config=step, optimizer=rule)
-    wanted, expected = run(state, plain(params), batch, jax.random.key(0), config=step, optimizer=rule)
+    mesh = sharding.make_mesh(1, 1, tensor)
+    with jax.set_mesh(mesh):
+        params = models.load(str(folder), mesh=mesh, dtype=kind).params
+        state = TrainState(jnp.zeros((), jnp.int32), factors, rule.init(factors))
+        found, told = run(state, params, batch, jax.random.key(0), config=step, optimizer=rule)
+        wanted, expected = run(state, plain(params), batch, jax.random.key(0), config=step, optimizer=rule)
     moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), wanted.trainable, factors)
     assert max(jax.tree.leaves(moved)) > 1e-2
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found.trainable, wanted.trainable)

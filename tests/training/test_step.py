@@ -168,6 +168,20 @@ def test_the_update_does_not_depend_on_how_many_positions_the_head_sees_at_a_tim
     jax.tree.map(lambda whole, chunked: np.testing.assert_allclose(chunked, whole, atol=1e-5), *updated)
 
 
+def test_logits_of_a_large_vocabulary_are_never_all_there():
+    """Of rows x 8 positions x 40,000 tokens the head's output of one position is held, forward and backward, in the attack and after it."""
+    model, response, taken = dataclasses.replace(MODEL, vocab_size=40_000), 8, []
+    rows = lay_out([[1, 5]] * 3, [[True] * 2] * 3, [[4] * response] * 3, P, response)
+    rule, frozen = optax.sgd(1.0), weights.initialize(jax.random.key(0), model)
+    state = fresh(lora_lib.initialize(jax.random.key(1), model, 2, 4.0), rule)
+    for most in (0, 3 * model.vocab_size):
+        config = dataclasses.replace(CONFIG, model=model, most_logits=most)
+        step = step_fn.lower(state, frozen, Batch(rows, rows, rows), jax.random.key(0), config=config, optimizer=rule)
+        taken.append(step.compile().memory_analysis().temp_size_in_bytes)
+    whole = 3 * response * model.vocab_size * 4
+    assert taken[0] > 2 * whole and taken[1] < taken[0] - whole, [size / whole for size in taken]
+
+
 def test_dropout_depends_on_the_step_alone(params):
     adam = optax.sgd(0.1)
     config = dataclasses.replace(CONFIG, dropout=0.5)

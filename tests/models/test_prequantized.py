@@ -104,7 +104,7 @@ def test_what_is_written_of_it_is_not_quantized(folders, tmp_path):
 
 @pytest.mark.parametrize(("ending", "known"), prequantized.KNOWN.items())
 def test_a_tensor_of_a_format_that_is_not_read_names_it(ending, known):
-    with pytest.raises(ValueError, match=rf"FOLDER: tensor 'q{ending}' is of a checkpoint quantized by {known}; allowed: the model that is"):
+    with pytest.raises(ValueError, match=rf"FOLDER: tensor 'q{ending}' is of a checkpoint quantized by {known}; allowed: the model that"):
         prequantized.decoded({f"q{ending}": None}, "FOLDER")
 
 

@@ -1,6 +1,6 @@
 """What each way of sampling prompts costs and gives, on the embedded world, where a prompt's quality can be checked exactly.
 
-    python benchmarks/sampler_quality.py --world=runs/quickstart/seed_0/world [--samples 96] [--behaviors 12]
+    python benchmarks/sampler_quality.py --world=runs/quickstart/seed_0/world [--samples 96] [--behaviors 12] [--dtype nf4]
 
 Per way: forward passes; the share of prompts that are grammatical, and that also ask for what the response answers (faithful); how many
 forms occur; total variation (TV) of the forms and of single words from the exact sampler's, beside what two exact runs of that size differ
@@ -29,6 +29,7 @@ from dat_jax.diffusion.pool import Pool, draw, forbidden_tokens
 from dat_jax.diffusion.sampler import row_keys
 from dat_jax.diffusion.selection import mean_similarity
 from dat_jax.models import Model, load
+from dat_jax.models.huggingface import PRECISIONS
 from dat_jax.world import grammar
 
 EXACT = Pool(prompt_tokens=(7, 11), response_tokens=10, steps=11, likelihood_samples=16, keep=1)
@@ -94,8 +95,9 @@ def main() -> None:
     parser.add_argument("--world", required=True, help="folder of a built world")
     parser.add_argument("--samples", type=int, default=96)
     parser.add_argument("--behaviors", type=int, default=12)
+    parser.add_argument("--dtype", choices=PRECISIONS, default="float32", help="precision of the sampler's weights")
     flags = parser.parse_args()
-    sampler = load(f"{flags.world}/sampler")
+    sampler = load(f"{flags.world}/sampler", dtype=flags.dtype)
     behaviors = load_behaviors(f"{flags.world}/behaviors_train.csv", f"{flags.world}/targets.json")[: flags.behaviors]
     columns = {
         "passes": 7,

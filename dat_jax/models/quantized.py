@@ -22,8 +22,8 @@ from dat_jax import sharding
 
 KINDS = ("int8", "nf4")
 BLOCK = 64  # inputs that share a scale in nf4
-FEW = 256  # rows of x up to which nf4 is multiplied by halves of its blocks
-PART = 1 << 22  # bytes of codes that few rows are multiplied with at a time: decoded, they stay in a TPU's vector memory
+FEW = 256  # rows of x up to which nf4 is multiplied part by part
+PART = 1 << 21  # bytes of codes that few rows are multiplied with at a time: decoded, they take 16 MiB of a TPU's vector memory
 NUMBERS = 1 << 18  # that are quantized at a time, so that the work stays in the processor's cache
 # QLoRA's appendix E: quantiles of the normal distribution, scaled to -1..1, with an exact zero.
 NF4 = (
@@ -85,42 +85,34 @@ def _product(x: jax.Array, codes: jax.Array, scales: jax.Array, kind: str) -> ja
 
 
 def _product_in_parts(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.Array:
-    """Return x W for nf4, the sum over parts of the inputs, of PART bytes of codes each.
+    """Return x W for nf4: the sum over parts of the inputs, of PART bytes of codes each, and over the low and the high four bits of a byte.
 
-    A layer's matrix decoded at once is too large for a TPU's vector memory and goes to the chip's memory and back as float32. Of several
-    devices each has its part already, and an axis that is split over them cannot be cut without moving it.
+    What is decoded has the layout of the codes and stays in a TPU's vector memory. A layer's matrix decoded at once is too large for that
+    and goes to the chip's memory and back as float32. Where the inputs are split over devices, each device goes through its own.
+    Legend: N parts in turn, S shares of the devices, R rows of x, I bytes of codes (of two inputs each), O outputs.
     """
-    half, columns = codes.shape
-    blocks, rows = len(scales), x.shape[:-1]
-    parts = 1
-    if jax.sharding.get_abstract_mesh().size <= 1:
-        parts = next(count for count in range(1, blocks + 1) if blocks % count == 0 and (half * columns <= PART * count or count == blocks))
-    if parts == 1:
-        return _product_by_halves(x, codes, scales).astype(x.dtype)
+    half, outputs = codes.shape
+    blocks, sizes = len(scales), jax.sharding.get_abstract_mesh().shape
+    shares = math.gcd(blocks, math.prod(sizes.get(axis, 1) for axis in ("fsdp", "tensor")))
+    least = max(1, half * outputs // (PART * shares))
+    parts = next((n for n in range(least, blocks // shares) if blocks // shares % n == 0), blocks // shares)
 
-    def add(y: jax.Array, part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return y + _product_by_halves(*part), None
+    def cut(array: jax.Array) -> jax.Array:
+        return jnp.moveaxis(array.reshape(shares, parts, -1, outputs), 1, 0)
 
-    x_NxBxI = jnp.moveaxis(x.reshape(*rows, parts, -1), -2, 0)
-    cut = (x_NxBxI, codes.reshape(parts, -1, columns), scales.reshape(parts, -1, columns))
-    return jax.lax.scan(add, jnp.zeros((*rows, columns), jnp.float32), cut)[0].astype(x.dtype)
+    def add(y_SxRxO: jax.Array, part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        x_2xSxRxI, codes_SxIxO, scales = part
+        scale_SxIxO = jnp.repeat(scales.astype(jnp.float32), BLOCK // 2, axis=1)
+        for x_SxRxI, code in zip(x_2xSxRxI, (codes_SxIxO & 15, codes_SxIxO >> 4), strict=True):
+            matrix = (_decoded(code) * scale_SxIxO).astype(x.dtype)
+            y_SxRxO += jnp.einsum("sri,sio->sro", x_SxRxI, matrix, preferred_element_type=jnp.float32)
+        return y_SxRxO, None
 
-
-def _product_by_halves(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.Array:
-    """Return x W for nf4 in float32, the sum of two products: of the inputs whose codes are the low four bits of a byte, and of the others.
-
-    Nothing is concatenated, so what is decoded has the layout of the codes. Where x has many rows, the matrix's way to the memory and back
-    is short beside the product.
-    """
-    half = len(codes)
-    rows, blocks = x.shape[:-1], half // (BLOCK // 2)
-    x_Bx2xH = jnp.moveaxis(x.reshape(*rows, blocks, 2, BLOCK // 2), -2, -3).reshape(*rows, 2, half)
-    scale_NxO = jnp.repeat(scales.astype(jnp.float32), BLOCK // 2, axis=0)
-    products = [
-        jnp.dot(x_Bx2xH[..., number, :], (_decoded(part) * scale_NxO).astype(x.dtype), preferred_element_type=jnp.float32)
-        for number, part in enumerate((codes & 15, codes >> 4))
-    ]
-    return products[0] + products[1]
+    blocks_of_x = x.reshape(-1, shares, parts, blocks // (shares * parts), 2, BLOCK // 2)
+    x_Nx2xSxRxI = jnp.transpose(blocks_of_x, (2, 4, 1, 0, 3, 5)).reshape(parts, 2, shares, len(blocks_of_x), -1)
+    begin = jnp.zeros((shares, len(blocks_of_x), outputs), jnp.float32)
+    y_SxRxO, _ = jax.lax.scan(add, begin, (x_Nx2xSxRxI, cut(codes), cut(scales)))
+    return y_SxRxO.sum(axis=0).reshape(*x.shape[:-1], outputs).astype(x.dtype)
 
 
 def _decoded(codes: jax.Array) -> jax.Array:

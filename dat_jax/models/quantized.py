@@ -22,7 +22,7 @@ from dat_jax import sharding
 
 KINDS = ("int8", "nf4")
 BLOCK = 64  # inputs that share a scale in nf4
-FEW = 256  # rows of x up to which nf4 is multiplied part by part
+FEW = 256  # rows of x up to which a TPU multiplies nf4 part by part
 PART = 1 << 21  # bytes of codes that few rows are multiplied with at a time: decoded, they take 16 MiB of a TPU's vector memory
 NUMBERS = 1 << 18  # that are quantized at a time, so that the work stays in the processor's cache
 # QLoRA's appendix E: quantiles of the normal distribution, scaled to -1..1, with an exact zero.
@@ -77,18 +77,25 @@ def product(x: jax.Array, weight: jax.Array | Quantized) -> jax.Array:
 # Recomputed, because the backward pass would else be handed all layers' matrices where the layers themselves are not recomputed.
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
 def _product(x: jax.Array, codes: jax.Array, scales: jax.Array, kind: str) -> jax.Array:
+    if kind == "nf4" and math.prod(x.shape[:-1]) <= FEW:
+        return jax.lax.platform_dependent(x, codes, scales, tpu=_product_in_parts, default=_product_with_matrix)  # type: ignore[no-any-return]
     if kind == "nf4":
-        few = math.prod(x.shape[:-1]) <= FEW
-        return _product_in_parts(x, codes, scales) if few else x @ Quantized(codes, scales, kind=kind).matrix(x.dtype)
+        return _product_with_matrix(x, codes, scales)
     y = x @ codes.astype(x.dtype)  # whole numbers up to 127 are exact in bfloat16, so the scale comes after
     return (y.astype(jnp.float32) * scales.reshape((1,) * (y.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+def _product_with_matrix(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.Array:
+    """Return x W for nf4, the matrix made first."""
+    return x @ Quantized(codes, scales, kind="nf4").matrix(x.dtype)
 
 
 def _product_in_parts(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.Array:
     """Return x W for nf4: the sum over parts of the inputs, of PART bytes of codes each, and over the low and the high four bits of a byte.
 
     What is decoded has the layout of the codes and stays in a TPU's vector memory. A layer's matrix decoded at once is too large for that
-    and goes to the chip's memory and back as float32. Where the inputs are split over devices, each device goes through its own.
+    and goes to the chip's memory and back as float32. Where the inputs are split over devices, each device goes through its own. A GPU has
+    no such memory: its compiler writes every part, and the sum so far, which is more than the matrix.
     Legend: N parts in turn, S shares of the devices, R rows of x, I bytes of codes (of two inputs each), O outputs.
     """
     half, outputs = codes.shape

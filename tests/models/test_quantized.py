@@ -316,17 +316,33 @@ def test_codes_are_decoded_by_choices():
     assert all(one < two for one, two in itertools.pairwise(quantized.NF4))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("rows", "part"), [((3, 5), quantized.PART), ((3, 5), 700), ((3, 5), 1), ((quantized.FEW + 1,), 1)])
-def test_a_product_is_that_with_the_matrix_for_few_rows_and_many(kind, rows, part, monkeypatch):
-    """Few rows meet an nf4 matrix of 128 x 24, 1536 bytes of codes, at once, or in the two parts that its blocks allow."""
-    monkeypatch.setattr(quantized, "PART", part)
-    draw = np.random.default_rng(0)
-    weight = quantized.of_stack(draw.normal(size=(1, 128, 24)).astype(np.float32), kind)
-    one = Quantized(weight.codes[0], weight.scales[0], kind=kind)
-    x = draw.normal(size=(*rows, 128)).astype(np.float32)
-    dy = draw.normal(size=(*rows, 24)).astype(np.float32)
-    y, back = jax.vjp(lambda x: quantized.product(x, one), jnp.asarray(x))
-    matrix = np.asarray(one.matrix(jnp.float32))
+def vjp_is_that_of(matrix, product, rows):
+    """Asserts that product(x) and its gradient are those of x @ matrix."""
+    draw = np.random.default_rng(1)
+    x, dy = (draw.normal(size=(*rows, size)).astype(np.float32) for size in matrix.shape)
+    y, back = jax.vjp(product, jnp.asarray(x))
     np.testing.assert_allclose(y, x @ matrix, rtol=0, atol=2e-6 * np.abs(x @ matrix).max())
     np.testing.assert_allclose(back(jnp.asarray(dy))[0], dy @ matrix.T, rtol=0, atol=2e-6 * np.abs(dy @ matrix.T).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [(3, 5), (quantized.FEW + 1,)], ids=["few", "many"])
+def test_a_product_is_that_with_the_matrix(kind, rows):
+    weight = quantized.of_stack(np.random.default_rng(0).normal(size=(1, 128, 24)).astype(np.float32), kind)
+    one = Quantized(weight.codes[0], weight.scales[0], kind=kind)
+    vjp_is_that_of(np.asarray(one.matrix(jnp.float32)), lambda x: quantized.product(x, one), rows)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 2)], ids=["one device", "four devices"])
+@pytest.mark.parametrize("part", [1 << 21, 1500, 1], ids=["at once", "several parts", "every block"])
+def test_a_product_in_parts_is_that_with_the_matrix(part, shape, monkeypatch):
+    """What a TPU does with few rows: a matrix of 512 x 24, 6144 bytes of codes in eight blocks, whose inputs and outputs may be split."""
+    monkeypatch.setattr(quantized, "PART", part)
+    mesh = sharding.make_mesh(*shape)
+    codes, scales = quantized.quantize(np.random.default_rng(0).normal(size=(512, 24)).astype(np.float32), "nf4")
+    matrix = np.asarray(Quantized(codes, jnp.asarray(scales), kind="nf4").matrix(jnp.float32))
+    found = quantized.abstract("nf4", (1, 512, 24), (None, "embed", "mlp"), mesh)
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(x[None], like.sharding)[0] for x, like in ((codes, found.codes), (scales, found.scales))]
+        assert len(placed[0].sharding.device_set) == mesh.size
+        vjp_is_that_of(matrix, jax.jit(lambda x: quantized._product_in_parts(x, *placed)), (3, 5))

@@ -2,7 +2,7 @@
 
 Settings but for precision and memory: configs/llama3_gpu.py. Hardware: one RTX 4090 or another card of 24 GB with bfloat16.
 Time: no run has been timed. Compiled for an RTX 4090 (XLA:GPU of jax 0.10.2, no GPU was there), a training step needs 16.9 of 21.3 GiB and
-by the public peaks at least 17.1 s (760 steps: 3.6 hours per method). The whole run takes at least 95 hours. Drawing 1000 prompts for each
+by the public peaks at least 17.1 s (760 steps: 3.6 hours per method). The whole run takes at least 93 hours. Drawing 1000 prompts for each
 of 100 behaviors is 47 of them; `sampler.samples` scales it.
 
     pip install -e '.[cuda]'

@@ -2,7 +2,7 @@
 
 Settings but for precision and memory: configs/qwen2_5_tpu.py. Hardware: one A100 of 40 GB.
 Time: no run has been timed. Compiled for an A100 of 40 GB (XLA:GPU of jax 0.10.2, no GPU was there), a training step needs 27.6 of 35.5 GiB
-and by the public peaks at least 46.6 s (760 steps: 9.8 hours per method). The whole run takes at least 87 hours (docs/gpu.md).
+and by the public peaks at least 46.6 s (760 steps: 9.8 hours per method). The whole run takes at least 86 hours (docs/gpu.md).
 
     pip install -e '.[cuda]'
     python -m dat_jax.main --config=configs/qwen2_5_gpu_40gb.py --mode=compile     # anywhere, no GPU: does it fit?

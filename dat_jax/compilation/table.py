@@ -79,6 +79,8 @@ RUNS = (
     Run("configs/llama3_tpu.py", FOUR, ("train_step",)),
     Run("configs/llama3_tpu_4chips.py"),
     Run("configs/qwen2_5_tpu.py", FOUR | NF4, ("train_step",)),
+    Run("configs/qwen2_5_tpu.py", FOUR | NF4 | {"training.micro_batch": 32}, ("train_step",)),
+    Run("configs/gemma_tpu.py", FOUR | {"training.micro_batch": 32}, ("train_step",)),
     Run("configs/gemma_tpu.py", FOUR | NF4, ("train_step",)),
     Run("configs/llama3_tpu.py", EIGHT, ("train_step",)),
     Run("configs/gemma_tpu.py", EIGHT, ("train_step",)),

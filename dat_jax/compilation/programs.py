@@ -161,13 +161,25 @@ def beside_a_trained_model(config: ConfigDict, model: ModelConfig, mesh: Mesh) -
 
 
 def beside_the_sampler(config: ConfigDict, mesh: Mesh) -> float:
-    """The target and the model it has become, in `infilling_adapted`; with the training's state where prompts are drawn anew in it."""
+    """The target and the model trained from it, where prompts are drawn for the latter: anew in its training, or in `infilling_adapted`.
+
+    The training's state is there too, and in the attack the layers' matrices of the sampler as it was before its factors were merged.
+    """
     again = config.sampler.refresh_every and any(METHODS[name].prompts == "sampled" for name in config.training.methods)
-    if not again and "infilling_adapted" not in config.evaluation.attacks:
+    adapts = "infilling_adapted" in config.evaluation.attacks
+    if not again and not adapts:
         return 0.0
     target = architecture(config.target)
-    state = loop.abstract_state(target, config.training, mesh) if again else ()
-    return bytes_per_device((trained_weights(config, target, mesh), state)) + beside_a_trained_model(config, target, mesh)
+    models = bytes_per_device(trained_weights(config, target, mesh)) + beside_a_trained_model(config, target, mesh)
+    state = bytes_per_device(loop.abstract_state(target, config.training, mesh)) if again else 0.0
+    before = bytes_per_device(_matrices(config.sampler, mesh)) if adapts and config.sampler.dtype not in quantized.KINDS else 0.0
+    return models + max(state, before)
+
+
+def _matrices(group: ConfigDict, mesh: Mesh) -> list[Any]:
+    """The matrices that factors are merged into, of the model of config.target or config.sampler."""
+    layers = weights.abstract(architecture(group), group.dtype, mesh)["layers"]
+    return [layers[name] for name in LINEAR]
 
 
 def decoder(config: ConfigDict, model: ModelConfig, mesh: Mesh) -> Program:

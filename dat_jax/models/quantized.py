@@ -91,7 +91,7 @@ def _product_with_matrix(x: jax.Array, codes: jax.Array, scales: jax.Array) -> j
 
 
 def _product_in_parts(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.Array:
-    """Return x W for nf4: the sum over parts of the inputs, of PART bytes of codes each, and over the low and the high four bits of a byte.
+    """Return x W for nf4: the sum over parts of the inputs, of at most PART bytes of codes, and over a byte's low and high four bits.
 
     What is decoded has the layout of the codes and stays in a TPU's vector memory. A layer's matrix decoded at once is too large for that
     and goes to the chip's memory and back as float32. Where the inputs are split over devices, each device goes through its own. A GPU has
@@ -101,7 +101,7 @@ def _product_in_parts(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.
     half, outputs = codes.shape
     blocks, sizes = len(scales), jax.sharding.get_abstract_mesh().shape
     shares = math.gcd(blocks, math.prod(sizes.get(axis, 1) for axis in ("fsdp", "tensor")))
-    least = max(1, half * outputs // (PART * shares))
+    least = -(-half * outputs // (PART * shares))
     parts = next((n for n in range(least, blocks // shares) if blocks // shares % n == 0), blocks // shares)
 
     def cut(array: jax.Array) -> jax.Array:
@@ -118,7 +118,8 @@ def _product_in_parts(x: jax.Array, codes: jax.Array, scales: jax.Array) -> jax.
     blocks_of_x = x.reshape(-1, shares, parts, blocks // (shares * parts), 2, BLOCK // 2)
     x_Nx2xSxRxI = jnp.transpose(blocks_of_x, (2, 4, 1, 0, 3, 5)).reshape(parts, 2, shares, len(blocks_of_x), -1)
     begin = jnp.zeros((shares, len(blocks_of_x), outputs), jnp.float32)
-    y_SxRxO, _ = jax.lax.scan(add, begin, (x_Nx2xSxRxI, cut(codes), cut(scales)))
+    # Recomputed: the backward pass would else be handed every part's matrix.
+    y_SxRxO, _ = jax.lax.scan(jax.checkpoint(add, prevent_cse=False), begin, (x_Nx2xSxRxI, cut(codes), cut(scales)))
     return y_SxRxO.sum(axis=0).reshape(*x.shape[:-1], outputs).astype(x.dtype)
 
 

@@ -272,11 +272,17 @@ def test_the_target_lies_beside_the_sampler_where_prompts_are_drawn_anew(monkeyp
     assert programs.beside_the_sampler(config, mesh) == 0
     config.evaluation.attacks = ("direct", "infilling_adapted")
     # The target, and the matrices of the model that it has become: two layers, q k v o and gate up down, in bfloat16.
-    target = programs.bytes_per_device(weights.abstract(model, "bfloat16", mesh)) + 2 * 2 * (4 * 256 * 256 + 3 * 256 * 512)
+    matrices = 2 * 2 * (4 * 256 * 256 + 3 * 256 * 512)
+    target = programs.bytes_per_device(weights.abstract(model, "bfloat16", mesh)) + matrices
+    config.sampler.dtype = "bfloat16"
+    assert programs.beside_the_sampler(config, mesh) == target + matrices  # the sampler's, before its factors were merged
+    config.sampler.dtype = "nf4"
     assert programs.beside_the_sampler(config, mesh) == target
-    config.sampler.refresh_every = 10
-    factors = 4 * 4 * 2 * (4 * (256 + 256) + 3 * (256 + 512))  # bytes: float32, rank 4, two layers
+    config.sampler.refresh_every, factors = 10, 4 * 4 * 2 * (4 * (256 + 256) + 3 * (256 + 512))  # bytes: float32, rank 4, two layers
     assert programs.beside_the_sampler(config, mesh) == pytest.approx(target + 3 * factors, abs=16)  # with both moments, and counters
+    config.target.dtype = "nf4"  # the codes of both are the same; the model has factors beside them
+    codes = programs.bytes_per_device(weights.abstract(model, "nf4", mesh))
+    assert programs.beside_the_sampler(config, mesh) == pytest.approx(codes + 4 * factors, abs=16)
 
 
 def test_every_method_has_a_row_in_the_table():

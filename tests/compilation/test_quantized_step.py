@@ -57,7 +57,7 @@ def test_a_step_holds_no_copy_of_all_layers(tmp_path, kind, codes):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_rows_read_the_codes_and_no_matrix_is_written(kind):
-    """What a decoder does for each token, on four MLPs of Llama-3-8B: the chip's memory gives the codes once, and no more."""
+    """What a decoder does for each token, up and down of four layers of Llama-3-8B: the chip's memory gives the codes once, and no more."""
     pytest.importorskip("libtpu")
     where = jax.sharding.SingleDeviceSharding(chips.devices("v5e:1x1")[0])
     stacks = [quantized.abstract(kind, (4, *shape), (None, None, None), None) for shape in ((4096, 14336), (14336, 4096))]
@@ -69,4 +69,5 @@ def test_few_rows_read_the_codes_and_no_matrix_is_written(kind):
         return jax.lax.scan(lambda x, layer: (quantized.product(jax.nn.silu(quantized.product(x, layer[0])), layer[1]), None), x, stacks)[0]
 
     found = costs.cost(hlo.parse(jax.jit(layers).lower(x, stacks).compile().as_text()))
-    assert found.hbm_bytes < 1.05 * sum(part.size * part.dtype.itemsize for part in jax.tree.leaves(stacks))
+    size = sum(part.size * part.dtype.itemsize for part in jax.tree.leaves(stacks))
+    assert 0.95 * size < found.hbm_bytes < 1.05 * size and not found.unknown_loops

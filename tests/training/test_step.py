@@ -169,7 +169,10 @@ def test_the_update_does_not_depend_on_how_many_positions_the_head_sees_at_a_tim
 
 
 def test_logits_of_a_large_vocabulary_are_never_all_there():
-    """Of rows x 8 positions x 40,000 tokens the head's output of one position is held, forward and backward, in the attack and after it."""
+    """Of rows x 8 positions x 40,000 tokens the head's output of one position is held, forward and backward, in the attack and after it.
+
+    `whole` is the head's output of three rows. All at once a step takes 6.0 times that, in the attack alone 2, and in chunks 1.5 times.
+    """
     model, response, taken = dataclasses.replace(MODEL, vocab_size=40_000), 8, []
     rows = lay_out([[1, 5]] * 3, [[True] * 2] * 3, [[4] * response] * 3, P, response)
     rule, frozen = optax.sgd(1.0), weights.initialize(jax.random.key(0), model)
@@ -179,7 +182,7 @@ def test_logits_of_a_large_vocabulary_are_never_all_there():
         step = step_fn.lower(state, frozen, Batch(rows, rows, rows), jax.random.key(0), config=config, optimizer=rule)
         taken.append(step.compile().memory_analysis().temp_size_in_bytes)
     whole = 3 * response * model.vocab_size * 4
-    assert taken[0] > 2 * whole and taken[1] < taken[0] - whole, [size / whole for size in taken]
+    assert taken[0] > 5 * whole and taken[1] < 2 * whole, [size / whole for size in taken]
 
 
 def test_dropout_depends_on_the_step_alone(params):

@@ -80,6 +80,7 @@ RUNS = (
     Run("configs/llama3_tpu_4chips.py"),
     Run("configs/qwen2_5_tpu.py", FOUR | NF4, ("train_step",)),
     Run("configs/qwen2_5_tpu.py", FOUR | NF4 | {"training.micro_batch": 32}, ("train_step",)),
+    Run("configs/qwen2_5_tpu.py", ONE | NF4 | {"topology": "v6e:1x1", "training.micro_batch": 16}, ("train_step",)),
     Run("configs/qwen2_5_tpu.py", FOUR | {"training.micro_batch": 8}, ("train_step",)),
     Run("configs/gemma_tpu.py", FOUR | {"training.micro_batch": 32}, ("train_step",)),
     Run("configs/gemma_tpu.py", ONE | NF4 | {"topology": "v5e:1x1", "training.micro_batch": 8}, ("train_step",)),

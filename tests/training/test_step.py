@@ -171,7 +171,7 @@ def test_the_update_does_not_depend_on_how_many_positions_the_head_sees_at_a_tim
 def test_logits_of_a_large_vocabulary_are_never_all_there():
     """Of rows x 8 positions x 40,000 tokens the head's output of one position is held, forward and backward, in the attack and after it.
 
-    `whole` is the head's output of three rows. All at once a step takes 6.0 times that, in the attack alone 2, and in chunks 1.5 times.
+    `whole` is the head's output of three rows. All at once a step takes 6.0 times that, in chunks 1.5 times.
     """
     model, response, taken = dataclasses.replace(MODEL, vocab_size=40_000), 8, []
     rows = lay_out([[1, 5]] * 3, [[True] * 2] * 3, [[4] * response] * 3, P, response)

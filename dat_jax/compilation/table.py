@@ -58,6 +58,7 @@ FOUR = SMALLEST | {"topology": "v5e:2x2", "mesh.tensor": 4, "target.attention": 
 EIGHT = FOUR | {"topology": "v5e:2x4", "mesh.tensor": 8}
 ONE = FOUR | {"mesh.tensor": 1}
 ONE_CHIP = {"topology": "v5e:1x1", "mesh.tensor": 1, "training.micro_batch": 8, "sampler.batch_size": 16, "evaluation.batch_size": 8}
+V6E_CHIP = {"topology": "v6e:1x1", "training.micro_batch": 16, "sampler.batch_size": 32, "evaluation.batch_size": 16}
 NF4 = {"target.dtype": "nf4", "sampler.dtype": "nf4"}
 # Of what LAT's published code sets for Llama-3, all that is not the method's default and shapes its program.
 LAT_LLAMA_3 = {
@@ -79,7 +80,7 @@ RUNS = (
     Run("configs/llama3_tpu.py", FOUR, ("train_step",)),
     Run("configs/llama3_tpu_4chips.py"),
     Run("configs/qwen2_5_tpu.py", FOUR | NF4, ("train_step",)),
-    Run("configs/qwen2_5_tpu.py", FOUR | NF4 | {"training.micro_batch": 32}, ("train_step",)),
+    Run("configs/qwen2_5_tpu.py", FOUR | NF4 | {"training.micro_batch": 32, "sampler.batch_size": 64, "evaluation.batch_size": 16}),
     Run("configs/qwen2_5_tpu.py", ONE | NF4 | {"topology": "v6e:1x1", "training.micro_batch": 16}, ("train_step",)),
     Run("configs/qwen2_5_tpu.py", FOUR | {"training.micro_batch": 8}, ("train_step",)),
     Run("configs/gemma_tpu.py", FOUR | {"training.micro_batch": 32}, ("train_step",)),
@@ -91,7 +92,7 @@ RUNS = (
     Run("configs/llama3_tpu.py", FOUR | {"topology": "v6e:2x2"}, ("train_step",)),
     Run("configs/qwen2_5_tpu.py", FOUR | {"topology": "v6e:2x2"}, ("train_step",)),
     Run("configs/llama3_tpu_4chips.py", ONE_CHIP),
-    Run("configs/llama3_tpu.py", ONE | NF4 | {"topology": "v6e:1x1", "training.micro_batch": 16}, ("train_step",)),
+    Run("configs/llama3_tpu_4chips.py", ONE_CHIP | V6E_CHIP),
     Run("configs/qwen2_5_tpu.py", FOUR | {"topology": "v5p:2x2x1"}, ("train_step",)),
     Run("configs/llama3_tpu.py", FOUR | {"topology": "tpu7x:2x2x1", "mesh.tensor": 8}, ("train_step",)),
     # Every other method; those on DAT's prompts run the same programs.

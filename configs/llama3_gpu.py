@@ -23,7 +23,7 @@ Where a step's memory goes, in GiB (8.03 billion weights, 6.98 of them in the la
 
 The peak is in the attack. The outer step comes after it, without the merged weights: 36 rows (4 adversarial, 4 toward, 28 utility) x 0.25,
 and the backward pass of one layer and the head. Other choices, compiled: micro_batch=0, the whole batch at once: 50.4; 16: 34.9; 16 with
-training.keep_products, 13 % fewer FLOPs: 47.6; 32 with it: 77.1, which does not fit. Around the step: the sampler 19.8, or 49.6 where
+training.keep_products, 14 % fewer FLOPs: 47.6; 32 with it: 77.1, which does not fit. Around the step: the sampler 19.8, or 49.6 where
 prompts are drawn anew during the training (14.96 + 13.00 + 1.87 beside it); with the target's 13.0 beside a merged model, one answer to 16
 attempts 29.4 and the embedding attack on 16 of them 55.3.
 """

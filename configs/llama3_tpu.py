@@ -21,6 +21,6 @@ def get_config():
     c = presets.paper("meta-llama/Meta-Llama-3-8B-Instruct")
     c.mesh.update({"data": 2, "fsdp": 1, "tensor": 8, "processes": 4})
     c.topology = "v5e:4x4"
-    c.target.attention = "splash"
+    c.target.attention = "xla"  # the splash kernel's training step ends in an internal error of libtpu 0.0.52
     c.training.keep_products = True
     return c

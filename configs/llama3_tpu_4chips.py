@@ -17,7 +17,6 @@ def get_config():
     c = runpy.run_path(str(pathlib.Path(__file__).parent / "llama3_tpu.py"))["get_config"]()
     c.mesh.update({"data": 1, "tensor": 4, "processes": 1})
     c.topology = "v5e:2x2"
-    c.target.attention = "xla"  # the splash kernel's program ends in an internal error of libtpu 0.0.52 there
     c.target.dtype = c.sampler.dtype = "nf4"
     c.training.keep_products = c.attacks.embedding.perturbation.keep_products = False
     c.sampler.batch_size = 64

@@ -18,7 +18,6 @@ def get_config():
     c = runpy.run_path(str(pathlib.Path(__file__).parent / "qwen2_5_tpu.py"))["get_config"]()
     c.mesh.update({"data": 1, "tensor": 1, "processes": 1})
     c.topology = "a100_40:1x1"
-    c.target.attention = "xla"  # splash is a TPU kernel
     c.target.dtype = c.sampler.dtype = "nf4"
     c.attacks.embedding.perturbation.keep_products = False
     c.training.micro_batch = 16  # two adversarial rows, their refusals and 14 utility rows

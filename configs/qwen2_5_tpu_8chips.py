@@ -17,7 +17,6 @@ def get_config():
     c = runpy.run_path(str(pathlib.Path(__file__).parent / "qwen2_5_tpu.py"))["get_config"]()
     c.mesh.update({"data": 1, "tensor": 8, "processes": 1})
     c.topology = "v5e:2x4"
-    c.target.attention = "xla"
     c.attacks.embedding.perturbation.keep_products = False
     c.sampler.batch_size = 64
     c.evaluation.batch_size = 16

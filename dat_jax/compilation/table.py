@@ -59,6 +59,7 @@ EIGHT = FOUR | {"topology": "v5e:2x4", "mesh.tensor": 8}
 ONE = FOUR | {"mesh.tensor": 1}
 ONE_CHIP = {"topology": "v5e:1x1", "mesh.tensor": 1, "training.micro_batch": 8, "sampler.batch_size": 16, "evaluation.batch_size": 8}
 V6E_CHIP = {"topology": "v6e:1x1", "training.micro_batch": 16, "sampler.batch_size": 32, "evaluation.batch_size": 16}
+SPLASH = {"target.attention": "splash"}
 NF4 = {"target.dtype": "nf4", "sampler.dtype": "nf4"}
 # Of what LAT's published code sets for Llama-3, all that is not the method's default and shapes its program.
 LAT_LLAMA_3 = {
@@ -74,7 +75,6 @@ RUNS = (
     Run("configs/qwen2_5_tpu.py", V6E | NO_ROOM, ("train_step",)),
     Run("configs/qwen2_5_tpu.py", TEN_STEPS, ("train_step",)),
     Run("configs/qwen2_5_tpu.py", V6E | NO_ROOM | TEN_STEPS | {"target.attention": "xla"}, ("train_step",)),
-    Run("configs/llama3_tpu.py", {"target.attention": "xla"}, ("train_step",)),
     Run("configs/llama3_tpu.py", {"sampler.attention": "splash"}, ("sampler",)),
     Run("configs/llama3_tpu.py", FOUR | {"target.dtype": "int8"}, ("train_step",)),
     Run("configs/llama3_tpu.py", FOUR, ("train_step",)),
@@ -97,7 +97,7 @@ RUNS = (
     Run("configs/llama3_tpu.py", FOUR | {"topology": "tpu7x:2x2x1", "mesh.tensor": 8}, ("train_step",)),
     # Every other method; those on DAT's prompts run the same programs.
     *(
-        Run("configs/llama3_tpu.py", {"training.methods": (method,)} | (LAT_LLAMA_3 if method == "lat" else {}), ("train_step",))
+        Run("configs/llama3_tpu.py", SPLASH | {"training.methods": (method,)} | (LAT_LLAMA_3 if method == "lat" else {}), ("train_step",))
         for method in ("circuit_breakers", "lat", "capo", "derta", "refusal_sft", "r2d2", "mixat", "self_consistency")
     ),
 )

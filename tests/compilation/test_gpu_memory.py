@@ -24,7 +24,7 @@ def configuration(name):
 def test_the_gpu_runs_what_the_tpus_run():
     gpu, tpu = (dict(dotted(configuration(name))) for name in ("llama3_gpu", "llama3_tpu"))
     differing = {key for key in gpu if gpu[key] != tpu[key]}
-    hardware = {"topology", "target.attention", "training.micro_batch", "training.keep_products", "evaluation.batch_size"}
+    hardware = {"topology", "training.micro_batch", "training.keep_products", "evaluation.batch_size"}
     assert differing - {key for key in differing if key.startswith("mesh.")} == hardware
     validate(configuration("llama3_gpu"))
 
@@ -40,7 +40,7 @@ def test_the_small_gpu_runs_what_the_large_one_runs():
 def test_four_tpu_chips_run_what_sixteen_run():
     small, large = (dict(dotted(configuration(name))) for name in ("llama3_tpu_4chips", "llama3_tpu"))
     kept = {"training.keep_products", "attacks.embedding.perturbation.keep_products"}
-    memory = {"topology", "target.attention", "target.dtype", "sampler.dtype", "sampler.batch_size", "evaluation.batch_size"}
+    memory = {"topology", "target.dtype", "sampler.dtype", "sampler.batch_size", "evaluation.batch_size"}
     mesh = {"mesh.data", "mesh.tensor", "mesh.processes"}
     assert {key for key in small if small[key] != large[key]} == memory | kept | mesh
     validate(configuration("llama3_tpu_4chips"))
@@ -52,7 +52,7 @@ def test_four_tpu_chips_run_what_sixteen_run():
 )
 def test_qwen_on_small_hardware_is_the_run_of_sixteen_chips(name, more):
     small, large = (dict(dotted(configuration(found))) for found in (name, "qwen2_5_tpu"))
-    memory = {"topology", "target.attention", "attacks.embedding.perturbation.keep_products", "sampler.batch_size", "evaluation.batch_size"}
+    memory = {"topology", "attacks.embedding.perturbation.keep_products", "sampler.batch_size", "evaluation.batch_size"}
     assert {key for key in small if small[key] != large[key]} == memory | {"mesh.data", "mesh.processes"} | more
     validate(configuration(name))
 

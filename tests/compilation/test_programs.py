@@ -288,7 +288,7 @@ def test_the_target_lies_beside_the_sampler_where_prompts_are_drawn_anew(monkeyp
 def test_every_method_has_a_row_in_the_table():
     """On the slice and model of configs/llama3_tpu.py; methods of one loss, attack and settings are one program."""
     config = runpy.run_path(str(CONFIGS / "llama3_tpu.py"))["get_config"]()
-    keys = {"training.methods", *table.LAT_LLAMA_3}
+    keys = {"training.methods", *table.LAT_LLAMA_3, *table.SPLASH}
     runs = [run for run in table.RUNS if run.path == "configs/llama3_tpu.py" and run.changes.keys() <= keys]
     named = {name for run in runs for name in run.changes.get("training.methods", config.training.methods)}
     shown = {(METHODS[name].inner, METHODS[name].loss, METHODS[name].key) for name in named}

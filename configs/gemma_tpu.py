@@ -2,7 +2,7 @@
 
 Reproduces: no row of the paper; the same settings on a model with a vocabulary of 256,000, soft-caps and windows.
 Hardware: one v5e-16 slice (v5e:4x4, 4 hosts, 16 GB per chip).
-Time: no run has been timed. Compiled, a training step needs 13.3 of 15.75 GiB per chip and, by the chips' public peaks, at least 0.96 s.
+Time: no run has been timed. Compiled, a training step needs 13.5 of 15.75 GiB per chip and, by the chips' public peaks, at least 0.93 s.
 
     python -m dat_jax.main --config=configs/gemma_tpu.py --mode=compile     # anywhere, no TPU: does it fit?
     TYPE=v5litepod-16 launch/supervise.sh --spot --workdir=gs://BUCKET/gemma --config=configs/gemma_tpu.py

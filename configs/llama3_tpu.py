@@ -2,7 +2,7 @@
 
 Reproduces: the Llama-3-8B-Instruct row (learning rate 1e-4, utility weight 0.45).
 Hardware: one v5e-16 slice (v5e:4x4, 4 hosts, 16 GB per chip).
-Time: no run has been timed. Compiled, a training step needs 10.2 of 15.75 GiB per chip and, by the chips' public peaks, at least 0.78 s.
+Time: no run has been timed. Compiled, a training step needs 10.3 of 15.75 GiB per chip and, by the chips' public peaks, at least 0.76 s.
 
     python -m dat_jax.main --config=configs/llama3_tpu.py --mode=compile     # anywhere, no TPU: does it fit?
     TYPE=v5litepod-16 launch/supervise.sh --spot --workdir=gs://BUCKET/llama3 --config=configs/llama3_tpu.py

@@ -156,8 +156,8 @@ def beside_a_trained_model(config: ConfigDict, model: ModelConfig, mesh: Mesh) -
     """
     if not any(METHODS[name].trains for name in config.training.methods) or config.target.dtype in quantized.KINDS:
         return 0.0
-    params = weights.abstract(model, config.target.dtype, mesh)
-    return bytes_per_device([params["layers"][name] for name in LINEAR] if config.training.lora.rank else params)
+    dtype = config.target.dtype
+    return bytes_per_device(_matrices(model, dtype, mesh) if config.training.lora.rank else weights.abstract(model, dtype, mesh))
 
 
 def beside_the_sampler(config: ConfigDict, mesh: Mesh) -> float:
@@ -172,13 +172,14 @@ def beside_the_sampler(config: ConfigDict, mesh: Mesh) -> float:
     target = architecture(config.target)
     models = bytes_per_device(trained_weights(config, target, mesh)) + beside_a_trained_model(config, target, mesh)
     state = bytes_per_device(loop.abstract_state(target, config.training, mesh)) if again else 0.0
-    before = bytes_per_device(_matrices(config.sampler, mesh)) if adapts and config.sampler.dtype not in quantized.KINDS else 0.0
+    copied = adapts and config.sampler.dtype not in quantized.KINDS
+    before = bytes_per_device(_matrices(architecture(config.sampler), config.sampler.dtype, mesh)) if copied else 0.0
     return models + max(state, before)
 
 
-def _matrices(group: ConfigDict, mesh: Mesh) -> list[Any]:
-    """The matrices that factors are merged into, of the model of config.target or config.sampler."""
-    layers = weights.abstract(architecture(group), group.dtype, mesh)["layers"]
+def _matrices(model: ModelConfig, dtype: str, mesh: Mesh) -> list[Any]:
+    """The layers' matrices that factors are merged into."""
+    layers = weights.abstract(model, dtype, mesh)["layers"]
     return [layers[name] for name in LINEAR]
 
 
